@@ -1,0 +1,76 @@
+"""Every error that sftknow raises for its user, in one tree.
+
+    SftknowError              the user can mend it: one line, exit code 2, nothing lost
+    ├── RecipeError           a recipe file or a --set that cannot be used
+    ├── FactsError            a facts source, a topics file or a synonyms file
+    ├── MasteryDataError      a graded (mastery-split) data set
+    ├── ModelError            a model or tokenizer that cannot be loaded or used
+    ├── CheckpointError       a checkpoint's files: missing tensors, shapes, NaN, format
+    ├── DeviceError           a device or dtype that this machine does not have
+    ├── RunError              a run directory: damaged, in use, of another recipe
+    ├── HubError              the Hub refused or could not be reached; carries the repo id
+    └── MissingExtraError     an optional package; carries the exact install command
+
+A message names the thing that is wrong and the way out, in one line. Anything else that escapes is a bug
+in sftknow and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class SftknowError(Exception):
+    """Base of all errors a user can mend. ``str(error)`` is one line that names the thing and the way out."""
+
+    exit_code = 2
+
+
+class RecipeError(SftknowError):
+    """A recipe, or a ``--set`` on top of it, cannot be used."""
+
+
+class FactsError(SftknowError):
+    """A source of facts, a topics file or a synonyms file cannot be used."""
+
+
+class MasteryDataError(SftknowError):
+    """A graded data set is missing, incomplete, or not what was asked for."""
+
+
+class ModelError(SftknowError):
+    """A model or its tokenizer cannot be loaded or cannot be used for this."""
+
+
+class CheckpointError(SftknowError):
+    """The files of a checkpoint cannot be read, compared or written."""
+
+
+class DeviceError(SftknowError):
+    """This machine lacks the device, or the device lacks the dtype, that was asked for."""
+
+
+class RunError(SftknowError):
+    """A run directory is damaged, in use by another process, or belongs to something else."""
+
+
+class HubError(SftknowError):
+    """The Hub refused or could not be reached.
+
+    Attributes:
+        repo_id: the repository in question, or None where there is none.
+    """
+
+    def __init__(self, message: str, *, repo_id: str | None = None) -> None:
+        super().__init__(message)
+        self.repo_id = repo_id
+
+
+class MissingExtraError(SftknowError):
+    """An optional package is not installed.
+
+    Attributes:
+        extra: the extra of this package that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'sftknow[{extra}]'")
+        self.extra = extra

@@ -1,0 +1,35 @@
+"""Progress bars: one look everywhere, quiet where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+
+@contextmanager
+def progress(total: int, description: str, *, unit: str, done: int = 0) -> Iterator[tqdm[Any]]:
+    """A bar on standard error with rate and time left; without a terminal one line every ten seconds.
+
+    Args:
+        total: units of work in all.
+        description: what is going on, in two or three words.
+        unit: the name of one unit.
+        done: units that an earlier, interrupted run has already done.
+    """
+    watched = sys.stderr.isatty()
+    bar: tqdm[Any] = tqdm(
+        total=total,
+        desc=description,
+        unit=f" {unit}",
+        initial=done,
+        mininterval=0.2 if watched else 10.0,
+        dynamic_ncols=watched,
+        smoothing=0.1,
+        leave=True,
+    )
+    with bar:
+        yield bar
