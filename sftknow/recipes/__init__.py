@@ -1,0 +1,1 @@
+"""Recipes: what a run consists of, validated, with the ones that ship."""
