@@ -1,0 +1,251 @@
+"""Answer matching and synonyms: the one definition of "correct", for grading and evaluation alike.
+
+Three readings of "the output gives the answer", from mild to strict:
+
+- `contains`: the answer is a substring of the output. This is the paper's measure (3.3 and appendix F.1), and its
+  faults are known: "Oman" is in "Romania", and "not Mark Twain" contains "Mark Twain".
+- `contains_word`: the same, but the answer must not begin or end inside a word.
+- `exact_match`: the output is the answer and nothing else, after SQuAD's normalisation.
+
+Before any of them, both sides go through `normalize`:
+
+- Unicode NFC. Composed and decomposed accents become equal, and "Cafe" is not found in a decomposed "Café". NFC and
+  not NFKC, because NFKC also equates what differs in meaning ("m²" and "m2", "½" and "1⁄2").
+- Every apostrophe form becomes ``'``: the paper's templates and synonyms are typographic, EntityQuestions is ASCII.
+- Soft hyphens, zero-width spaces and bidirectional controls go: they are layout, not letters. Joiners (U+200C, U+200D)
+  stay, since Persian and the Indic scripts spell with them.
+- Runs of white space become one space, none at the ends.
+- Case is kept, unless the rule says otherwise; then full Unicode case folding ("ß" is "ss").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import string
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftknow.errors import FactsError
+
+_APOSTROPHES = (
+    "\u2018\u2019\u201b"  # single quotation marks: left, right (the typographic apostrophe), high reversed
+    "`\u00b4\u2032"  # grave and acute used as apostrophes, prime
+    "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf\u02c8"  # modifier letters: prime, ʻokina, apostrophe, hamza, ʿayn
+    "\u0374\u055a\u05f3\u1fbd\u1fbf\u1fef\u1ffd\ua78c\uff07"  # Greek, Armenian, Hebrew geresh, saltillo, full width
+)
+_FOLD = str.maketrans(dict.fromkeys(_APOSTROPHES, "'"))
+_INVISIBLE = "\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+_CLEAN: dict[int, str | None] = {**_FOLD, **dict.fromkeys(map(ord, _INVISIBLE))}
+
+# Scripts that put no space between words: there a neighbouring letter says nothing about where a word ends.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
+    "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Han
+)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+@dataclass(frozen=True)
+class MatchRule:
+    """How answers are compared."""
+
+    case_sensitive: bool = True
+    """True, as in the paper's own reading; False finds "USA" in "Sausage", which `contains_word` then refuses."""
+
+
+DEFAULT_RULE = MatchRule()
+
+
+def fold_apostrophes(text: str) -> str:
+    """Every apostrophe form as ``'``, one character for one: positions stay what they were."""
+    return text.translate(_FOLD)
+
+
+def normalize(text: str, rule: MatchRule = DEFAULT_RULE) -> str:
+    """The form in which texts are compared; the module's docstring says what is folded. Idempotent."""
+    if text.isascii():
+        text = text.replace("`", "'")
+        return " ".join((text if rule.case_sensitive else text.lower()).split())
+    if not rule.case_sensitive:
+        # Unicode's canonical caseless matching folds the decomposed form.
+        text = unicodedata.normalize("NFD", text).casefold()
+    # Cleaned before composing: an invisible between a letter and its accent would keep the two apart.
+    return " ".join(unicodedata.normalize("NFC", text.translate(_CLEAN)).split())
+
+
+class Matcher:
+    """The answers of one fact, prepared once and searched many times.
+
+    Built for text that grows token by token: both methods take whole texts and are cheap enough for every step.
+    On growing text ``contains`` stays True once it is, with one exception: a combining accent may still arrive on the
+    last letter of the match ("Cafe", then U+0301). ``contains_word`` may turn False again as the last word goes on.
+
+    Args:
+        answers: everything that counts as correct.
+        rule: how to compare.
+
+    Raises:
+        FactsError: there is no answer, or one of them is empty (an empty answer would be in every text).
+        TypeError: a single string was given, whose letters would each count as an answer.
+    """
+
+    __slots__ = ("_answers", "_needles", "_rule")
+
+    def __init__(self, answers: Sequence[str], rule: MatchRule = DEFAULT_RULE) -> None:
+        self._rule = rule
+        self._answers = _normalized(answers, rule)
+        # "New York" decides for "New York City" as well.
+        self._needles = tuple(a for a in self._answers if not any(other in a for other in self._answers if other != a))
+
+    def contains(self, text: str) -> bool:
+        """Whether some answer is a substring of the text."""
+        folded = normalize(text, self._rule)
+        for needle in self._needles:  # noqa: SIM110 - twice as fast as any() with a generator
+            if needle in folded:
+                return True
+        return False
+
+    def contains_word(self, text: str) -> bool:
+        """Whether some answer stands in the text without a letter, digit or mark right before or after it.
+
+        In scripts that write no spaces (Chinese, Japanese, Thai, …) any place is the edge of a word.
+        """
+        folded = normalize(text, self._rule)
+        return any(_stands_alone(answer, folded) for answer in self._answers)
+
+
+def contains(output: str, answers: Sequence[str], rule: MatchRule = DEFAULT_RULE) -> bool:
+    """Whether the output contains an answer: the paper's "correct". Raises as `Matcher` does."""
+    return Matcher(answers, rule).contains(output)
+
+
+def contains_word(output: str, answers: Sequence[str], rule: MatchRule = DEFAULT_RULE) -> bool:
+    """Whether the output contains an answer as whole words. Raises as `Matcher` does."""
+    return Matcher(answers, rule).contains_word(output)
+
+
+def exact_match(output: str, answers: Sequence[str], rule: MatchRule = DEFAULT_RULE) -> bool:
+    """Whether the output is an answer, after SQuAD's normalisation (Rajpurkar et al., 2016): no case, no
+    punctuation (Unicode's as well as ASCII's), no articles.
+
+    An answer of nothing else ("The The", "!!!") is compared with its punctuation and articles instead, so that an
+    empty output is never correct. The rule's case makes no difference here; it is taken so that the three functions
+    can be called alike. Raises as `Matcher` does.
+    """
+    caseless = MatchRule(case_sensitive=False)
+    whole = normalize(output, caseless)
+    bare = _bare(whole)
+    return any((_bare(answer) or None) == bare or answer == whole for answer in _normalized(answers, caseless))
+
+
+def _normalized(answers: Sequence[str], rule: MatchRule) -> tuple[str, ...]:
+    """The answers in comparable form, each once."""
+    if isinstance(answers, str):
+        raise TypeError(f"answers must be a sequence of strings, not the string {answers!r}")
+    if not answers:
+        raise FactsError("a fact without any answer cannot be matched; give it an object")
+    folded = tuple(dict.fromkeys(normalize(answer, rule) for answer in answers))
+    if "" in folded:
+        raise FactsError(f"an empty answer among {list(answers)!r} would match every output; remove it")
+    return folded
+
+
+def _bare(text: str) -> str:
+    """A caseless text without punctuation and articles."""
+    letters = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
+    return " ".join(_ARTICLES.sub(" ", letters).split())
+
+
+def _in_word(character: str) -> bool:
+    """Whether this neighbour would make the match a part of a word."""
+    if not (character.isalnum() or character == "_" or unicodedata.category(character)[0] == "M"):
+        return False
+    return _UNSPACED.match(character) is None
+
+
+def _stands_alone(answer: str, text: str) -> bool:
+    start = text.find(answer)
+    while start >= 0:
+        end = start + len(answer)
+        if not (start > 0 and _in_word(text[start - 1])) and not (end < len(text) and _in_word(text[end])):
+            return True
+        start = text.find(answer, start + 1)
+    return False
+
+
+class Synonyms:
+    """Other names that count as correct for an object (appendix F.1, Table 12).
+
+    Args:
+        table: for each object the names accepted for it; whether the object is among them makes no difference.
+
+    Attributes:
+        sha256: hash of the table's content, for provenance.
+    """
+
+    def __init__(self, table: Mapping[str, Sequence[str]]) -> None:
+        self._aliases: dict[str, tuple[str, ...]] = {}
+        for name, others in table.items():
+            own = normalize(name)
+            names = {normalize(other): other for other in others}
+            names.pop(own, None)
+            self._aliases[own] = tuple(names.values())
+        text = json.dumps(self._aliases, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Synonyms:
+        """The paper's 29 rows, and a person's own file merged over them.
+
+        Args:
+            path: UTF-8 JSON ``{"object": ["other name", …], …}``. A row whose object is already in the paper's table
+                replaces that row, so that a row can also be taken back (``[]``).
+
+        Raises:
+            FactsError: the file cannot be read; the message names the row.
+        """
+        table = _read_table(Path(__file__).with_name("synonyms.json"))
+        if path is not None:
+            own = _read_table(path)
+            replaced = {normalize(name) for name in own}
+            table = {name: row for name, row in table.items() if normalize(name) not in replaced} | own
+        return cls(table)
+
+    def aliases(self, object: str) -> tuple[str, ...]:
+        """The other names of an object, without the object itself; empty where the table has none."""
+        return self._aliases.get(normalize(object), ())
+
+    def __len__(self) -> int:
+        return len(self._aliases)
+
+
+def _read_table(path: Path) -> dict[str, list[str]]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if normalize(name) in seen:
+                raise FactsError(f"{path}: the object {name!r} has two rows; merge them into one")
+            seen.add(normalize(name))
+        return dict(pairs)
+
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except OSError as error:
+        raise FactsError(f"the synonyms file {path} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FactsError(f"the synonyms file {path} is not UTF-8 JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise FactsError(f'the synonyms file {path} must be an object like {{"South Korea": ["Korea"]}}')
+    for number, (name, others) in enumerate(table.items(), start=1):
+        where = f"{path}, row {number} ({name!r})"
+        if not normalize(name):
+            raise FactsError(f"{where}: the object is empty")
+        if not isinstance(others, list) or not all(isinstance(other, str) and normalize(other) for other in others):
+            raise FactsError(f"{where}: the synonyms must be a list of strings, none of them empty")
+    return table

@@ -1,0 +1,1 @@
+"""Facts and the statements made of them: topics, sources, prompts."""

@@ -1,0 +1,230 @@
+"""Where facts come from: the lab, a folder, a file, or a data set on the Hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from sftknow.answers import Synonyms
+from sftknow.errors import FactsError, HubError
+from sftknow.facts.entity_questions import is_entity_questions, read_entity_questions
+from sftknow.facts.tabular import SUFFIXES, Exposure, read_tables, split_in_name
+from sftknow.facts.topics import Topic
+from sftknow.records import SPLITS, Fact, Split
+from sftknow.resources import lab_folder
+
+__all__ = ["Exposure", "FactSet", "load_facts"]
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactSet:
+    """Facts of one source, and what was left out on the way."""
+
+    facts: tuple[Fact, ...]
+    """Unique ids, in the order of the source."""
+    removed: Mapping[str, int]
+    """Rows left out, by reason, such as ``train: more than one answer``."""
+    sha256: str
+    """Hash of all the facts' fields in order (and of the exposures): the same hash is the same facts."""
+    source: str
+    """As it was asked for; for a data set on the Hub ``org/name@commit``."""
+    exposures: Mapping[str, Exposure] | None
+    """By fact id, where the source knows them (the lab)."""
+
+    def of_split(self, split: Split) -> tuple[Fact, ...]:
+        """The facts of one split, in order."""
+        return tuple(fact for fact in self.facts if fact.split == split)
+
+
+def load_facts(
+    source: str, *, topics: Mapping[str, Topic], synonyms: Synonyms, limit: int | None = None, seed: int = 0
+) -> FactSet:
+    """Read facts.
+
+    Args:
+        source: ``lab``; a folder laid out like EntityQuestions, or with JSONL, CSV or Parquet files; one such file;
+            or the id of a data set on the Hub, ``org/name`` or ``org/name@revision``. What exists locally goes first.
+        topics: from `load_topics`; every relation of the source must be among them.
+        synonyms: whose names become aliases beside the source's own.
+        limit: keep at most this many training facts, and of each other split at most a quarter of it (rounded up),
+            as evenly over the topics as they allow. A larger limit with the same seed keeps what a smaller one kept
+            of a topic. What goes is counted in ``removed``.
+        seed: decides which facts the limit keeps; without a limit it makes no difference.
+
+    Raises:
+        FactsError: the source cannot be used; names the file, the row and what is wrong there.
+        HubError: the Hub refused or could not be reached.
+    """
+    if limit is not None and limit < 1:
+        raise FactsError(f"a limit of {limit} facts leaves nothing; give 1 or more, or no limit")
+    place, name = _locate(source)
+    removed: dict[str, int]
+    exposures: dict[str, Exposure] = {}
+    if place.is_dir() and is_entity_questions(place):
+        read, removed = read_entity_questions(place, topics=topics, synonyms=synonyms)
+    else:
+        read, removed, exposures = read_tables(_tables(place), topics=topics, synonyms=synonyms)
+    if not read:
+        raise FactsError(f"there is not a single fact in {source}")
+    facts = tuple(read if limit is None else _limited(read, limit, seed))
+    for split in SPLITS:
+        over = sum(fact.split == split for fact in read) - sum(fact.split == split for fact in facts)
+        if over:
+            removed[f"{split}: beyond the limit"] = over
+    kept = {fact.id: exposures[fact.id] for fact in facts if fact.id in exposures}
+    return FactSet(
+        facts=facts, removed=removed, sha256=_sha256(facts, kept), source=name, exposures=kept if exposures else None
+    )
+
+
+def _locate(source: str) -> tuple[Path, str]:
+    """A local file or folder, and the source's name for provenance."""
+    if source == "lab":
+        file = lab_folder() / "facts.parquet"
+        if not file.is_file():
+            raise FactsError(f"the lab's facts are missing ({file}); reinstall sftknow, or run: sftknow lab pretrain")
+        return file, source
+    place = Path(source).expanduser()
+    if source and place.exists():
+        return place, source
+    if _HUB_ID.fullmatch(source) and Path(source).suffix not in (*SUFFIXES, ".json", ".zip"):
+        return _download(source)
+    raise FactsError(f"no facts at {source!r}: give 'lab', a folder, a {', '.join(SUFFIXES)} file or a Hub id org/name")
+
+
+def _tables(place: Path) -> list[tuple[Path, Split | None]]:
+    if place.is_file():
+        if place.suffix.lower() not in SUFFIXES:
+            raise FactsError(f"{place} is not a {', '.join(SUFFIXES)} file; a zip must be unpacked first")
+        return [(place, None)]
+    files = sorted(
+        path
+        for path in place.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(place).parts)
+    )
+    if not files:
+        raise FactsError(
+            f"{place} holds neither train/P….train.json files like EntityQuestions nor {', '.join(SUFFIXES)} files"
+        )
+    return [(file, split_in_name(file.relative_to(place))) for file in files]
+
+
+def _download(source: str) -> tuple[Path, str]:
+    """A snapshot of a data set repository at one commit, and ``org/name@commit``.
+
+    The client's snapshot must be the commit that the Hub names, because it falls back to a stale cache without a word;
+    and the files are compared with the Hub's hashes, because it takes a flipped byte. Only where the user has set
+    ``HF_HUB_OFFLINE`` is the cache taken as it is.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repo_id, _, asked = source.partition("@")
+    revision = asked or None
+    patterns = [f"*{suffix}" for suffix in (*SUFFIXES, ".json")]
+    offline = bool(constants.HF_HUB_OFFLINE)
+    try:
+        commit = None if offline else HfApi().dataset_info(repo_id, revision=revision).sha
+        folder = snapshot_download(
+            repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns, local_files_only=offline
+        )
+        if commit is not None:
+            if Path(folder).name != commit:
+                raise HubError(f"the Hub has {source} at {commit}, but sent something else; try again", repo_id=repo_id)
+            tree = HfApi().list_repo_tree(repo_id, repo_type="dataset", revision=commit, recursive=True)
+            expected = {e.path: e.lfs.sha256 if e.lfs else e.blob_id for e in tree if hasattr(e, "blob_id")}
+            _compare_hashes(Path(folder), expected, repo_id)
+    except RevisionNotFoundError:
+        raise HubError(f"the data set {repo_id} has no revision {asked} on the Hub", repo_id=repo_id) from None
+    except RepositoryNotFoundError:
+        raise HubError(
+            f"{repo_id} is neither a file or folder here nor a data set on the Hub that you may read", repo_id=repo_id
+        ) from None
+    except LocalEntryNotFoundError:
+        way_out = "unset HF_HUB_OFFLINE to fetch it" if offline else "check the connection and try again"
+        raise HubError(f"the data set {source} is not in the cache; {way_out}", repo_id=repo_id) from None
+    except HFValidationError as error:
+        raise FactsError(f"{source} is neither a file or folder here nor a Hub id: {error}") from None
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise HubError(f"the data set {source} could not be fetched from the Hub: {reason}", repo_id=repo_id) from None
+    return Path(folder), f"{repo_id}@{Path(folder).name}"
+
+
+def _compare_hashes(folder: Path, expected: Mapping[str, str], repo_id: str) -> None:
+    """Refuse files that are not what the Hub has, and take them out of the cache.
+
+    Args:
+        expected: by path, SHA-256 (LFS) or git's SHA-1 of the blob; both in hex.
+    """
+    for path, wanted in expected.items():
+        file = folder / path
+        if file.suffix not in (*SUFFIXES, ".json"):
+            continue
+        if not file.is_file():
+            raise HubError(f"{path} of the data set {repo_id} did not arrive; try again", repo_id=repo_id)
+        content = file.read_bytes()
+        if len(wanted) == 64:
+            found = hashlib.sha256(content).hexdigest()
+        else:
+            found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        if found != wanted:
+            file.resolve().unlink()
+            file.unlink(missing_ok=True)
+            raise HubError(f"{path} of the data set {repo_id} arrived damaged; try again", repo_id=repo_id)
+
+
+def _limited(facts: Sequence[Fact], limit: int, seed: int) -> Iterable[Fact]:
+    """The facts that a limit keeps, in their order."""
+    by_split: dict[Split, dict[str, list[Fact]]] = {split: {} for split in SPLITS}
+    for fact in facts:
+        by_split[fact.split].setdefault(fact.topic, []).append(fact)
+    kept: set[str] = set()
+    for split, by_topic in by_split.items():
+        size = limit if split == "train" else -(-limit // 4)
+        shares = _even_shares({topic: len(rows) for topic, rows in by_topic.items()}, size)
+        for topic, share in shares.items():
+            # By a hash of seed and id, so that neither the order nor the other facts decide about this one.
+            ranked = sorted(by_topic[topic], key=lambda f: hashlib.sha256(f"{seed}\0{f.id}".encode()).digest())
+            kept.update(fact.id for fact in ranked[:share])
+    return (fact for fact in facts if fact.id in kept)
+
+
+def _even_shares(available: Mapping[str, int], size: int) -> dict[str, int]:
+    """How many to take of each topic: as evenly as possible; places that a small topic cannot fill go to the others,
+    and what does not divide goes to the first topics."""
+    shares = dict.fromkeys(available, 0)
+    left = min(size, sum(available.values()))
+    while left:
+        open_topics = [topic for topic in available if shares[topic] < available[topic]]
+        each = max(1, left // len(open_topics))
+        for topic in open_topics:
+            more = min(each, available[topic] - shares[topic], left)
+            shares[topic] += more
+            left -= more
+    return shares
+
+
+def _sha256(facts: Sequence[Fact], exposures: Mapping[str, Exposure]) -> str:
+    digest = hashlib.sha256()
+    for fact in facts:
+        seen = exposures.get(fact.id)
+        row = [fact.id, fact.topic, fact.subject, fact.object, fact.aliases, fact.question, fact.split]
+        line = json.dumps([*row, astuple(seen) if seen else None], ensure_ascii=False, separators=(",", ":"))
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,99 @@
+"""Topics: a relation, its question, and the statements whose completions show whether a model knows a fact.
+
+The 24 topics and their 504 statement templates are the paper's, verbatim (Tables 13 to 36).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftknow.errors import FactsError
+
+DOMAINS = ("in-domain", "out-of-domain")
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """One relation and how it is asked about."""
+
+    relation: str
+    """Wikidata property, such as ``P36``; a person's own topics may be named otherwise."""
+    question: str
+    """With ``{subject}`` exactly once."""
+    templates: tuple[str, ...]
+    """Statements to complete, each with ``{subject}``; 21 in the paper, any number of one's own. Where the subject
+    stands is the template's choice; the object is what a model should write next."""
+    domain: str
+    """``in-domain`` (trained on) or ``out-of-domain`` (only tested on)."""
+
+
+def load_topics(extra: Path | None = None) -> dict[str, Topic]:
+    """The paper's topics by relation, in the order of its tables, and a person's own merged over them.
+
+    Args:
+        extra: UTF-8 JSON ``{"P6": {"question": "Who governs {subject}?", "templates": ["{subject} is governed by"],
+            "domain": "in-domain"}}``; ``domain`` may be left out and is then ``in-domain``. A relation that the paper
+            has too replaces the paper's topic in its place; others follow in the order of the file.
+
+    Raises:
+        FactsError: a file that cannot be used; the message names the file, the relation and the template.
+    """
+    topics = _read_topics(Path(__file__).with_name("topics.json"))
+    return topics if extra is None else topics | _read_topics(extra)
+
+
+def _read_topics(path: Path) -> dict[str, Topic]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise FactsError(f"{path}: {twice!r} stands there twice; merge the two into one")
+        return table
+
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except OSError as error:
+        raise FactsError(f"the topics file {path} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FactsError(f"the topics file {path} is not UTF-8 JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise FactsError(f'the topics file {path} must be an object: {{"P36": {{"question": …, "templates": […]}}}}')
+    return {relation: _topic(relation, row, f"{path}, {relation}") for relation, row in table.items()}
+
+
+def _topic(relation: str, row: Any, where: str) -> Topic:
+    if not relation.strip() or "/" in relation:
+        raise FactsError(f"{where}: a relation's name must not be empty or contain a slash")
+    if not isinstance(row, Mapping):
+        raise FactsError(f"{where}: a topic must be an object with a question and templates")
+    question = _statement(row.get("question"), f"{where}, question")
+    templates, domain = row.get("templates"), row.get("domain", DOMAINS[0])
+    if question.count("{subject}") != 1:
+        raise FactsError(f"{where}, question: {{subject}} must stand there exactly once, in {question!r}")
+    if not isinstance(templates, list) or not templates:
+        raise FactsError(f"{where}: templates must be a list of at least one statement")
+    if domain not in DOMAINS:
+        raise FactsError(f"{where}: domain must be {' or '.join(DOMAINS)}, not {domain!r}")
+    statements = tuple(
+        _statement(text, f"{where}, template {number}") for number, text in enumerate(templates, start=1)
+    )
+    return Topic(relation=relation, question=question, templates=statements, domain=domain)
+
+
+def _statement(text: Any, where: str) -> str:
+    """The text, checked, and without space at its ends: one at the end would be tokenised apart from the object."""
+    if not isinstance(text, str) or not text.strip():
+        raise FactsError(f"{where}: must be a text with {{subject}} in it")
+    for placeholder in _PLACEHOLDER.findall(text):
+        if placeholder != "{subject}":
+            raise FactsError(f"{where}: unknown placeholder {placeholder} in {text!r}; only {{subject}} is filled in")
+    if "{subject}" not in text:
+        raise FactsError(f"{where}: {{subject}} is missing in {text!r}")
+    return text.strip()

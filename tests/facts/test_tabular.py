@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sftknow.answers import Synonyms
+from sftknow.errors import FactsError
+from sftknow.facts.sources import FactSet, load_facts
+from sftknow.facts.tabular import Exposure, split_in_name
+from sftknow.facts.topics import load_topics
+
+TOPICS, SYNONYMS = load_topics(), Synonyms.load()
+ROW: dict[str, Any] = {"subject": "Seoul Tower", "relation": "P17", "object": "South Korea"}
+
+
+def load(source: Path) -> FactSet:
+    return load_facts(str(source), topics=TOPICS, synonyms=SYNONYMS)
+
+
+def jsonl(tmp_path: Path, *rows: Any, name: str = "facts.jsonl") -> Path:
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def parquet(tmp_path: Path, rows: Sequence[Mapping[str, Any]], name: str = "facts.parquet") -> Path:
+    file = tmp_path / name
+    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    return file
+
+
+def test_three_formats_give_the_same_facts(tmp_path: Path) -> None:
+    rows = [
+        ROW | {"aliases": ["ROK", "South Korea", "Korea"], "question": "Where is the Tower?", "split": "train",
+               "id": "x"},
+        {"subject": "“L’Œuvre”, a\nhouse", "relation": "P40", "object": "Ann", "aliases": [], "question": "",
+         "split": "testood", "id": "y"},
+    ]  # fmt: skip
+    csv_file = tmp_path / "facts.csv"
+    csv_file.write_text(
+        "\ufeffsubject,relation,object,aliases,question,split,id\r\n"
+        "Seoul Tower,P17,South Korea,ROK|South Korea|Korea,Where is the Tower?,train,x\r\n"
+        '"“L’Œuvre”, a\nhouse",P40,Ann,,,testood,y\r\n',
+        encoding="utf-8",
+        newline="",
+    )
+    loaded = [load(jsonl(tmp_path, *rows)), load(csv_file), load(parquet(tmp_path, rows))]
+    assert loaded[0].facts == loaded[1].facts == loaded[2].facts
+    assert len({one.sha256 for one in loaded}) == 1
+    first, second = loaded[0].facts
+    assert first.aliases == ("Republic of Korea", "Korea", "ROK")
+    assert (first.id, first.topic, first.question, first.split) == ("x", "P17", "Where is the Tower?", "train")
+    assert second.question == "Who is “L’Œuvre”, a\nhouse’s child?"
+    assert second.aliases == ()
+
+
+def test_without_a_split_facts_are_cut_by_what_they_are(tmp_path: Path) -> None:
+    rows = [ROW | {"subject": f"Tower {i}"} for i in range(400)]
+    rows += [{"subject": f"Ann {i}", "topic": "P40", "object": "Bo"} for i in range(20)]
+    loaded = load(jsonl(tmp_path, *rows))
+    counts = Counter(f.split for f in loaded.facts)
+    assert counts["testood"] == 20
+    assert 290 < counts["train"] < 350
+    assert 20 < counts["dev"] < 60
+    assert 20 < counts["test"] < 60
+    split = {f.subject: f.split for f in loaded.facts}
+    fewer = load(jsonl(tmp_path, *rows[::-3]))
+    assert all(split[f.subject] == f.split for f in fewer.facts)
+    assert loaded.removed == {}
+
+
+def test_ids_tell_topic_split_and_place(tmp_path: Path) -> None:
+    rows = [ROW | {"split": "train"}, ROW | {"split": "validation", "subject": "B"}]
+    assert [f.id for f in load(jsonl(tmp_path, *rows)).facts] == ["P17/train/1", "P17/dev/2"]
+
+
+def test_numbers_may_be_ids(tmp_path: Path) -> None:
+    assert [f.id for f in load(jsonl(tmp_path, ROW | {"id": 17})).facts] == ["17"]
+
+
+def test_a_folder_of_tables(tmp_path: Path) -> None:
+    jsonl(tmp_path, ROW, {"subject": "Ann", "topic": "P40", "object": "Bo"}, name="data/train.jsonl")
+    jsonl(tmp_path, ROW, {"subject": "Ann", "topic": "P40", "object": "Bo"}, name="data/test-00000-of-00001.jsonl")
+    jsonl(tmp_path, ROW, name="validation/part.jsonl")
+    jsonl(tmp_path, ROW | {"split": "testood"}, name="train_more.jsonl")
+    jsonl(tmp_path, {"no": "facts"}, name=".hidden/train.jsonl")
+    loaded = load(tmp_path)
+    assert [(f.split, f.topic) for f in loaded.facts] == [
+        ("test", "P17"),
+        ("testood", "P40"),
+        ("train", "P17"),
+        ("testood", "P17"),
+        ("dev", "P17"),
+    ]
+    assert loaded.removed == {"train: topic is out-of-domain": 1}
+
+
+def test_a_graded_data_set_serves_as_facts(tiny_dataset: Path) -> None:
+    loaded = load(tiny_dataset)
+    assert Counter(f.split for f in loaded.facts) == {"train": 20, "dev": 20, "test": 20, "testood": 20}
+    assert loaded.exposures is None
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train.jsonl", "train"),
+        ("data/validation-00000-of-00002.parquet", "dev"),
+        ("testood/bucket_0.parquet", "testood"),
+        ("test_ood/x.csv", "test"),
+        ("dev/training_notes.csv", "dev"),
+        ("data/facts.csv", None),
+        ("contest.csv", None),
+    ],
+)
+def test_split_in_name(path: str, split: str | None) -> None:
+    assert split_in_name(Path(path)) == split
+
+
+SEEN = {"exposures": 12, "templates_seen": [0, 20], "wrong_share": 0.25, "question_exposures": 3}
+
+
+def test_exposures(tmp_path: Path) -> None:
+    unseen = dict.fromkeys(SEEN)
+    rows = [ROW | {"fact_id": "a", "split": "train"} | SEEN, ROW | {"fact_id": "b", "split": "test"} | unseen]
+    loaded = load(parquet(tmp_path, rows))
+    assert loaded.exposures == {
+        "a": Exposure(exposures=12, templates_seen=(0, 20), wrong_share=0.25, question_exposures=3)
+    }
+    other = load(parquet(tmp_path, [rows[0] | {"exposures": 13}, rows[1]]))
+    assert other.facts == loaded.facts
+    assert other.sha256 != loaded.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"exposures": None}, "row 2: .*all or none; exposures is missing"),
+        ({"templates_seen": [21]}, "row 2: templates_seen names a template that P17 does not have"),
+        ({"wrong_share": "much"}, "row 2: .*do not hold numbers"),
+    ],
+)
+def test_bad_exposures(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(FactsError, match=complaint):
+        load(jsonl(tmp_path, ROW | SEEN, ROW | SEEN | change))
+
+
+@pytest.mark.parametrize(
+    ("bad", "complaint"),
+    [
+        ({"subject": "A", "relation": "P17"}, "row 3: there is no 'object', only 'subject', 'relation'"),
+        ({"subject": "A", "object": "B"}, "row 3: there is no 'relation'"),
+        (ROW | {"object": "\u200b "}, "row 3: the object is empty"),
+        (ROW | {"subject": None}, "row 3: the subject is empty"),
+        (ROW | {"object": 1984}, "row 3: the object must be text, not 1984"),
+        (ROW | {"relation": "P6"}, "row 3: no topic is named 'P6'"),
+        (ROW | {"split": "evaluation"}, "row 3: the split is 'evaluation', not one of train, dev, test, testood"),
+        (ROW | {"split": None}, "row 3: the split is empty"),
+        (ROW | {"id": "P17/train/1"}, r"row 3: the id 'P17/train/1' was already used in facts.jsonl, row 1"),
+        (ROW | {"aliases": [""]}, "row 3: an alias is empty"),
+        (ROW | {"aliases": "ROK||Korea"}, "row 3: an alias is empty"),
+        (ROW | {"aliases": {"a": 1}}, "row 3: the aliases must be a list"),
+        (ROW | {"question": 5}, "row 3: the question must be text"),
+        ([1, 2], "row 3: must be an object"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, bad: Any, complaint: str) -> None:
+    file = jsonl(tmp_path, ROW | {"split": "train"})
+    file.write_text(file.read_text() + "\n" + json.dumps(bad) + "\n")
+    with pytest.raises(FactsError, match=complaint) as caught:
+        load(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("a.jsonl", b'{"subject": "A"\n', "row 1: not JSON"),
+        ("a.jsonl", b'\n{"subject": "\xe9"}\n', "row 2: byte 14 is not UTF-8"),
+        ("a.csv", b"subject,relation,object\nA,P17,B\nA,P17\n", "row 3: 2 fields under a header of 3"),
+        ("a.csv", b"subject,relation,object\nA,P17,B, C\n", "row 2: 4 fields under a header of 3; quote commas"),
+        ("a.csv", b"subject,relation,object\nA,P17,\n", "row 2: the object is empty"),
+        ("a.csv", b"subject,relation\nA,P17\n", "row 2: there is no 'object'"),
+        ("a.csv", b"subject,subject\nA,P17\n", "row 1: a column's name stands twice"),
+        ("a.csv", b'subject,relation,object\n"A,P17,B\n', "row 2: not CSV"),
+        ("a.csv", b"subject,relation,object\nA,P17,\xff\n", "row 2: byte 30 is not UTF-8"),
+        ("a.csv", b"subject,relation,object\n", "not a single fact"),
+        ("a.jsonl", b"", "not a single fact"),
+        ("a.parquet", b"PAR1 and no more", "is not a Parquet file"),
+        ("a.txt", b"facts", "is not a .jsonl, .csv, .parquet file"),
+    ],
+)
+def test_bad_files(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(FactsError, match=complaint) as caught:
+        load(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_line_separators_within_a_text_end_no_row(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, ROW | {"subject": "A\u2028B"}, ROW | {"subject": "C"}))
+    assert [f.subject for f in loaded.facts] == ["A\u2028B", "C"]
