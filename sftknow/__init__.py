@@ -1,3 +1,44 @@
-"""sftknow: what did fine-tuning do to what a language model knows, and how to undo the damage."""
+"""sftknow: what did fine-tuning do to what a language model knows, and how to undo the damage.
+
+The names below are the public surface. They are imported when they are first used, so that ``import sftknow`` is light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Fact": "sftknow.records",
+    "Harness": "sftknow.evaluation.harness",
+    "MasteryData": "sftknow.storage.mastery_data",
+    "MatchRule": "sftknow.answers",
+    "ModelRef": "sftknow.records",
+    "SFTRecipe": "sftknow.finetuning.recipe",
+    "SamplingPolicy": "sftknow.records",
+    "SftknowError": "sftknow.errors",
+    "Synonyms": "sftknow.answers",
+    "TransformersSampler": "sftknow.mastery.transformers_sampler",
+    "analyse": "sftknow.parameters.change",
+    "contains": "sftknow.answers",
+    "fine_tune": "sftknow.finetuning.train",
+    "grade_facts": "sftknow.mastery.shards",
+    "load_facts": "sftknow.facts.sources",
+    "load_recipe": "sftknow.recipes.load",
+    "load_topics": "sftknow.facts.topics",
+    "measure_divergence": "sftknow.tokens.analysis",
+    "publish": "sftknow.hub.publish",
+    "pull": "sftknow.hub.pull",
+    "restore": "sftknow.parameters.restore",
+    "write_report": "sftknow.report.compose",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sftknow' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
