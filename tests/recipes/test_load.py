@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sftknow.errors import RecipeError
+from sftknow.finetuning.recipe import SFTRecipe
+from sftknow.recipes.load import dump_recipe, load_recipe, override_section, shipped_recipes
+from sftknow.recipes.schema import Recipe, SFTSection
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_load_and_survive_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
+
+
+def test_defaults_are_the_papers() -> None:
+    recipe = Recipe(name="x")
+    assert (recipe.grading.samples, recipe.grading.temperature, recipe.grading.max_new_tokens) == (10, 0.7, 32)
+    assert (recipe.sft.learning_rate, recipe.sft.batch_size, recipe.sft.epochs) == (1e-5, 8, 1)
+    assert recipe.grid.sizes == (60, 120, 240, 480, 960, 1920, "all")
+    assert recipe.parameters.levels == ("1%", "3%", "5%", "10%", "20%", "40%", "60%")
+
+
+def test_sft_section_and_sft_recipe_agree() -> None:
+    """The recipe file's section and the room's own configuration are the same fields with the same defaults."""
+    assert SFTRecipe(**SFTSection().model_dump()) == SFTRecipe()
+
+
+def test_overrides_win_and_later_ones_win_over_earlier(tmp_path: Path) -> None:
+    recipe = load_recipe("lab", ["grid.sizes=[10]", "grid.sizes=[60, all]", "sft.learning_rate=1e-5"])
+    assert recipe.grid.sizes == (60, "all")
+    assert recipe.sft.learning_rate == 1e-5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\ngrid:\n  bucket: [1]\n", "line 3: unknown key grid.bucket; known here: buckets, sizes"),
+        ("\nfoo: 1\n", "line 2: unknown key foo"),
+        ("sft:\n  learning_rate: fast\n", "line 2: sft.learning_rate should be a valid number, not 'fast'"),
+        ("grid:\n  seeds: [1]\n  sizes: [0]\n", "line 3: grid.sizes.0 should be greater than or equal to 1"),
+        ("grid:\n  buckets: [5]\n", "line 2: grid.buckets.0"),
+        ("restore:\n  cells: worst\n", "line 2: restore.cells should be a list or 'best' or 'all', not 'worst'"),
+        ("grid: [1\n", "line 2: "),
+        ("- a\n", "a recipe is a mapping"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, text))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["x", "grid.sixes=[1]", "model=3", "grading.samples=two", "name.x=1", "a=[1"])
+def test_bad_overrides_are_named(override: str) -> None:
+    with pytest.raises(RecipeError, match="--set"):
+        load_recipe("lab", [override])
+
+
+def test_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(RecipeError, match=r"no recipe is called lob; there are: .*lab"):
+        load_recipe("lob")
+    with pytest.raises(RecipeError, match="no recipe file"):
+        load_recipe("missing.yaml")
+
+
+def test_override_section() -> None:
+    assert override_section(SFTSection, ["learning_rate=3e-4"]).learning_rate == 3e-4
+    with pytest.raises(RecipeError, match="unknown key rate"):
+        override_section(SFTSection, ["rate=1"])
+    with pytest.raises(RecipeError, match="epochs"):
+        override_section(SFTSection, ["epochs=0"])
