@@ -1,8 +1,8 @@
 """Run directories: atomic writes, stages with keys, one process at a time.
 
 A stage is complete when its manifest ``stages/<name>.json`` is there, and only then. Its key is the hash of everything
-that it depends on. A stage that was cut off and is started again with the same key finds its partial work; with another key it finds
-an empty folder.
+that it depends on. A stage that was cut off and is started again with the same key finds its partial work; with
+another key it finds an empty folder.
 """
 
 from __future__ import annotations
@@ -62,13 +62,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; put it in ``path``'s place when the block ends well.
 
-    A folder that was at ``path`` is replaced. After a kill the temporary folder may stay; it is named
-    ``.<name>.partial``, is never read, and the next call clears it.
+    A folder that was at ``path`` is replaced: moved aside in one step and then deleted, so that a kill never leaves it
+    half deleted in its place. What a kill may leave beside it (``.<name>.partial``, ``.<name>.old``) is never read, and
+    the next call clears it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.replace(path)
+    for left_behind in (partial, old):
+        if left_behind.exists():
+            shutil.rmtree(left_behind)
     partial.mkdir()
     try:
         yield partial
@@ -77,12 +82,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         if path.exists():
-            shutil.rmtree(path)
+            path.replace(old)
         partial.replace(path)
         fsync_folder(path.parent)
     finally:
         if partial.exists():
             shutil.rmtree(partial)
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,7 +18,8 @@ FORMAT = 1
 
 def write_manifest(folder: Path, kind: str, content: Mapping[str, Any]) -> None:
     """Write the manifest of a ``model`` or a ``mastery-dataset``. Call it after everything else is in place."""
-    write_json(folder / MANIFEST, {"sftknow": FORMAT, "kind": kind, **content})
+    own = {"sftknow": FORMAT, "kind": kind}
+    write_json(folder / MANIFEST, {**own, **content, **own})
 
 
 def read_manifest(folder: Path, kind: str) -> dict[str, Any] | None:

@@ -117,7 +117,10 @@ def write_mastery_data(folder: Path, rows: Sequence[GradedFact], manifest: Mappi
                 chosen = [_row(r) for r in rows if r.fact.split == split and r.mastery.bucket == bucket]
                 counts[split][f"bucket_{bucket}"] = len(chosen)
                 name = bucket_file(split, bucket)
-                pq.write_table(pa.Table.from_pylist(chosen, schema=SCHEMA), partial / name)
+                with pq.ParquetWriter(partial / name, SCHEMA) as writer:
+                    # A bucket without a fact gets a schema and no row group: `datasets` stumbles over an empty one.
+                    if chosen:
+                        writer.write_table(pa.Table.from_pylist(chosen, schema=SCHEMA))
                 files[name] = file_sha256(partial / name)
         write_manifest(partial, KIND, {**manifest, "fingerprint": fingerprint(rows), "counts": counts, "sha256": files})
 
@@ -167,8 +170,8 @@ class MasteryData:
             table = pq.read_table(path)
         except FileNotFoundError:
             raise MasteryDataError(f"{path} is missing: the data set is not whole; grade or pull it again") from None
-        except pa.ArrowInvalid as error:
-            raise MasteryDataError(f"{path} is no Parquet file ({error}); grade or pull it again") from None
+        except (pa.ArrowException, OSError) as error:
+            raise MasteryDataError(f"{path} cannot be read as Parquet ({error}); grade or pull it again") from None
         absent = [name for name in SCHEMA.names if name not in table.column_names]
         if absent:
             raise MasteryDataError(f"{path} lacks the column {', '.join(absent)}")

@@ -1,0 +1,1 @@
+"""Which parameters fine-tuning changed, and how to set them back."""

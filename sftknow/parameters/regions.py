@@ -1,0 +1,143 @@
+"""Tensor names: which layer and module a tensor belongs to, and which tensors make up a region.
+
+Names of Llama, Qwen, Mistral, Gemma, GPT-2, GPT-NeoX and OPT checkpoints are understood, with or without experts
+(MoE), and inside a multimodal wrapper, whose vision and audio towers are no part of the decoder.
+
+Regions, several joined by commas:
+
+    transformer   the decoder layers without their norms (the authors' region; the default)
+    attention     of those, the attention projections
+    mlp           of those, the feed-forward projections, experts and router included
+    embedding     token and position embeddings and the output head
+    all           every parameter, norms included
+    re:PATTERN    every parameter whose name contains a match of PATTERN (takes the rest of the text, commas too)
+
+Biases belong to the module that they are added in. Buffers that old checkpoints store (``rotary_emb.inv_freq``, the
+causal masks of GPT-2 and GPT-NeoX, position ids) are no parameters and belong to no region.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sftknow.errors import CheckpointError
+
+OUTSIDE = "outside"
+"""Stands for the layer of a tensor that belongs to none, such as an embedding, in counts by layer."""
+
+OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+_TOWER = re.compile(r"(?:^|\.)(?:vision|visual|audio|image)[^.]*\.")
+_NORM = re.compile(r"norm|(?:^|\.)ln_[^.]*(?:\.|$)", re.IGNORECASE)
+_BUFFER = re.compile(
+    r"(?:^|\.)(?:rotary_emb\.(?:original_)?inv_freq|(?:attn|attention|self_attn)\.(?:bias|masked_bias)|position_ids)$"
+)
+_ATTENTION = re.compile(r"^(?:self_attn|self_attention|linear_attn|attn|attention)\.")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|embed_positions|embed_in|embed_out|wte|wpe|lm_head)\.")
+_NAMED = ("transformer", "attention", "mlp", "embedding", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where in a model a tensor sits."""
+
+    layer: int | None
+    """Index of the decoder layer; None outside of the layers."""
+    module: str
+    """Within the layer, such as ``mlp.down_proj``: without ``.weight`` or ``.bias``, experts taken together."""
+    norm: bool
+    buffer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Which tensors are compared. Made by `parse_region`."""
+
+    names: tuple[str, ...]
+    """Named regions, united."""
+    pattern: str | None
+    layers: frozenset[int] | None
+    """Only these layers; None for all, and for what lies outside of the layers."""
+
+    def __contains__(self, name: str) -> bool:
+        place = place_of(name)
+        if place.buffer or (self.layers is not None and place.layer not in self.layers):
+            return False
+        if self.pattern is not None and re.search(self.pattern, name):
+            return True
+        return any(_in_named(region, name, place) for region in self.names)
+
+
+def place_of(name: str) -> Place:
+    """The layer and module of a tensor, from its name alone."""
+    found = None if _TOWER.search(name) else _LAYER.search(name)
+    inside = found.group(2) if found else name
+    parts = [part for part in re.sub(r"\.(?:weight|bias)$", "", inside).split(".") if not part.isdigit()]
+    return Place(
+        layer=int(found.group(1)) if found else None,
+        module=".".join(parts) or inside,
+        norm=_NORM.search(inside) is not None,
+        buffer=_BUFFER.search(name) is not None,
+    )
+
+
+def _in_named(region: str, name: str, place: Place) -> bool:
+    if region == "all":
+        return True
+    if region == "embedding":
+        return place.layer is None and not place.norm and not _TOWER.search(name) and bool(_EMBEDDING.search(name))
+    if place.layer is None or place.norm:
+        return False
+    attention = _ATTENTION.search(place.module + ".") is not None
+    return region == "transformer" or attention == (region == "attention")
+
+
+def parse_region(region: str, layers: str | None = None) -> Region:
+    """Understand a region and a range of layers, as the module's docstring and `parse_layers` describe them.
+
+    Raises:
+        CheckpointError: an unknown region, a regular expression or a range that cannot be read.
+    """
+    head, marker, pattern = region.partition("re:")
+    names = tuple(part.strip() for part in head.split(",") if part.strip())
+    unknown = [name for name in names if name not in _NAMED]
+    if unknown or not (names or marker):
+        raise CheckpointError(f"unknown region {region!r}; use {', '.join(_NAMED)} or re:PATTERN, joined by commas")
+    if marker:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise CheckpointError(f"the region's regular expression {pattern!r} cannot be read: {error}") from None
+    return Region(
+        names=names,
+        pattern=pattern if marker else None,
+        layers=None if layers is None else parse_layers(layers),
+    )
+
+
+def parse_layers(text: str) -> frozenset[int]:
+    """Layer indices from 0: ``0-3``, ``5``, ``0-3,28-31``; both ends of a range are included.
+
+    Raises:
+        CheckpointError: the text is not of that form.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,5})(?:\s*-\s*(\d{1,5}))?\s*", part)
+        if not match or (match.group(2) and int(match.group(2)) < int(match.group(1))):
+            raise CheckpointError(f"cannot read the layers {text!r}; write them like 0-3 or 0-3,28-31, counted from 0")
+        found.update(range(int(match.group(1)), int(match.group(2) or match.group(1)) + 1))
+    return frozenset(found)
+
+
+def natural_order(names: Sequence[str]) -> list[str]:
+    """Names sorted with their numbers as numbers, so that layer 2 comes before layer 10. A total order."""
+
+    def key(name: str) -> tuple[list[str | int], str]:
+        # re.split with one group alternates text and digits, so equal places always hold equal types.
+        return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))], name
+
+    return sorted(names, key=key)

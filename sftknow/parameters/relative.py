@@ -1,0 +1,99 @@
+"""The relative change r of stored values, and what changed within a block.
+
+r = |s − p| / (|p| + ε) (paper, appendix B.2; ε = 1e-8 from the authors' code), with p the base's and s the fine-tuned
+value. Every operation is one IEEE float32 operation; in the arithmetic ``bfloat16`` p and s are rounded to bfloat16
+first, ε too, and every result is rounded to bfloat16 again, as the authors' tensors were and as torch does on a CPU.
+
+A value counts as changed where s ≠ p as numbers in their own dtypes. So +0 and −0 are equal: r = 0, not changed; a
+restoration that selects such an element still copies the base's bits, sign included.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sftknow.errors import CheckpointError
+from sftknow.storage.checkpoints import round_to_bfloat16, widen
+
+ARITHMETICS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """How r is computed."""
+
+    epsilon: float = 1e-8
+    """Rounded to float32. 0 is allowed: a zero that moved has r = +inf and ranks first, 0/0 counts as 0."""
+    arithmetic: str = "float32"
+    """``float32`` or ``bfloat16``."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epsilon) and 0 <= self.epsilon <= 1e30):
+            raise CheckpointError(f"epsilon {self.epsilon} cannot be used; give a number from 0 to 1e30, usually 1e-8")
+        if self.arithmetic not in ARITHMETICS:
+            raise CheckpointError(f"unknown arithmetic {self.arithmetic!r}; use one of {', '.join(ARITHMETICS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """The changed elements of one block."""
+
+    count: int
+    """Elements of the block."""
+    index: NDArray[np.intp]
+    """Their places in the block, ascending, shape (changed,)."""
+    bits: NDArray[np.uint32]
+    """Bit patterns of their r, shape (changed,). All other elements have r = +0, whose bits are 0."""
+    zero_base: NDArray[np.bool_]
+    """True where the base's value is 0, shape (changed,)."""
+
+    def all_bits(self) -> NDArray[np.uint32]:
+        """Bit patterns of r of all elements of the block, shape (count,)."""
+        bits = np.zeros(self.count, dtype=np.uint32)
+        bits[self.index] = self.bits
+        return bits
+
+
+def relative_change(base: NDArray[np.float32], tuned: NDArray[np.float32], measure: Measure) -> NDArray[np.float32]:
+    """r of finite float32 values, shape (elements,). Never NaN or negative; +inf where it overflows or p = ε = 0.
+
+    Raises:
+        CheckpointError: a value is too large for bfloat16 where that arithmetic was asked for.
+    """
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):
+        if measure.arithmetic == "float32":
+            change = np.abs(tuned - base)
+            r = change / (np.abs(base) + np.float32(measure.epsilon))
+        else:
+            base, tuned = round_to_bfloat16(base), round_to_bfloat16(tuned)
+            if not (np.isfinite(base).all() and np.isfinite(tuned).all()):
+                raise CheckpointError("values beyond 3.39e38 become infinite in bfloat16; use the arithmetic float32")
+            change = np.abs(round_to_bfloat16(tuned - base))
+            scale = round_to_bfloat16(np.abs(base) + round_to_bfloat16(np.array([measure.epsilon], dtype=np.float32)))
+            r = change / scale
+        r[change == 0] = 0  # 0/0 where ε = 0; before rounding, which takes no NaN
+        return r if measure.arithmetic == "float32" else round_to_bfloat16(r)
+
+
+def changes(base: NDArray[Any], base_dtype: str, tuned: NDArray[Any], tuned_dtype: str, measure: Measure) -> Changes:
+    """What changed in a block, from the stored bits of both checkpoints, each of shape (count,).
+
+    All values must be finite. Elements whose bits are equal cost a comparison and nothing else.
+    """
+    if base_dtype == tuned_dtype:
+        index = np.flatnonzero(base != tuned)
+        p, s = widen(base[index], base_dtype), widen(tuned[index], tuned_dtype)
+        moved = p != s  # not so for +0 and −0
+        if not moved.all():
+            index, p, s = index[moved], p[moved], s[moved]
+    else:
+        p, s = widen(base, base_dtype), widen(tuned, tuned_dtype)
+        index = np.flatnonzero(p != s)
+        p, s = p[index], s[index]
+    bits = relative_change(p, s, measure).view(np.uint32)
+    return Changes(count=base.size, index=index, bits=bits, zero_base=p == 0)

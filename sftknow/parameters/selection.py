@@ -1,0 +1,199 @@
+"""Which elements a level selects: exact shares, orders as unsigned integers, cuts, and the masks they give.
+
+Every strategy is an order of the region's elements by an unsigned 32-bit *key*, largest first, equal keys by lowest
+global index. r is never negative, and non-negative float32 values order as their bit patterns do, so for ``top`` the
+key is r's bit pattern, for ``bottom`` its complement. For ``random`` it is a hash of seed and global index, which
+knows nothing of shards or blocks. The first floor(n·f) elements of the order are selected, so levels are nested.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sftknow.errors import CheckpointError
+from sftknow.records import LevelCut
+
+STRATEGIES = ("top", "bottom", "random")
+BINS = 1 << 16
+"""Values of the upper half of a key, and of the lower half."""
+
+_NONE_ABOVE = 0xFFFF_FFFF
+_LEVEL = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)(?:\s*/\s*(\d{1,30}))?\s*(%?)\s*", re.ASCII)
+
+
+def parse_level(text: str) -> Fraction:
+    """A share of the region as an exact rational between 0 and 1: ``20%``, ``0.5%``, ``1/8``, ``0.2``.
+
+    Raises:
+        CheckpointError: anything else. A bare ``1`` or ``20`` is refused: it may mean a share or per cent.
+    """
+    match = _LEVEL.fullmatch(text)
+    number, denominator, percent = match.groups() if match else ("1", None, "")
+    ambiguous = not (denominator or percent or "." in number)
+    if match is None or ambiguous or int(denominator or 1) == 0:
+        raise CheckpointError(f"cannot read the level {text!r}; write a share of the region like 20%, 0.5% or 1/8")
+    share = Fraction(number) / int(denominator or 1) / (100 if percent else 1)
+    if share > 1:
+        raise CheckpointError(f"the level {text} is more than the whole region; write a share like 20%, 0.5% or 1/8")
+    return share
+
+
+def parse_levels(levels: Sequence[str]) -> list[tuple[str, Fraction]]:
+    """Every level with its share, as asked for. Raises CheckpointError for none, unreadable or repeated ones."""
+    if isinstance(levels, str):
+        raise TypeError("levels is a sequence of strings")
+    if not levels:
+        raise CheckpointError("no level was asked for; give at least one, such as 20%")
+    repeated = [level for i, level in enumerate(levels) if level in levels[:i]]
+    if repeated:
+        raise CheckpointError(f"the level {repeated[0]} was asked for twice")
+    return [(level, parse_level(level)) for level in levels]
+
+
+def selected_elements(elements: int, share: Fraction) -> int:
+    """floor(n · f), on integers."""
+    return elements * share.numerator // share.denominator
+
+
+def check_strategy(strategy: str) -> None:
+    if strategy not in STRATEGIES:
+        raise CheckpointError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
+
+
+def order_keys(bits: NDArray[np.uint32], strategy: str) -> NDArray[np.uint32]:
+    """Keys of ``top`` or ``bottom`` from bit patterns of r, and back: the function is its own inverse."""
+    return ~bits if strategy == "bottom" else bits
+
+
+def order_key(bits: int, strategy: str) -> int:
+    """`order_keys` for one Python integer."""
+    return bits ^ 0xFFFF_FFFF if strategy == "bottom" else bits
+
+
+def random_keys(seed: int, first: int, count: int) -> NDArray[np.uint32]:
+    """Keys of ``random`` for the elements with global indices ``first … first + count − 1``, shape (count,).
+
+    The upper 32 bits of SplitMix64 (Steele, Lea and Flood, 2014) at position ``index`` of the stream that starts at the
+    mixed seed. Integers only, hence the same on every machine.
+    """
+    start = np.array([seed % (1 << 64)], dtype=np.uint64)
+    _mix(start)
+    state = np.arange(first, first + count, dtype=np.uint64)
+    state += np.uint64(1)
+    state *= np.uint64(0x9E37_79B9_7F4A_7C15)
+    state += start
+    _mix(state)
+    return (state >> np.uint64(32)).astype(np.uint32)
+
+
+def _mix(state: NDArray[np.uint64]) -> None:
+    """SplitMix64's finaliser, in place."""
+    for shift, factor in ((30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB)):
+        state ^= state >> np.uint64(shift)
+        state *= np.uint64(factor)
+    state ^= state >> np.uint64(31)
+
+
+def cut_bin(counts: NDArray[np.int64], selected: int) -> tuple[int, int]:
+    """Where the last of ``selected`` elements falls when the highest bins are taken first.
+
+    Args:
+        counts: elements by bin, shape (bins,).
+        selected: between 1 and the sum of ``counts``.
+
+    Returns:
+        The bin, and how many of its own elements are needed (at least 1).
+    """
+    from_top = np.cumsum(counts[::-1])
+    reverse = int(np.searchsorted(from_top, selected))
+    above = int(from_top[reverse - 1]) if reverse else 0
+    return len(counts) - 1 - reverse, selected - above
+
+
+def make_cut(level: str, selected: int, key: int | None, ties: int, strategy: str) -> LevelCut:
+    """The record of a cut at ``key``; None where nothing is selected, which no key lies above and no tie belongs to."""
+    threshold = _NONE_ABOVE if key is None else key
+    return LevelCut(level=level, selected=selected, threshold_bits=order_key(threshold, strategy), ties=ties)
+
+
+def random_cuts(
+    elements: int, levels: Sequence[tuple[str, Fraction]], seed: int, block: int, advance: Callable[[int], object]
+) -> list[LevelCut]:
+    """The cuts of ``random``, which need no checkpoint: the keys are counted by halves, in two runs over the indices.
+
+    ``advance`` is told of the elements done, twice ``elements`` in all.
+    """
+    coarse = np.zeros(BINS, dtype=np.int64)
+    for first in range(0, elements, block):
+        count = min(block, elements - first)
+        add_counts(coarse, random_keys(seed, first, count) >> np.uint32(16))
+        advance(count)
+    wanted = {level: selected_elements(elements, share) for level, share in levels}
+    places = {level: cut_bin(coarse, selected) for level, selected in wanted.items() if selected}
+    bins = sorted({place[0] for place in places.values()})
+    zone = cut_zones(bins)
+    fine = np.zeros((len(bins), BINS), dtype=np.int64)
+    for first in range(0, elements, block):
+        count = min(block, elements - first)
+        keys = random_keys(seed, first, count)
+        zones = zone[keys >> np.uint32(16)]
+        inside = zones % 2 == 1
+        count_fine(fine, zones[inside], keys[inside])
+        advance(count)
+    cuts = []
+    for level, selected in wanted.items():
+        if not selected:
+            cuts.append(make_cut(level, 0, None, 0, "random"))
+            continue
+        coarse_bin, needed = places[level]
+        low, ties = cut_bin(fine[bins.index(coarse_bin)], needed)
+        cuts.append(make_cut(level, selected, coarse_bin << 16 | low, ties, "random"))
+    return cuts
+
+
+def cut_zones(bins: Sequence[int]) -> NDArray[np.int64]:
+    """For every bin of keys the zone it is in: 2j + 1 for the j-th of the ascending ``bins``, 2j right below it."""
+    zone = 2 * np.searchsorted(np.asarray(bins, dtype=np.int64), np.arange(BINS))
+    zone[list(bins)] += 1
+    return zone
+
+
+def count_fine(fine: NDArray[np.int64], zones: NDArray[np.int64], keys: NDArray[np.uint32]) -> None:
+    """Count keys in cut bins by their lower halves into ``fine``, shape (cut bins, 65,536)."""
+    add_counts(fine.reshape(-1), (zones >> 1) * BINS + (keys & np.uint32(0xFFFF)))
+
+
+def add_counts(total: NDArray[np.int64], values: NDArray[Any]) -> None:
+    """total[v] += 1 for every v in ``values``."""
+    if values.size * 8 < total.size:  # a bincount as long as the total costs more than it counts
+        np.add.at(total, values, 1)
+    else:
+        total += np.bincount(values, minlength=total.size)
+
+
+class Selector:
+    """Masks of the elements that one cut selects. Blocks must come in global order, since ties go to the first.
+
+    Attributes:
+        ties_left: equal keys still to be selected; 0 after the last block of a region.
+    """
+
+    def __init__(self, cut: LevelCut, strategy: str) -> None:
+        self._threshold = order_key(cut.threshold_bits, strategy)
+        self.ties_left = cut.ties
+
+    def mask(self, keys: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """True for every selected element of the next block, shape as ``keys``."""
+        threshold = np.uint32(self._threshold)
+        selected = keys > threshold
+        if self.ties_left:
+            tied = np.flatnonzero(keys == threshold)[: self.ties_left]
+            selected[tied] = True
+            self.ties_left -= tied.size
+        return selected

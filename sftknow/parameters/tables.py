@@ -1,0 +1,112 @@
+"""An analysis on disk: ``changes.json``, ``plan.json`` and ``tensors.parquet`` in one folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sftknow.errors import CheckpointError, RunError
+from sftknow.parameters.change import Analysis, TensorChange
+from sftknow.records import LevelCut, LevelStatistics, ParameterChange, RestorePlan, to_json
+from sftknow.storage.artifacts import atomic_file, read_json, write_json
+
+CHANGES = "changes.json"
+PLAN = "plan.json"
+TENSORS = "tensors.parquet"
+
+
+def write_analysis(folder: Path, analysis: Analysis) -> None:
+    """Write the three files, the plan last. JSON has no NaN and no infinity: they become null and ``"inf"``."""
+    rows = {
+        "name": [tensor.name for tensor in analysis.tensors],
+        "layer": pa.array([tensor.layer for tensor in analysis.tensors], pa.int32()),
+        "module": [tensor.module for tensor in analysis.tensors],
+        "elements": pa.array([tensor.elements for tensor in analysis.tensors], pa.int64()),
+        "changed": pa.array([tensor.changed for tensor in analysis.tensors], pa.int64()),
+    }
+    for i, level in enumerate(analysis.change.levels):
+        counts = [tensor.selected[i] for tensor in analysis.tensors]
+        rows[f"selected {level.level}"] = pa.array(counts, pa.int64())
+    with atomic_file(folder / TENSORS) as partial:
+        pq.write_table(pa.table(rows), partial)
+    write_json(folder / CHANGES, _without_special(to_json(analysis.change)))
+    write_plan(folder / PLAN, analysis.plan)
+
+
+def read_analysis(folder: Path) -> Analysis:
+    """The inverse of `write_analysis`.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    change = _change(folder / CHANGES)
+    try:
+        rows = pq.read_table(folder / TENSORS).to_pylist()
+        tensors = tuple(
+            TensorChange(
+                name=row["name"],
+                layer=row["layer"],
+                module=row["module"],
+                elements=row["elements"],
+                changed=row["changed"],
+                selected=tuple(row[f"selected {level.level}"] for level in change.levels),
+            )
+            for row in rows
+        )
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
+        raise CheckpointError(f"{folder / TENSORS} is missing or damaged ({error}); analyse again") from None
+    return Analysis(change=change, plan=read_plan(folder / PLAN), tensors=tensors)
+
+
+def write_plan(file: Path, plan: RestorePlan) -> None:
+    """Write a plan as JSON: small, and enough to restore the same bytes anywhere."""
+    write_json(file, plan)
+
+
+def read_plan(file: Path) -> RestorePlan:
+    """The inverse of `write_plan`. Raises CheckpointError where the file is missing or no plan."""
+    value = _read(file)
+    try:
+        return RestorePlan(**{**value, "cuts": tuple(LevelCut(**cut) for cut in value["cuts"])})
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is not a plan of this version ({error}); analyse again") from None
+
+
+def _change(file: Path) -> ParameterChange:
+    value = _read(file)
+    try:
+        levels = tuple(LevelStatistics(**{**level, **_ratios(level)}) for level in value["levels"])
+        histogram = tuple((float(edge), int(count)) for edge, count in value["histogram"])
+        return ParameterChange(**{**value, "levels": levels, "histogram": histogram})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file} is not an analysis of this version ({error}); analyse again") from None
+
+
+def _ratios(level: Mapping[str, Any]) -> dict[str, float]:
+    names = ("concentration", "concentration_nonzero_base")
+    return {name: math.nan if level[name] is None else float(level[name]) for name in names}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        value = read_json(file)
+    except RunError as error:
+        raise CheckpointError(str(error)) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} does not hold a JSON object; analyse again")
+    return value
+
+
+def _without_special(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "inf"
+    if isinstance(value, dict):
+        return {key: _without_special(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_special(entry) for entry in value]
+    return value

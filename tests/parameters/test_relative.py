@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sftknow.errors import CheckpointError
+from sftknow.parameters.relative import Measure, changes, relative_change
+from tests.parameters.checkpoint_pairs import plain_r, stored
+
+
+@pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
+@pytest.mark.parametrize("epsilon", [1e-8, 0.0, 1e-3])
+@pytest.mark.parametrize("scale", [1.0, 1e-7, 1e-9, 1e-38, 1e30])
+def test_r_is_what_torch_computes_in_that_dtype(arithmetic: str, epsilon: float, scale: float) -> None:
+    rng = np.random.default_rng(1)
+    p = (rng.normal(size=20_000) * scale).astype(np.float32)
+    p[::97] = 0
+    s = (p + rng.normal(size=p.size) * scale * rng.choice([0, 1e-2, 1], p.size)).astype(np.float32)
+    measure = Measure(epsilon=epsilon, arithmetic=arithmetic)
+    np.testing.assert_array_equal(relative_change(p, s, measure), plain_r(p, s, epsilon, arithmetic))
+
+
+def test_r_at_zero() -> None:
+    p, s = np.float32([0, 0, 1, -2]), np.float32([0, 1e-6, 0, 2])
+    np.testing.assert_array_equal(
+        relative_change(p, s, Measure()), np.float32([0, np.float32(1e-6) / np.float32(1e-8), 1, 2])
+    )
+    np.testing.assert_array_equal(relative_change(p, s, Measure(epsilon=0)), np.float32([0, np.inf, 1, 2]))
+
+
+def test_signed_zeros_are_no_change() -> None:
+    found = changes(*reversed(stored([0.0, -0.0, 1.0], "BF16")), *reversed(stored([-0.0, 0.0, 2.0], "BF16")), Measure())
+    assert found.index.tolist() == [2]
+    np.testing.assert_array_equal(found.all_bits().view(np.float32), np.float32([0, 0, 1]))
+
+
+def test_values_are_compared_in_their_own_dtypes() -> None:
+    """1.001 is not 1.0, though it is once it is rounded to bfloat16."""
+    base, tuned = stored([1.001, 1.0], "F32"), stored([1.001, 1.0], "BF16")
+    assert changes(base[1], "F32", tuned[1], "BF16", Measure()).index.tolist() == [0]
+
+
+@pytest.mark.parametrize("epsilon", [-1e-8, float("nan"), float("inf")])
+def test_epsilon_is_checked(epsilon: float) -> None:
+    with pytest.raises(CheckpointError, match="epsilon"):
+        Measure(epsilon=epsilon)
+
+
+def test_arithmetic_is_checked() -> None:
+    with pytest.raises(CheckpointError, match="float16"):
+        Measure(arithmetic="float16")
+
+
+def test_a_value_beyond_bfloat16_is_named() -> None:
+    big = np.float32([3.4e38])
+    with pytest.raises(CheckpointError, match="bfloat16"):
+        relative_change(big, np.float32([1]), Measure(arithmetic="bfloat16"))
+    assert relative_change(-big, big, Measure()) == np.inf  # the difference overflows: it ranks first
