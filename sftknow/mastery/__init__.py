@@ -1,0 +1,1 @@
+"""How well a base model masters each fact: sampling and grading."""
