@@ -1,0 +1,116 @@
+"""The base model of a fine-tuning: loaded once, checked before any training, copied for every cell."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sftknow.errors import DeviceError, ModelError
+from sftknow.finetuning.quiet import quiet_libraries
+from sftknow.finetuning.recipe import SFTRecipe
+from sftknow.records import ModelRef
+
+_UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+"""What transformers raises for folders and repositories that hold no model it can load."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedBase:
+    """A base in memory, never trained itself: every cell trains a copy of its own and so starts from the same bits."""
+
+    ref: ModelRef
+    revision: str | None
+    """The commit on the Hub that was loaded, or what the reference names; None for a local folder."""
+    dtype: str
+    """Dtype of the weights in memory."""
+    model: Any
+    """A transformers causal LM on the CPU."""
+    tokenizer: Any
+    """Its tokenizer, as it was stored."""
+
+    def copy_model(self) -> Any:
+        """A model of the same bits, tied weights tied, that shares no memory with this one."""
+        return copy.deepcopy(self.model)
+
+
+def load_base(ref: ModelRef, recipe: SFTRecipe) -> LoadedBase:
+    """Load a base and its tokenizer and check that they can be fine-tuned here.
+
+    Args:
+        ref: the base. Its own ``dtype`` does not count here: the recipe's ``load_dtype`` does.
+        recipe: names the dtypes.
+
+    Raises:
+        DeviceError: this machine cannot compute in ``recipe.compute_dtype``.
+        ModelError: no such model or revision, weights missing or only as pickles, no tokenizer, no EOS token, or a
+            tokenizer with more tokens than the model has embeddings.
+    """
+    check_device(recipe)
+    with quiet_libraries():
+        tokenizer = _load_tokenizer(ref)
+        model = _load_model(ref, getattr(torch, recipe.load_dtype))
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{ref}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings, so the vocabulary "
+            "would have to grow; resize the base first or give the tokenizer that belongs to it"
+        )
+    revision = getattr(model.config, "_commit_hash", None) or ref.revision
+    return LoadedBase(ref=ref, revision=revision, dtype=recipe.load_dtype, model=model, tokenizer=tokenizer)
+
+
+def check_device(recipe: SFTRecipe) -> None:
+    """Raise DeviceError where this machine cannot compute in the recipe's dtype."""
+    cuda = torch.cuda.is_available()
+    if recipe.compute_dtype == "float16" and not cuda:
+        raise DeviceError("compute_dtype float16 needs a CUDA device and there is none; use float32 or bfloat16")
+    if recipe.compute_dtype == "bfloat16" and cuda and not torch.cuda.is_bf16_supported():
+        raise DeviceError("this CUDA device cannot compute in bfloat16; set load_dtype and compute_dtype to float32")
+
+
+def _load_tokenizer(ref: ModelRef) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
+    except _UNLOADABLE as error:
+        raise ModelError(f"{ref} has no tokenizer that can be loaded ({_first_line(error)})") from error
+    if len(tokenizer) == 0:
+        raise ModelError(f"{ref} has a tokenizer without tokens; save its real tokenizer beside the weights")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{ref} has a tokenizer without an EOS token; set eos_token in its tokenizer_config.json")
+    return tokenizer
+
+
+def _load_model(ref: ModelRef, dtype: torch.dtype) -> Any:
+    folder = Path(ref.path)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{ref} is an adapter, not a whole model; merge it into its base (merge_and_unload) and save")
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            ref.path,
+            revision=ref.revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except _UNLOADABLE as error:
+        raise ModelError(f"{ref} cannot be loaded as a causal language model ({_first_line(error)})") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(f"{ref} lacks {len(missing)} tensors, such as {missing[0]}, which would be random; mend it")
+    # Weights as loaded may lie in a mapped file at any alignment, and kernels may sum in another order there than in
+    # torch's own memory. In memory of its own the same bits always train to the same bits.
+    for tensor in [*model.parameters(), *model.buffers()]:
+        tensor.data = tensor.data.clone()
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

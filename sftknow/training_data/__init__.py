@@ -1,0 +1,1 @@
+"""Balanced, seeded draws of training facts from a mastery bucket."""
