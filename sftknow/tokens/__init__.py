@@ -1,0 +1,1 @@
+"""How far the first predicted token moved: KL divergence from the base."""
