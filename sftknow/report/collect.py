@@ -1,0 +1,395 @@
+"""Reads what a run directory holds into one `Report`; whatever is not there is named, never guessed.
+
+Only files are read (JSON, Parquet, YAML): this room knows the artifacts, not the code that wrote them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from sftknow.errors import RunError
+from sftknow.records import BUCKETS, SPLITS, EvalRun, LevelStatistics, MetricValue, ParameterChange, TokenDivergence
+from sftknow.storage.artifacts import read_json
+from sftknow.storage.manifests import MANIFEST
+from sftknow.storage.mastery_data import MasteryData, bucket_file
+
+Floats = npt.NDArray[np.float64]
+R = TypeVar("R")
+
+BASE = "base"
+"""Name of the base model's evaluation."""
+
+_CELL = re.compile(r"(?P<source>.+)-n(?P<size>\d+|all)-s(?P<seed>\d+)")
+_BUCKET = re.compile(r"b([0-4])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One fine-tuning of the grid, read from its name such as ``b2-n240-s0``."""
+
+    name: str
+    source: str
+    """What it was trained on: ``b0`` to ``b4``, ``mixed``, or another strategy's name."""
+    size: int
+    """Training facts."""
+    all: bool
+    """True where the cell took every fact there was (``nall``)."""
+    seed: int
+
+    @property
+    def bucket(self) -> int | None:
+        """The mastery bucket trained on; None for anything else."""
+        match = _BUCKET.fullmatch(self.source)
+        return int(match[1]) if match else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One evaluated model: the base, a cell, or a cell restored at a level."""
+
+    name: str
+    scores: EvalRun
+    """Without questions: they stay on disk until two models are compared."""
+    questions: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graded:
+    """What grading found, fact by fact (all arrays have one entry a fact, in the same order)."""
+
+    graded_by: str
+    fingerprint: str
+    policy: Mapping[str, Any]
+    counts: Mapping[str, Mapping[int, int]]
+    """Facts for each split and bucket."""
+    fact_ids: tuple[str, ...]
+    splits: tuple[str, ...]
+    rate: Floats
+    """R, between 0 and 1."""
+    tries: npt.NDArray[np.int64]
+    edge: npt.NDArray[np.bool_]
+    """True where the 95 % interval of R crosses a bucket's edge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposed:
+    """Graded facts whose true exposure is known (lab only); arrays have one entry a fact."""
+
+    exposures: Floats
+    """Statements about the fact in the pretraining text."""
+    wrong_share: Floats
+    """Share of those that named another object."""
+    rate: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The restoration level that was chosen, and what it was chosen on."""
+
+    cell: str
+    level: str
+    chosen_on: str
+    """Split whose accuracy decided."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """A part of a whole run that this one does not have."""
+
+    what: str
+    where: str
+    """The artifact that would have held it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything a run directory holds, typed. Parts that are absent are None or empty and stand in `missing`."""
+
+    name: str
+    recipe: Mapping[str, Any] | None
+    provenance: Mapping[str, Any] | None
+    graded: Graded | None
+    exposed: Exposed | None
+    models: Mapping[str, Model]
+    cells: Mapping[str, Cell]
+    manifests: Mapping[str, Mapping[str, Any]]
+    """``sftknow.json`` of each fine-tuned model."""
+    losses: Mapping[str, tuple[tuple[float, float], ...]]
+    """Training loss for each cell: (step, mean loss of the answer tokens in nats)."""
+    divergences: Mapping[str, TokenDivergence]
+    changes: Mapping[str, ParameterChange]
+    plans: Mapping[str, Mapping[str, Any]]
+    """How elements were ranked for each analysed cell: strategy, ε, arithmetic."""
+    choice: Choice | None
+    seconds: Mapping[str, float]
+    """Wall-clock time for each kind of stage."""
+    missing: tuple[Missing, ...] = field(default=())
+
+    def restored(self, cell: str) -> dict[str, Model]:
+        """The evaluated restorations of a cell, by level, smallest share first. ``0%`` is the cell itself."""
+        found = {"0%": self.models[cell]} if cell in self.models else {}
+        for name, model in self.models.items():
+            owner, at, level = name.partition("@")
+            if at and owner == cell:
+                found[level_of_folder(level)] = model
+        return dict(sorted(found.items(), key=lambda item: level_share(item[0])))
+
+    @property
+    def restored_cells(self) -> tuple[str, ...]:
+        """Cells that were scored after restoring at least one level, in grid order."""
+        owners = {name.partition("@")[0] for name in self.models if "@" in name}
+        return tuple(sorted(owners & set(self.models), key=self.order))
+
+    def order(self, name: str) -> tuple[int, str, int, int, str]:
+        """Sort key of cells: buckets first, then other strategies, by size and seed."""
+        cell = self.cells.get(name)
+        if cell is None:
+            return (2, name, 0, 0, name)
+        return (0 if cell.bucket is not None else 1, cell.source, cell.size, cell.seed, name)
+
+
+def level_of_folder(name: str) -> str:
+    """``5pct`` → ``5%``, ``0.5pct`` → ``0.5%``, ``1of8`` → ``1/8``; anything else stays."""
+    if name.endswith("pct"):
+        return f"{name[:-3]}%"
+    return re.sub(r"^(\d+)(?:of|-|_)(\d+)$", r"\1/\2", name)
+
+
+def level_share(level: str) -> Fraction:
+    """The share that a level stands for, exactly; 2 (after everything) where it is not a number."""
+    try:
+        if level.endswith("%"):
+            return Fraction(level[:-1].strip()) / 100
+        return Fraction(level)
+    except (ValueError, ZeroDivisionError):
+        return Fraction(2)
+
+
+def collect(run: Path) -> Report:
+    """Read a run directory, whole or partial.
+
+    Raises:
+        RunError: it is no run directory, or a file in it is damaged; the message names the file.
+    """
+    if not run.is_dir():
+        raise RunError(f"{run} is not there; give the directory that `sftknow run` wrote")
+    manifests = {p.parent.name: _mapping(p) for p in _found(run, f"models/*/{MANIFEST}")}
+    models = {p.parent.name: _model(p) for p in _found(run, "evaluation/*/scores.json")}
+    divergences = {
+        p.parent.name: _record(TokenDivergence, read_json(p), p) for p in _found(run, "divergence/*/divergence.json")
+    }
+    changes = {p.parent.name: _change(p) for p in _found(run, "changes/*/changes.json")}
+    losses = {p.parent.name: _loss(p) for p in _found(run, "models/*/loss.json")}
+    graded = _graded(run / "mastery" / "dataset")
+    names = {*manifests, *models, *divergences, *changes, *losses}
+    cells = {name: cell for name in sorted(names) if (cell := _cell(name, manifests.get(name), graded)) is not None}
+    report = Report(
+        name=run.resolve().name,
+        recipe=_yaml(run / "recipe.yaml"),
+        provenance=_mapping(run / "provenance.json") if (run / "provenance.json").is_file() else None,
+        graded=graded,
+        exposed=_exposed(run / "facts" / "exposures.parquet", graded),
+        models=models,
+        cells=cells,
+        manifests=manifests,
+        losses={name: curve for name, curve in losses.items() if curve},
+        divergences=divergences,
+        changes=changes,
+        plans={p.parent.name: _mapping(p) for p in _found(run, "changes/*/plan.json")},
+        choice=_choice(run / "choice.json"),
+        seconds=_seconds(run),
+    )
+    if graded is None and not models and not changes and not divergences and report.recipe is None:
+        raise RunError(f"{run} holds nothing of a run yet; start one with: sftknow run lab --out {run}")
+    return dataclasses.replace(report, missing=_missing(report))
+
+
+def _missing(report: Report) -> tuple[Missing, ...]:
+    tuned = [name for name in report.models if name in report.cells]
+    checks = (
+        (report.recipe is None, "the recipe", "recipe.yaml"),
+        (report.provenance is None, "versions, seeds and hashes", "provenance.json"),
+        (report.graded is None, "the mastery grading", "mastery/dataset/"),
+        (BASE not in report.models, "the base model's accuracy", "evaluation/base/scores.json"),
+        (not tuned, "the accuracy of fine-tuned models", "evaluation/<cell>/scores.json"),
+        (not report.losses, "the training loss", "models/<cell>/loss.json"),
+        (not report.divergences, "the token divergence", "divergence/<cell>/divergence.json"),
+        (not report.changes, "the change of parameters", "changes/<cell>/changes.json"),
+        (not report.restored_cells, "the accuracy of restored models", "evaluation/<cell>@<level>/scores.json"),
+        (report.choice is None, "the chosen restoration level", "choice.json"),
+    )
+    gaps = [Missing(what=what, where=where) for absent, what, where in checks if absent]
+    unscored = sorted(set(report.manifests) - set(report.models), key=report.order)
+    if unscored and tuned:
+        gaps.append(Missing(what=f"the accuracy of {', '.join(unscored)}", where="evaluation/<cell>/scores.json"))
+    return tuple(gaps)
+
+
+def _found(run: Path, pattern: str) -> list[Path]:
+    """Files that match, without those in folders still being written (their names begin with a dot)."""
+    return sorted(p for p in run.glob(pattern) if not any(n.startswith(".") for n in p.relative_to(run).parts))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RunError(f"{path} does not hold a JSON object; delete it and start again")
+    return content
+
+
+def _yaml(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged ({' '.join(str(error).split())})") from None
+    return content if isinstance(content, dict) else {"recipe": content}
+
+
+def _record(make: Callable[..., R], values: Any, path: Path) -> R:
+    """A record from JSON, whatever else stands beside its fields.
+
+    JSON has neither not-a-number nor infinity: null stands for the one and "inf" for the other.
+    """
+    names = [f.name for f in dataclasses.fields(make)]  # type: ignore[arg-type]
+    special = {None: math.nan, "inf": math.inf}
+    plain = {n: values[n] for n in names if n in values}
+    try:
+        return make(**{n: special.get(v, v) if v is None or isinstance(v, str) else v for n, v in plain.items()})
+    except TypeError as error:
+        raise RunError(f"{path} lacks a field ({error}); it was written by another version, redo that stage") from None
+
+
+def _model(path: Path) -> Model:
+    content = _mapping(path)
+    metrics = tuple(_record(MetricValue, m, path) for m in content.get("metrics", ()))
+    questions = path.with_name("questions.parquet")
+    scores = _record(EvalRun, {**content, "metrics": metrics, "questions": ()}, path)
+    return Model(name=path.parent.name, scores=scores, questions=questions if questions.is_file() else None)
+
+
+def _change(path: Path) -> ParameterChange:
+    content = _mapping(path)
+    levels = tuple(_record(LevelStatistics, level, path) for level in content.get("levels", ()))
+    return _record(ParameterChange, {**content, "levels": levels}, path)
+
+
+def _cell(name: str, manifest: Mapping[str, Any] | None, graded: Graded | None) -> Cell | None:
+    match = _CELL.fullmatch(name)
+    if match is None or "@" in name:
+        return None
+    size = (manifest or {}).get("sft", {}).get("size")
+    if match["size"] != "all":
+        size = int(match["size"])
+    elif size is None:  # no manifest: then `all` means every training fact of the source
+        bucket = _BUCKET.fullmatch(match["source"])
+        train = graded.counts.get("train", {}) if graded else {}
+        size = train.get(int(bucket[1]), 0) if bucket else sum(train.values())
+    seed = int(match["seed"])
+    return Cell(name=name, source=match["source"], size=int(size), all=match["size"] == "all", seed=seed)
+
+
+def _loss(path: Path) -> tuple[tuple[float, float], ...]:
+    """(step, loss) from a list of losses, of pairs or of log entries, or from an object of such lists."""
+    content = read_json(path)
+    if isinstance(content, dict):
+        losses: Any = next((content[k] for k in ("loss", "losses", "log", "curve", "log_history") if k in content), [])
+        steps = next((content[k] for k in ("step", "steps") if isinstance(content.get(k), list)), None)
+        content = list(zip(steps, losses, strict=False)) if steps is not None else losses
+    curve = []
+    for place, entry in enumerate(content, start=1):
+        step, loss = place, entry
+        if isinstance(entry, dict):
+            step, loss = entry.get("step", place), entry.get("loss")
+        elif isinstance(entry, (list, tuple)):
+            step, loss = entry
+        if isinstance(loss, (int, float)) and math.isfinite(loss):
+            curve.append((float(step), float(loss)))
+    return tuple(curve)
+
+
+def _graded(folder: Path) -> Graded | None:
+    if not (folder / MANIFEST).is_file():
+        return None
+    data = MasteryData(folder)
+    tables, splits = [], []
+    for split in SPLITS:
+        for bucket in BUCKETS:
+            table = _parquet(folder / bucket_file(split, bucket), ("fact_id", "rate", "tries", "edge"))
+            tables.append(table)
+            splits += [split] * table.num_rows
+    whole = pa.concat_tables(tables)
+    return Graded(
+        graded_by=data.graded_by,
+        fingerprint=data.fingerprint,
+        policy=data.manifest.get("policy") or {},
+        counts={split: {b: data.count(split, b) for b in BUCKETS} for split in SPLITS},
+        fact_ids=tuple(whole["fact_id"].to_pylist()),
+        splits=tuple(splits),
+        rate=whole["rate"].to_numpy().astype(np.float64),
+        tries=whole["tries"].to_numpy().astype(np.int64),
+        edge=np.asarray(whole["edge"].to_pylist(), dtype=np.bool_),
+    )
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Any:
+    try:
+        return pq.read_table(path, columns=list(columns))
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
+        raise RunError(f"{path} cannot be read ({error}); redo the stage that wrote it") from None
+
+
+def _exposed(path: Path, graded: Graded | None) -> Exposed | None:
+    if graded is None or not path.is_file():
+        return None
+    table = _parquet(path, ("fact_id", "exposures", "wrong_share"))
+    rate = dict(zip(graded.fact_ids, graded.rate.tolist(), strict=True))
+    ids = table["fact_id"].to_pylist()
+    known = [i for i, fact_id in enumerate(ids) if fact_id in rate]
+    if not known:
+        return None
+    return Exposed(
+        exposures=table["exposures"].to_numpy().astype(np.float64)[known],
+        wrong_share=np.nan_to_num(table["wrong_share"].to_numpy().astype(np.float64)[known]),
+        rate=np.array([rate[ids[i]] for i in known]),
+    )
+
+
+def _choice(path: Path) -> Choice | None:
+    if not path.is_file():
+        return None
+    content = _mapping(path)
+    try:
+        return Choice(
+            cell=str(content["cell"]),
+            level=str(content["level"]),
+            chosen_on=str(content.get("chosen_on", "an unnamed split")),
+        )
+    except KeyError as error:
+        raise RunError(f"{path} lacks {error}; redo the restoration stage") from None
+
+
+def _seconds(run: Path) -> dict[str, float]:
+    """Time for each kind of stage: the first folder's name, summed over everything below it."""
+    total: dict[str, float] = {}
+    for depth in ("*", "*/*", "*/*/*"):
+        for path in _found(run, f"{depth}/stage.json"):
+            kind = path.relative_to(run).parts[0]
+            seconds = _mapping(path).get("seconds")
+            if isinstance(seconds, (int, float)):
+                total[kind] = total.get(kind, 0.0) + float(seconds)
+    return total

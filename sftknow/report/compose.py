@@ -1,0 +1,206 @@
+"""Puts the report of a run together: one page, its tables and figures as files, and every number as JSON."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from sftknow.progress import progress
+from sftknow.report import facts_sheet, figures, parameter_figures, parameter_tables, tables
+from sftknow.report.collect import Report, collect
+from sftknow.report.findings import findings
+from sftknow.report.layout import (
+    Figure,
+    Section,
+    Table,
+    figure_csv,
+    figure_json,
+    table_csv,
+    table_json,
+    table_markdown,
+)
+from sftknow.report.style import inline_svg
+from sftknow.report.summary import plain_words
+from sftknow.storage.artifacts import atomic_folder, write_json, write_text
+
+FORMAT = 1
+"""Version of the layout of ``results.json``."""
+
+_TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+Block = Table | Figure
+Maker = Callable[[Report], Block | None]
+
+
+def write_report(run: Path, out: Path) -> Path:
+    """Write a run's report and return the path of its page.
+
+    Only the run directory's artifacts are read. A partial run gives a partial report that says what is missing. ``out``
+    gets ``report.html`` (self-contained), ``results.json`` (every number shown), ``tables/`` (CSV and Markdown) and
+    ``figures/`` (SVG, PNG and the data as CSV). The page is written last.
+
+    Raises:
+        RunError: ``run`` is no run directory, or one of its files is damaged.
+    """
+    report = collect(run)
+    sections = compose(report)
+    results = build_results(report, sections)
+    _write_files(out, sections)
+    write_json(out / "results.json", results)
+    page = out / "report.html"
+    write_text(page, render(report, sections, results))
+    return page
+
+
+def compose(report: Report) -> list[Section]:
+    """The report's sections, without those that the run has nothing for."""
+    plan: list[tuple[str, str, str, list[Maker]]] = [
+        (
+            "run",
+            "What was run",
+            "The sheet below is taken from the run’s own artifacts.",
+            [facts_sheet.sheet, facts_sheet.stage_times, facts_sheet.recipe, facts_sheet.provenance],
+        ),
+        (
+            "mastery",
+            "What the base model knows",
+            "Each fact was put to the base model as statements to complete. R is the share of sampled completions that "
+            "contain the answer; it decides the fact’s bucket.",
+            [tables.distribution, figures.distribution, figures.exposure, tables.exposure],
+        ),
+        (
+            "accuracy",
+            "What fine-tuning does to answers",
+            "The base and every fine-tuned model answer the same test questions, sorted by how well the base "
+            "mastered the fact.",
+            [
+                tables.accuracy,
+                figures.accuracy_by_size,
+                tables.strictness,
+                figures.loss,
+                tables.training,
+                tables.every_model,
+            ],
+        ),
+        (
+            "divergence",
+            "How far the first token moves",
+            "A model that drifts from its base should lose what the base knew. The divergence of the first "
+            "predicted token measures the drift; the accuracy on bucket 4, the facts known best, measures the loss.",
+            [figures.divergence, tables.divergence],
+        ),
+        (
+            "change",
+            "Which parameters changed",
+            "The relative change of an element is r = |tuned − base| ÷ (|base| + ε), from the values as they are "
+            "stored.",
+            [
+                parameter_tables.concentration,
+                parameter_tables.changed,
+                parameter_figures.where_changed,
+                lambda r: parameter_tables.where_changed(r, "layer"),
+                lambda r: parameter_tables.where_changed(r, "module"),
+                parameter_tables.every_share,
+            ],
+        ),
+        (
+            "restoration",
+            "What restoring does",
+            "Selected elements get the base’s values back; then the model answers the same questions again.",
+            [
+                parameter_tables.chosen,
+                parameter_figures.restoration,
+                *(_restoration_table(split) for split in ("test", "testood", "dev", "train")),
+            ],
+        ),
+    ]
+    sections = []
+    with progress(sum(len(makers) for *_, makers in plan), "Report", unit="parts") as bar:
+        for id, title, intro, makers in plan:
+            blocks = []
+            for make in makers:
+                block = make(report)
+                blocks += [block] if block else []
+                bar.update()
+            if blocks:
+                sections.append(Section(id=id, title=title, intro=intro, blocks=tuple(blocks)))
+    limits = tuple(facts_sheet.limits(report))
+    sections.append(
+        Section(
+            id="limits",
+            title="What this cannot tell",
+            intro="Read the numbers above with these in mind.",
+            points=limits,
+        )
+    )
+    return sections
+
+
+def _restoration_table(split: str) -> Maker:
+    return lambda report: parameter_tables.restoration(report, split)
+
+
+def build_results(report: Report, sections: list[Section]) -> dict[str, Any]:
+    """The content of ``results.json``: findings, words, and every table and figure with its numbers."""
+    blocks = [block for section in sections for block in section.blocks]
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "run": report.name,
+        "findings": findings(report),
+        "tables": {b.id: table_json(b) for b in blocks if isinstance(b, Table)},
+        "figures": {b.id: figure_json(b) for b in blocks if isinstance(b, Figure)},
+        "limits": [point for section in sections for point in section.points],
+        "missing": [{"what": gap.what, "where": gap.where} for gap in report.missing],
+    }
+    return {**results, "plain_words": plain_words(results)}
+
+
+def _write_files(out: Path, sections: list[Section]) -> None:
+    blocks = [block for section in sections for block in section.blocks]
+    with atomic_folder(out / "tables") as folder:
+        for block in blocks:
+            if isinstance(block, Table):
+                (folder / f"{block.id}.csv").write_text(table_csv(block), encoding="utf-8")
+                (folder / f"{block.id}.md").write_text(table_markdown(block), encoding="utf-8")
+    with atomic_folder(out / "figures") as folder:
+        for block in blocks:
+            if isinstance(block, Figure):
+                (folder / f"{block.id}.csv").write_text(figure_csv(block), encoding="utf-8")
+                for panel in block.panels:
+                    (folder / f"{panel.id}.svg").write_text(panel.svg, encoding="utf-8")
+                    (folder / f"{panel.id}.png").write_bytes(panel.png)
+
+
+def _link(text: str, kind: str) -> str:
+    """A file inside the page: the link works wherever the page is taken."""
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def render(report: Report, sections: list[Section], results: Mapping[str, Any]) -> str:
+    """The page. An undefined name in the template is an error, and everything that is text is escaped."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["drawing"] = lambda panel: Markup(inline_svg(panel))
+    environment.filters["csv_link"] = lambda b: _link(
+        table_csv(b) if isinstance(b, Table) else figure_csv(b), "text/csv"
+    )
+    environment.tests["table"] = lambda block: isinstance(block, Table)
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        name=report.name,
+        subtitle=facts_sheet.subtitle(report),
+        tiles=facts_sheet.tiles(report, results),
+        words=results["plain_words"],
+        missing=report.missing,
+        sections=sections,
+    )

@@ -1,0 +1,238 @@
+"""What was run and what cannot be told from it: the words and tables that frame the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sftknow.records import BUCKETS
+from sftknow.report.aggregate import group_task, groups, leaf_task, metric, source_title
+from sftknow.report.collect import BASE, Report
+from sftknow.report.layout import Column, Entry, Table
+from sftknow.report.tables import percent, plus_minus, signed, words
+
+PAPER_TRIES = 210
+"""21 statements × 10 samples (paper, 3.3)."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number at the top of the page."""
+
+    number: str
+    unit: str
+    label: str
+
+
+def subtitle(report: Report) -> str:
+    """One line under the title."""
+    parts = []
+    if report.graded:
+        parts.append(f"{len(report.graded.fact_ids):,} facts graded by {report.graded.graded_by}")
+    tuned = len([n for n in report.models if n in report.cells])
+    restored = len([n for n in report.models if "@" in n])
+    if tuned:
+        parts.append(f"{tuned} fine-tuned {'model' if tuned == 1 else 'models'} scored")
+    if restored:
+        parts.append(f"{restored} restored {'model' if restored == 1 else 'models'} scored")
+    return " · ".join(parts) or "a run that has just begun"
+
+
+def tiles(report: Report, results: Mapping[str, Any]) -> list[Tile]:
+    """The few numbers to see first."""
+    found = results["findings"]
+    shown = []
+    if "test" in found.get("base", {}):
+        shown.append(Tile(percent(found["base"]["test"]["value"]), "%", "base model, in-domain"))
+    best = found.get("best_training")
+    if best:
+        shown.append(Tile(percent(best["test"]), "%", f"best fine-tuned: {best['title']}"))
+    restoration = found.get("restoration", {})
+    if "test" in restoration:
+        moved = restoration["test"]
+        change = f"{signed(moved['value'])} points" if restoration["level"] != "0%" else "nothing to restore"
+        shown.append(
+            Tile(percent(moved["after"]), "%", f"{restoration['title']}, {restoration['level']} restored: {change}")
+        )
+    related = found.get("divergence", {}).get("rank_correlation")
+    if related:
+        shown.append(Tile(plus_minus(related["rho"]), "", "rank correlation of divergence and bucket-4 accuracy"))
+    if len(shown) < 2 and report.graded:
+        shown.append(Tile(f"{len(report.graded.fact_ids):,}", "", "facts graded"))
+    return shown
+
+
+def _sizes(report: Report) -> str:
+    found = sorted({(g.all, g.size) for g in groups(report, scored=False)})
+    plain = [f"{size:,}" for whole, size in found if not whole]
+    return ", ".join([*plain, *(["all"] if any(whole for whole, _ in found) else [])])
+
+
+def sheet(report: Report) -> Table | None:
+    """The run in a few lines."""
+    lines: list[tuple[str, str]] = []
+    sft: Mapping[str, Any] = next((m["sft"].get("recipe", {}) for m in report.manifests.values() if m.get("sft")), {})
+    base: Mapping[str, Any] = next(
+        (m["base"] for m in report.manifests.values() if isinstance(m.get("base"), Mapping)), {}
+    )
+    if report.graded:
+        policy, tries = report.graded.policy, report.graded.tries
+        lines.append(("Base model, as graded", report.graded.graded_by))
+        low, high = int(tries.min()), int(tries.max())
+        per_fact = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        detail = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in policy.items() if isinstance(v, (int, float, str)))
+        lines.append(("Samples a fact", f"{per_fact} (paper: {PAPER_TRIES}){'; ' + detail if detail else ''}"))
+        lines.append(
+            ("Graded data set", f"{len(report.graded.fact_ids):,} facts, fingerprint {report.graded.fingerprint[:16]}")
+        )
+    if base:
+        lines.append(("Base model, as fine-tuned", "@".join(str(base[k]) for k in ("path", "revision") if base.get(k))))
+    if report.cells:
+        sources = {
+            c.source: source_title(c.source, c.bucket) for c in sorted(report.cells.values(), key=lambda c: c.name)
+        }
+        lines.append(("Trained on", ", ".join(sources.values())))
+        lines.append(("Training facts", _sizes(report)))
+        lines.append(("Seeds", ", ".join(str(s) for s in sorted({c.seed for c in report.cells.values()}))))
+    if sft:
+        lines.append(("Fine-tuning", ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in sft.items())))
+    lines += [("Region of parameters", region) for region in sorted({c.region for c in report.changes.values()})]
+    rankings = {
+        f"{plan.get('strategy', 'top')}, ε {_short(plan.get('epsilon', 'unknown'))}, "
+        f"{plan.get('arithmetic', 'float32')}"
+        for plan in report.plans.values()
+    }
+    lines += [("Ranking of elements", ranking) for ranking in sorted(rankings)]
+    if report.choice:
+        lines.append(
+            ("Restoration chosen", f"{report.choice.level} of {report.choice.cell}, on {report.choice.chosen_on}")
+        )
+    return _pairs("run-sheet", "The run", "", lines, folded=False)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _pairs(id: str, title: str, note: str, lines: Sequence[tuple[str, str]], *, folded: bool) -> Table | None:
+    if not lines:
+        return None
+    return Table(
+        id=id,
+        title=title,
+        note=note,
+        columns=(Column(title="What"), Column(title="Value")),
+        rows=tuple((words(k), words(v)) for k, v in lines),
+        folded=folded,
+        words=True,
+    )
+
+
+def stage_times(report: Report) -> Table | None:
+    """Wall-clock time of each kind of stage."""
+    if not report.seconds:
+        return None
+    total = sum(report.seconds.values())
+    lines = [*sorted(report.seconds.items(), key=lambda pair: -pair[1]), ("all stages", total)]
+    return Table(
+        id="run-times",
+        title="Time",
+        note="Wall-clock time of the finished stages; a stage that was cut off and continued counts from its first "
+        "start.",
+        columns=(Column(title="Stage"), Column(title="Time", unit="s")),
+        rows=tuple((words(name), Entry(text=f"{seconds:,.1f}", value=seconds)) for name, seconds in lines),
+        folded=True,
+    )
+
+
+def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested mappings and lists as (dotted name, text); a list of plain values stays in one line."""
+    if isinstance(value, Mapping):
+        return [pair for k, v in value.items() for pair in flatten(v, f"{prefix}.{k}" if prefix else str(k))] or [
+            (prefix, "none")
+        ]
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(v, (Mapping, list, tuple)) for v in value):
+            return [pair for i, v in enumerate(value) for pair in flatten(v, f"{prefix}[{i}]")]
+        return [(prefix, ", ".join(_short(v) for v in value) or "none")]
+    return [(prefix, "none" if value is None or value == "" else _short(value))]
+
+
+def recipe(report: Report) -> Table | None:
+    """The resolved recipe."""
+    lines = flatten(report.recipe) if report.recipe else []
+    return _pairs("run-recipe", "Recipe", "As resolved, from recipe.yaml.", lines, folded=True)
+
+
+def provenance(report: Report) -> Table | None:
+    """Versions, revisions, hashes."""
+    lines = flatten(report.provenance) if report.provenance else []
+    return _pairs("run-provenance", "Provenance", "From provenance.json.", lines, folded=True)
+
+
+def limits(report: Report) -> list[str]:
+    """What a reader should not conclude, as far as this run's own numbers say so."""
+    said = []
+    found = groups(report)
+    seeds = sorted({len(g.cells) for g in found})
+    if found and seeds[0] < 2:
+        said.append(
+            "At least one training was run with a single seed. Its error covers the choice of test questions, not "
+            "the luck of one draw of training facts; another seed may move it by more than ± says."
+        )
+    elif found and seeds[0] < 5:
+        said.append(
+            f"{seeds[0]} seeds a training (the paper has five draws): a spread over so few is itself uncertain."
+        )
+    counts = _question_counts(report)
+    if counts:
+        low, high = min(counts), max(counts)
+        worst = 50 / low**0.5
+        span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        said.append(
+            f"A test bucket has {span} questions; a single bucket’s accuracy can be off by {worst:.1f} points (one "
+            "standard error, at worst)."
+        )
+    if report.graded is not None:
+        if int(report.graded.tries.max()) < PAPER_TRIES:
+            said.append(
+                f"R stands on at most {int(report.graded.tries.max())} samples a fact where the paper has "
+                f"{PAPER_TRIES}, so buckets are blurred."
+            )
+        edge = float(np.mean(report.graded.edge)) if report.graded.edge.size else 0.0
+        if edge:
+            said.append(
+                f"{percent(edge)} % of the facts lie so near a bucket’s edge that another draw might move them."
+            )
+    if report.exposed is not None:
+        said.append(
+            "The lab’s world is synthetic and its model very small: it shows the method and whether the paper’s "
+            "pattern can appear, not what a large model does. Its learning rate is its own; the paper’s has no "
+            "effect at this size."
+        )
+    if report.restored_cells:
+        said.append(
+            "Many restored models are compared. Where restoring does nothing, about one comparison in twenty still "
+            "lies beyond two standard errors; trust the level chosen on dev and its test result (Table H) most."
+        )
+    if report.divergences:
+        said.append(
+            "The rank correlation takes models as independent points, although those of one bucket or size resemble "
+            "each other: its interval is too narrow."
+        )
+    said.append(
+        "An answer counts if the expected answer is contained in the output, so “not Mark Twain” counts for “Mark "
+        "Twain”; the stricter readings stand in Table B. Nothing here says what fine-tuning does to other abilities."
+    )
+    return said
+
+
+def _question_counts(report: Report) -> list[int]:
+    model = report.models.get(BASE) or next(iter(report.models.values()), None)
+    if model is None:
+        return []
+    tasks = [leaf_task(s, b) for s in ("test", "testood") for b in BUCKETS if metric(model, group_task(s))]
+    return [m.count for t in tasks if (m := metric(model, t)) and m.count]

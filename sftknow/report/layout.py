@@ -1,0 +1,201 @@
+"""What a report is made of: tables, figures and sections as plain values, and their forms as CSV, Markdown and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Value = float | int | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One place of a table: what is shown and the number behind it."""
+
+    text: str
+    """Never blank."""
+    value: Value = None
+    """The unrounded number in the column's unit, for CSV and JSON; None where the text says it all."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers, such as ``spread``; each becomes a column of its own in the CSV."""
+    note: str = ""
+    """Shown small behind the text, such as a signed difference."""
+    tone: str = ""
+    """``up``, ``down`` with ``-weak``, ``-mid``, ``-strong``, or empty: a background colour, never the only sign."""
+    strong: bool = False
+    """The best of its column."""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError("an entry of a table must not be blank")
+
+    @property
+    def whole(self) -> str:
+        """Text and note in one."""
+        return f"{self.text} {self.note}".rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column's heading."""
+
+    title: str
+    group: str = ""
+    """Heading above several columns."""
+    unit: str = ""
+
+    @property
+    def whole(self) -> str:
+        """Group, title and unit in one line."""
+        name = f"{self.group}: {self.title}" if self.group else self.title
+        return f"{name} ({self.unit})" if self.unit else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table. Every row has one entry for each column."""
+
+    id: str
+    """Name of its files."""
+    title: str
+    """With its number where the paper has this table."""
+    note: str
+    """How to read it."""
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    folded: bool = False
+    """Shown closed, to be opened by a click."""
+    stacked: bool = False
+    """Notes stand below their numbers, because the columns are many."""
+    words: bool = False
+    """Holds words rather than numbers: aligned to the left."""
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"table {self.id}: a row does not fit the columns")
+
+    @property
+    def header_groups(self) -> list[tuple[str, int]]:
+        """(group heading, number of columns) in order; empty where no column has a group."""
+        if not any(c.group for c in self.columns):
+            return []
+        spans: list[tuple[str, int]] = []
+        for column in self.columns:
+            if spans and spans[-1][0] == column.group:
+                spans[-1] = (column.group, spans[-1][1] + 1)
+            else:
+                spans.append((column.group, 1))
+        return spans
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One drawing: a file of its own."""
+
+    id: str
+    title: str
+    alt: str
+    """What is to be seen, in words, for those who cannot see it."""
+    svg: str
+    """The drawing as it goes into the file."""
+    png: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One or more panels with one caption and the data they show."""
+
+    id: str
+    title: str
+    note: str
+    panels: tuple[Panel, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page."""
+
+    id: str
+    title: str
+    intro: str
+    blocks: tuple[Table | Figure, ...] = ()
+    points: tuple[str, ...] = ()
+    """Sentences shown as a list."""
+
+
+def finite(value: Value) -> Value:
+    """The value, or None where it is a number that JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def table_csv(table: Table) -> str:
+    """Unrounded numbers, one heading line; what stands in `Entry.extra` gets columns of its own."""
+    extras = [sorted({key for row in table.rows for key in row[i].extra}) for i in range(len(table.columns))]
+    header = [
+        name
+        for column, keys in zip(table.columns, extras, strict=True)
+        for name in (column.whole, *(f"{column.whole}, {key}" for key in keys))
+    ]
+    rows = []
+    for row in table.rows:
+        line: list[Value] = []
+        for entry, keys in zip(row, extras, strict=True):
+            line.append(entry.text if entry.value is None else entry.value)
+            line += [entry.extra.get(key, "not measured") for key in keys]
+        rows.append(line)
+    return _csv(header, rows)
+
+
+def figure_csv(figure: Figure) -> str:
+    """The points of a figure."""
+    return _csv(figure.columns, figure.rows)
+
+
+def table_markdown(table: Table) -> str:
+    """As shown on the page, for pasting into a README or an issue."""
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+    body = [line([f"**{e.whole}**" if e.strong else e.whole for e in row]) for row in table.rows]
+    align = [":--" if table.words or i == 0 else "--:" for i in range(len(table.columns))]
+    head = [line([c.whole for c in table.columns]), "| " + " | ".join(align) + " |"]
+    return "\n".join([f"**{table.title}**", "", *head, *body, "", table.note, ""])
+
+
+def table_json(table: Table) -> dict[str, Any]:
+    """Title, columns and rows; an entry is its text with the numbers behind it."""
+    return {
+        "title": table.title,
+        "note": table.note,
+        "columns": [c.whole for c in table.columns],
+        "rows": [
+            [{"text": e.whole, "value": finite(e.value), **{k: finite(v) for k, v in e.extra.items()}} for e in row]
+            for row in table.rows
+        ],
+    }
+
+
+def figure_json(figure: Figure) -> dict[str, Any]:
+    """Title, columns and rows of the data."""
+    return {
+        "title": figure.title,
+        "note": figure.note,
+        "alt": {panel.id: panel.alt for panel in figure.panels},
+        "columns": list(figure.columns),
+        "rows": [[finite(value) for value in row] for row in figure.rows],
+    }

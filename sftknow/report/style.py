@@ -1,0 +1,165 @@
+"""How the figures look: colours, marks, and the way from a matplotlib figure to SVG and PNG.
+
+Colours are Okabe and Ito's (2008), which people with any form of colour blindness can tell apart; every series also
+has a marker of its own. Files have a white ground; inside the page the same drawing takes the page's colours.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Drawing
+
+from sftknow.report.layout import Panel
+
+INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d9dee3", "#ffffff"
+BLUE, SKY, GREEN, ORANGE, RED, PURPLE = "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7"
+
+_PAGE_COLOURS = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--line)",
+    PAPER: "var(--card)",
+    BLUE: "var(--blue)",
+    SKY: "var(--sky)",
+    GREEN: "var(--green)",
+    ORANGE: "var(--orange)",
+    RED: "var(--red)",
+    PURPLE: "var(--purple)",
+}
+
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sftknow",
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": PAPER,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.7,
+    "lines.markersize": 5.5,
+    "errorbar.capsize": 2.5,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+}
+
+Errors = Sequence[float] | tuple[Sequence[float], Sequence[float]]
+"""Lengths of error bars: the same to both sides, or lower and upper."""
+
+WIDTH, HEIGHT = 4.6, 3.7
+"""Inches of an ordinary panel: 331 units wide, so that text stays readable at a phone's width."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line style of a series."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+LOOKS = (
+    Look(BLUE, "o", "-"),
+    Look(SKY, "s", "-"),
+    Look(GREEN, "D", "-"),
+    Look(ORANGE, "^", "-"),
+    Look(RED, "v", "-"),
+    Look(PURPLE, "P", "--"),
+    Look(MUTED, "X", ":"),
+)
+
+
+def look(bucket: int | None, source: str = "mixed") -> Look:
+    """The look of a training source: the five buckets, a mixed draw, anything else."""
+    if bucket is not None:
+        return LOOKS[bucket]
+    return LOOKS[5] if source == "mixed" else LOOKS[6]
+
+
+@contextmanager
+def drawing(*, height: float = HEIGHT) -> Iterator[tuple[Drawing, Axes]]:
+    """A figure with one pair of axes under the report's settings; the settings end with the block."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Drawing(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.patch.set_gid("ground")
+        yield figure, figure.add_subplot()
+
+
+def line_with_bars(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    errors: Errors,
+    style: Look,
+    label: str,
+    *,
+    line: str = "",
+) -> None:
+    """A line with error bars; the legend shows the line and its marker alone."""
+    bars = axes.errorbar(
+        x, y, yerr=errors, color=style.colour, marker=style.marker, linestyle=line or style.line, elinewidth=0.9
+    )
+    bars[0].set_label(label)
+
+
+def legend_below(figure: Drawing, axes: Axes) -> None:
+    """A legend under the axes, where no line can run through it, in as many columns as its words leave room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    if len(handles) > 1:
+        columns = max(1, min(3, len(labels), 50 // (max(map(len, labels)) + 6)))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=2.2, columnspacing=1.2)
+
+
+def to_panel(figure: Drawing, *, id: str, title: str, alt: str) -> Panel:
+    """Render a drawing to SVG and PNG. The same drawing gives the same bytes. Call it inside `drawing`."""
+    vector, raster = io.StringIO(), io.BytesIO()
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the layout is settled; without this it would be sought twice more
+    figure.savefig(vector, format="svg", metadata={"Date": None, "Title": title, "Description": alt})
+    figure.savefig(raster, format="png", dpi=180, metadata={"Software": None, "Title": title, "Description": alt})
+    return Panel(id=id, title=title, alt=alt, svg=vector.getvalue(), png=raster.getvalue())
+
+
+def inline_svg(panel: Panel) -> str:
+    """The SVG as part of a page: no XML head, ids of its own, the page's colours and width.
+
+    The title and description are given by the page, which names the drawing by ``aria-label``.
+    """
+    svg = panel.svg[panel.svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<title>.*?</title>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="', f'id="{panel.id}-', svg)
+    svg = re.sub(r'(xlink:href="|url\()#', rf"\1#{panel.id}-", svg)
+    svg = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    for colour, variable in _PAGE_COLOURS.items():
+        svg = re.sub(re.escape(colour), variable, svg, flags=re.IGNORECASE)
+    svg = re.sub(r"(<svg\b)", r'\1 aria-hidden="true" focusable="false"', svg, count=1)
+    return svg.strip()

@@ -1,0 +1,212 @@
+"""What a run says, in plain words.
+
+The words come from the numbers in ``results.json`` alone, so that the terminal and the page say the same. A difference
+is stated as one only beyond two standard errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sftknow.report.tables import percent, plus_minus, signed
+
+
+def plain_words(results: Mapping[str, Any]) -> list[str]:
+    """What a run says, in sentences for people, from the content of ``results.json`` or from its `findings`.
+
+    Differences are in percentage points with their standard error behind ±, and hedged within two of them.
+    """
+    found = results.get("findings", results)
+    makers = (
+        ("exposure", _say_exposure),
+        ("base", _say_base),
+        ("best_training", _say_best),
+        ("more_data", _say_more_data),
+        ("source_effect", _say_source),
+        ("divergence", _say_divergence),
+        ("concentration", _say_concentration),
+        ("restoration", _say_restoration),
+    )
+    said = [sentence for name, make in makers if name in found for sentence in make(found[name])]
+    return said or ["This run has no scored model yet, so there is nothing to say about what fine-tuning did."]
+
+
+def _points(part: Mapping[str, Any]) -> str:
+    return f"{signed(part['value'])} points ± {_error(part)}"
+
+
+def _error(part: Mapping[str, Any]) -> str:
+    """A standard error; it does not exist where a bucket has a single question."""
+    return "unknown" if part["stderr"] is None else percent(part["stderr"])
+
+
+def _and(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _say_exposure(part: Mapping[str, Any]) -> list[str]:
+    rho = part["rank_correlation"]
+    strength = f" (rank correlation {plus_minus(rho)} over {part['facts']:,} facts)" if rho is not None else ""
+    least, most = part["least"], part["most"]
+    return [
+        f"Measured mastery against what the model read: mean R is {least['mean_rate']:.2f} for facts stated "
+        f"{least['seen']} times in pretraining and {most['mean_rate']:.2f} for {most['seen']} times{strength}."
+    ]
+
+
+def _say_base(part: Mapping[str, Any]) -> list[str]:
+    names = {"test": "in-domain", "testood": "out-of-domain"}
+    said = [f"{percent(part[s]['value'])} % of the {names[s]} test questions" for s in names if s in part]
+    return [f"Before fine-tuning the base model answers {_and(said)} (mean over the five buckets)."] if said else []
+
+
+def _say_best(part: Mapping[str, Any]) -> list[str]:
+    reach = f"{percent(part['test'])} % in-domain"
+    sentence = f"Of {part['trainings']} trainings, the one on {part['title']} did best: {reach}"
+    if part["trainings"] == 1:
+        sentence = f"The one training, on {part['title']}, reaches {reach}"
+    gain = part.get("test_over_base")
+    if gain:
+        sentence += f", {_points(gain)} over the base"
+        sentence += _hedge(gain)
+    outside = part.get("testood_over_base")
+    if outside:
+        sentence += f"; out-of-domain {percent(part['testood'])} %, {_points(outside)}"
+        sentence += _hedge(outside)
+    said = [f"{sentence}."]
+    rivals = part["not_told_apart"]
+    if rivals:
+        names = [r["title"] for r in rivals[:3]] + ([f"{len(rivals) - 3} more"] if len(rivals) > 3 else [])
+        verb = "is" if len(rivals) == 1 else "are"
+        said.append(f"It cannot be told apart from {_and(names)}, which {verb} within two standard errors of it.")
+    worst = part.get("worst")
+    if worst and worst.get("behind", {}).get("sure"):
+        lead = worst["behind"]
+        said.append(
+            f"The weakest, on {worst['title']}, reaches {percent(worst['test'])} %: "
+            f"{percent(lead['value'])} points ± {_error(lead)} behind the best."
+        )
+    return said
+
+
+def _say_more_data(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    spans = {(p["from"], p["to"]) for p in parts}
+    together = len(spans) == 1
+
+    def named(some: Sequence[Mapping[str, Any]]) -> str:
+        span = "" if together else "{from:,} → {to:,} facts: "
+        return _and([f"{p['trained_on']} ({span.format(**p)}{_points(p)})" for p in some])
+
+    helped = [p for p in parts if p["sure"] and p["value"] > 0]
+    harmed = [p for p in parts if p["sure"] and p["value"] < 0]
+    unclear = [p for p in parts if not p["sure"]]
+    clauses = []
+    if helped:
+        clauses.append(f"more training data helped with {named(helped)}")
+    if harmed:
+        clauses.append(f"more training data did harm with {named(harmed)}")
+    if unclear:
+        clauses.append(f"whether more training data helps or harms cannot be told with {named(unclear)}")
+    low, high = min(spans)
+    span = f"{low:,} to {high:,} facts" if together else "the smallest to the largest training of each source"
+    return [f"From {span}, {'; '.join(clauses)}."]
+
+
+def _say_source(part: Mapping[str, Any]) -> list[str]:
+    start = f"At {part['size']:,} facts, training on what the base did not know (bucket 0)"
+    if part["bucket_0_is_best"]:
+        return [f"{start} did best of the buckets, unlike in the paper{_hedge(part['lead'])}."]
+    lag, known = part.get("mean"), part.get("bucket_4")
+    if not lag:
+        return []
+    sentence = f"{start} gives {_points(lag)} against {part['best']}, the best there{_hedge(lag)}"
+    if known:
+        sentence += f"; on the facts that the base knew best (bucket 4), {_points(known)}{_hedge(known)}"
+    return [f"{sentence}."]
+
+
+def _hedge(part: Mapping[str, Any]) -> str:
+    return "" if part["sure"] else " (within two standard errors: it may be chance)"
+
+
+def _say_divergence(part: Mapping[str, Any]) -> list[str]:
+    said = []
+    least, most = part["least"], part["most"]
+    if least["title"] != most["title"]:
+        said.append(
+            f"The first predicted token moved least after {least['title']} ({least['nats']:.2f} nats) and most after "
+            f"{most['title']} ({most['nats']:.2f} nats)."
+        )
+    related = part.get("rank_correlation")
+    if related:
+        low, high = related["low"], related["high"]
+        numbers = f"rank correlation {plus_minus(related['rho'])} over {related['count']} models"
+        if low is None:
+            return [*said, f"Divergence and accuracy on bucket 4: {numbers}, too few or too regular for an interval."]
+        numbers += f", 95 % interval {plus_minus(low)} to {plus_minus(high)}"
+        if high < 0:
+            verdict = "Models that moved further answer fewer of the facts that the base knew best"
+        elif low > 0:
+            verdict = "Models that moved further answer more of the facts that the base knew best, unlike in the paper"
+        else:
+            verdict = "Whether divergence and accuracy on bucket 4 go together cannot be told from this run"
+        said.append(f"{verdict} ({numbers}).")
+    return said
+
+
+def _say_concentration(part: Mapping[str, Any]) -> list[str]:
+    if part["concentration"] is None:
+        return [f"Fine-tuning on {part['title']} changed no element of the region."]
+    sentence = (
+        f"In the model trained on {part['title']}, the {part['level']} of the elements that changed most carry "
+        f"{percent(part['concentration'])} % of the relative change"
+    )
+    other = part["concentration_nonzero_base"]
+    if other is not None and not math.isclose(other, part["concentration"], abs_tol=5e-4):
+        sentence += f" ({percent(other)} % without elements that were zero in the base)"
+    if part["changed_share"] is not None:
+        sentence += f"; {percent(part['changed_share'])} % of all elements changed at all"
+    unchanged = part["highest_level_unchanged"]
+    if unchanged:
+        sentence += f", so {percent(unchanged)} % of what the {part['highest_level']} level selects had never moved"
+    return [f"{sentence}."]
+
+
+def _say_restoration(part: Mapping[str, Any]) -> list[str]:
+    said = []
+    test = part.get("test")
+    if test and part["level"] == "0%":
+        said.append(
+            f"On the {part['chosen_on']} split no restoration of the model trained on {part['title']} beat leaving it "
+            "as it is."
+        )
+    elif test:
+        effect = f"{percent(test['before'])} % → {percent(test['after'])} %, {_points(test)}"
+        what = f"Restoring {part['level']} of the model trained on {part['title']} (chosen on {part['chosen_on']})"
+        verdict = "makes no difference that this run could tell"
+        if test["sure"]:
+            verdict = "helps" if test["value"] > 0 else "harms"
+        sentence = f"{what} {verdict} on the in-domain test: {effect}"
+        outside = part.get("testood")
+        if outside:
+            sentence += f"; out-of-domain {_points(outside)}{_hedge(outside)}"
+        said.append(f"{sentence}.")
+    top = part.get("best_on_test")
+    if test and top and top["level"] != part["level"]:
+        said.append(
+            f"Had the level been picked on the test set itself, as the paper does, it would be {top['level']} with "
+            f"{percent(top['value'])} %; that number is flattered by the picking."
+        )
+    levels = part.get("every_level", [])
+    models = list(dict.fromkeys(entry["title"] for entry in levels))
+    better = {e["title"]: e for e in sorted(levels, key=lambda e: e["value"]) if e["sure"] and e["value"] > 0}
+    if len(models) > 1:
+        named = [f"{e['title']} (best at {e['level']}: {_points(e)})" for t in models if (e := better.get(t))]
+        count = f"{len(named)} of {len(models)}" if named else f"none of {len(models)}"
+        said.append(
+            f"Some level of restoration clearly improves {count} restored models in-domain"
+            + (f": {_and(named)}." if named else ".")
+        )
+    return said

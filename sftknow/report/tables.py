@@ -1,0 +1,364 @@
+"""The tables of the report. Those that the paper has carry its numbers, the others carry letters.
+
+Every function gives None where the run does not hold what the table needs. Accuracies are shown in percent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sftknow.records import BUCKETS, SPLITS
+from sftknow.report.aggregate import (
+    SPLIT_TITLES,
+    Estimate,
+    estimate,
+    exposure_bins,
+    group_models,
+    group_task,
+    groups,
+    leaf_task,
+    metric,
+    phrase,
+    source_title,
+)
+from sftknow.report.collect import BASE, Model, Report, level_share
+from sftknow.report.layout import Column, Entry, Table
+
+MINUS = "\N{MINUS SIGN}"
+MANY_ROWS = 24
+"""Tables with a line a model are shown closed beyond this."""
+
+METRIC_TITLES = {"acc": "contains", "acc_word": "whole word", "exact_match": "exact"}
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as a percentage without its sign; not-a-number in words."""
+    return f"{100 * share:.{digits}f}" if math.isfinite(share) else "undefined"
+
+
+def signed(share: float) -> str:
+    """A difference of shares in percentage points, always with its sign; one that rounds to nothing has ±."""
+    text = f"{abs(100 * share):.1f}"
+    if float(text) == 0:
+        return f"±{text}"
+    return f"+{text}" if share > 0 else f"{MINUS}{text}"
+
+
+def plus_minus(number: float) -> str:
+    """A coefficient with two decimals, always with its sign."""
+    return f"{number:+.2f}".replace("-", MINUS)
+
+
+def words(text: str) -> Entry:
+    """An entry of words."""
+    return Entry(text=text or "none")
+
+
+def whole(number: int) -> Entry:
+    """A count."""
+    return Entry(text=f"{number:,}", value=int(number))
+
+
+def share_entry(share: float, digits: int = 1) -> Entry:
+    return Entry(text=percent(share, digits), value=100 * share if math.isfinite(share) else None)
+
+
+def cell_title(report: Report, name: str) -> str:
+    """A cell in words, such as ``bucket 2, 240 facts``; the seed is named where the run has several."""
+    cell = report.cells.get(name)
+    if cell is None:
+        return name
+    title = f"{source_title(cell.source, cell.bucket)}, {cell.size:,} facts"
+    return f"{title}, seed {cell.seed}" if len({c.seed for c in report.cells.values()}) > 1 else title
+
+
+def cell_phrase(report: Report, name: str) -> str:
+    """A cell in running text, such as ``240 facts of bucket 2``; the seed is named where the run has several."""
+    cell = report.cells.get(name)
+    if cell is None:
+        return name
+    text = phrase(cell.source, cell.bucket, cell.size)
+    return f"{text} (seed {cell.seed})" if len({c.seed for c in report.cells.values()}) > 1 else text
+
+
+def scored_splits(report: Report, wanted: Sequence[str]) -> list[str]:
+    """Those of the splits that at least one model was scored on."""
+    return [s for s in wanted if any(metric(m, group_task(s)) for m in report.models.values())]
+
+
+def distribution(report: Report) -> Table | None:
+    """Table 1: facts in each split and bucket."""
+    graded = report.graded
+    if graded is None:
+        return None
+    rows = []
+    for split in SPLITS:
+        counts = graded.counts[split]
+        inside = np.array([s == split for s in graded.splits])
+        edge = float(graded.edge[inside].mean()) if inside.any() else math.nan
+        total = sum(counts.values())
+        rows.append(
+            (words(SPLIT_TITLES[split]), *(whole(counts[b]) for b in BUCKETS), whole(total))
+            + ((share_entry(edge),) if total else (words("no facts"),))
+        )
+    return Table(
+        id="table-1-distribution",
+        title="Table 1 · Facts by mastery",
+        note="Facts in each bucket. Bucket 0: the base model never completed a statement with the answer. Bucket i: "
+        "it did in more than (i−1)/4 and at most i/4 of the samples. “Near an edge”: facts whose 95 % interval "
+        "of R crosses a bucket’s edge, so that another draw of samples might have put them elsewhere.",
+        columns=(
+            Column(title="Split"),
+            *(Column(title=f"Bucket {b}", unit="facts") for b in BUCKETS),
+            Column(title="All", unit="facts"),
+            Column(title="Near an edge", unit="%"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def exposure(report: Report) -> Table | None:
+    """Table A: R by how often the lab's model saw a fact."""
+    if report.exposed is None:
+        return None
+    rows = [
+        (
+            words(b.title),
+            whole(b.facts),
+            Entry(text=f"{b.mean:.2f}", value=b.mean),
+            Entry(
+                text=f"{b.quartiles[0]:.2f} to {b.quartiles[1]:.2f}",
+                extra={"low": b.quartiles[0], "high": b.quartiles[1]},
+            ),
+            share_entry(b.wrong_share),
+        )
+        for b in exposure_bins(report.exposed)
+    ]
+    return Table(
+        id="table-a-exposure",
+        title="Table A · Measured mastery against true exposure",
+        note="How often the pretraining text stated a fact is known in the lab. R is the share of sampled "
+        "continuations that contain the answer; half of a line’s facts lie between its quartiles. “Wrong”: the "
+        "mean share of the statements about a fact that named another answer.",
+        columns=(
+            Column(title="Statements seen"),
+            Column(title="Facts"),
+            Column(title="Mean R"),
+            Column(title="Quartiles of R"),
+            Column(title="Wrong", unit="%"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def estimate_entry(found: Estimate | None, *, best: bool = False, spread: bool = True) -> Entry:
+    if found is None:
+        return words("no questions")
+    kind = "spread over seeds" if found.over_seeds else "standard error"
+    return Entry(
+        text=percent(found.value),
+        note=f"± {percent(found.error)}" if spread else "",
+        value=100 * found.value,
+        extra={kind: 100 * found.error},
+        strong=best,
+    )
+
+
+def _lines(report: Report) -> list[tuple[str, int, list[Model]]]:
+    """(training source, facts, models) for the base and every group."""
+    lines = [("nothing (base model)", 0, [report.models[BASE]])] if BASE in report.models else []
+    lines += [(g.trained_on, g.size, group_models(report, g)) for g in groups(report)]
+    lines += [
+        (name, 0, [model])
+        for name, model in report.models.items()
+        if name != BASE and "@" not in name and name not in report.cells
+    ]
+    return lines
+
+
+def _best(found: Sequence[Estimate | None], skip_first: bool) -> float:
+    values = [e.value for e in found[1 if skip_first else 0 :] if e is not None]
+    best = max(values, default=math.inf)
+    # Nothing stands out where the best is zero or where it is shared by most.
+    return math.inf if best == 0 or values.count(best) > max(1, len(values) // 3) else best
+
+
+def accuracy(report: Report) -> Table | None:
+    """Table 2: accuracy of the base and every group of cells per test bucket."""
+    splits = scored_splits(report, ("test", "testood"))
+    lines = _lines(report)
+    if not splits or not lines:
+        return None
+    tasks = [(s, t) for s in splits for t in (*(leaf_task(s, b) for b in BUCKETS), group_task(s))]
+    columns = [
+        Column(
+            title="Mean" if t == group_task(s) else f"Bucket {t[-1]}",
+            group=SPLIT_TITLES[s].capitalize(),
+            unit="%",
+        )
+        for s, t in tasks
+    ]
+    found = {t: [estimate(models, t) for _, _, models in lines] for _, t in tasks}
+    several = any(len(models) > 1 for _, _, models in lines)
+    rows = []
+    for place, (source, size, models) in enumerate(lines):
+        entries = []
+        for _, task in tasks:
+            here = found[task][place]
+            best = here is not None and here.value == _best(found[task], BASE in report.models) and place > 0
+            entries.append(estimate_entry(here, best=best))
+        rows.append((words(source), whole(size), whole(len(models)), *entries))
+    spread = (
+        "Behind ±: the standard deviation over seeds where a line has several, else the standard error over questions."
+    )
+    return Table(
+        id="table-2-accuracy",
+        title="Table 2 · Accuracy by training source and test bucket",
+        note="Greedy answers to questions; correct if the output contains the answer or a synonym. The mean is the "
+        "plain mean of the five buckets. "
+        f"{spread if several else 'Behind ±: the standard error over questions.'} Bold: the best fine-tuned "
+        "line of a column.",
+        columns=(Column(title="Trained on"), Column(title="Facts"), Column(title="Seeds"), *columns),
+        rows=tuple(rows),
+        stacked=True,
+    )
+
+
+def strictness(report: Report) -> Table | None:
+    """Table B: the same means under three readings of "correct"."""
+    splits = scored_splits(report, ("test", "testood"))
+    if not splits:
+        return None
+    columns = [
+        Column(title=title, group=SPLIT_TITLES[s].capitalize(), unit="%")
+        for s in splits
+        for title in METRIC_TITLES.values()
+    ]
+    rows = [
+        (
+            words(source),
+            whole(size),
+            *(estimate_entry(estimate(models, group_task(s), m)) for s in splits for m in METRIC_TITLES),
+        )
+        for source, size, models in _lines(report)
+    ]
+    return Table(
+        id="table-b-strictness",
+        title="Table B · The same accuracy under stricter readings",
+        note="Contains: the output contains the answer (the paper’s reading, used everywhere else here). Whole "
+        "word: it does so at word boundaries. Exact: the output is the answer, after case, punctuation and "
+        "articles are set aside.",
+        columns=(Column(title="Trained on"), Column(title="Facts"), *columns),
+        rows=tuple(rows),
+        folded=True,
+    )
+
+
+def every_model(report: Report) -> Table | None:
+    """Table C: one line a model, restored ones included."""
+    splits = scored_splits(report, SPLITS)
+    if not splits:
+        return None
+
+    def order(name: str) -> tuple[Any, ...]:
+        owner, _, level = name.partition("@")
+        return (owner != BASE, report.order(owner), level_share(level.replace("pct", "%")) if level else -1)
+
+    rows = []
+    for name in sorted(report.models, key=order):
+        model = report.models[name]
+        rows.append((words(name), *(estimate_entry(estimate([model], group_task(s))) for s in splits)))
+    return Table(
+        id="table-c-models",
+        title="Table C · Every model",
+        note="Mean over buckets of each split the model was scored on, with its standard error over questions.",
+        columns=(Column(title="Model"), *(Column(title=SPLIT_TITLES[s], unit="%") for s in splits)),
+        rows=tuple(rows),
+        folded=True,
+    )
+
+
+def training(report: Report) -> Table | None:
+    """Table D: steps and loss of each cell."""
+    if not report.losses:
+        return None
+    rows = []
+    for name in sorted(report.losses, key=report.order):
+        curve = report.losses[name]
+        tail = [loss for _, loss in curve[-max(1, len(curve) // 5) :]]
+        last = float(np.mean(tail))
+        rows.append(
+            (
+                words(cell_title(report, name)),
+                whole(int(curve[-1][0])),
+                Entry(text=f"{curve[0][1]:.2f}", value=curve[0][1]),
+                Entry(text=f"{last:.2f}", value=last),
+            )
+        )
+    return Table(
+        id="table-d-training",
+        title="Table D · Training",
+        note="Loss over answer tokens, in nats a token: the first one logged, and the mean over the last fifth of "
+        "those logged.",
+        columns=(
+            Column(title="Trained on"),
+            Column(title="Steps"),
+            Column(title="First loss"),
+            Column(title="Last loss"),
+        ),
+        rows=tuple(rows),
+        folded=True,
+    )
+
+
+def divergence(report: Report) -> Table | None:
+    """Table E: token divergence of each cell."""
+    if not report.divergences:
+        return None
+    rows = []
+    for name in sorted(report.divergences, key=report.order):
+        d = report.divergences[name]
+        rows.append(
+            (
+                words(cell_title(report, name)),
+                Entry(
+                    text=f"{d.mean:.3f}",
+                    note=f"[{d.low:.3f}, {d.high:.3f}]",
+                    value=d.mean,
+                    extra={"low": d.low, "high": d.high},
+                ),
+                Entry(text=f"{d.full_mean:.3f}", value=d.full_mean),
+                Entry(text=f"{d.full_reverse_mean:.3f}", value=d.full_reverse_mean),
+                share_entry(d.tuned_mass),
+                share_entry(d.base_mass),
+                share_entry(d.top_changed),
+                whole(d.count),
+                words("; ".join(f"{n:,} {reason}" for reason, n in d.skipped.items())),
+            )
+        )
+    ten = "Ten likeliest tokens"
+    return Table(
+        id="table-e-divergence",
+        title="Table E · Token divergence",
+        note="Kullback–Leibler divergence (nats) of the first predicted token on bucket-4 test facts, with a 95 % "
+        "bootstrap interval. The headline compares the fine-tuned model’s ten largest logits with the base’s "
+        "at the same tokens, each set through its own softmax; “mass” is what those ten carry before that. "
+        "“Top changed”: facts whose likeliest first token is another one after fine-tuning.",
+        columns=(
+            Column(title="Trained on"),
+            Column(title="tuned ‖ base", group=ten, unit="nats"),
+            Column(title="tuned ‖ base", group="Whole vocabulary", unit="nats"),
+            Column(title="base ‖ tuned", group="Whole vocabulary", unit="nats"),
+            Column(title="tuned", group="Mass of the ten", unit="%"),
+            Column(title="base", group="Mass of the ten", unit="%"),
+            Column(title="Top changed", unit="%"),
+            Column(title="Facts"),
+            Column(title="Left out"),
+        ),
+        rows=tuple(rows),
+        folded=len(rows) > MANY_ROWS,
+    )

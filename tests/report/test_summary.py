@@ -1,0 +1,61 @@
+"""Words follow the numbers, and hedge where the numbers do."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from sftknow.report.summary import plain_words
+
+
+def joined(results: Any) -> str:
+    return " ".join(plain_words(results))
+
+
+def test_the_made_up_truth_is_found(results: Any) -> None:
+    said = joined(results)
+    assert "of bucket 2 did best" in said
+    assert "more training data did harm with bucket 0" in said
+    assert "Restoring 20% of the model trained on 240 facts of bucket 0 (seed 0) (chosen on dev) helps" in said
+    assert results["plain_words"] == plain_words(results) == plain_words(results["findings"])
+
+
+def test_words_carry_the_numbers_of_the_findings(results: Any) -> None:
+    test = results["findings"]["restoration"]["test"]
+    assert f"{100 * test['before']:.1f} % → {100 * test['after']:.1f} %" in joined(results)
+    best = results["findings"]["best_training"]
+    assert f"{100 * best['test']:.1f} % in-domain" in joined(results)
+
+
+def test_within_two_standard_errors_it_is_hedged(results: Any) -> None:
+    changed = copy.deepcopy(results["findings"])
+    changed["restoration"]["test"]["sure"] = False
+    changed["best_training"]["test_over_base"]["sure"] = False
+    said = joined(changed)
+    assert "makes no difference that this run could tell" in said
+    assert "may be chance" in said
+    assert "helps on the in-domain test" not in said
+
+
+def test_harm_is_called_harm(results: Any) -> None:
+    changed = copy.deepcopy(results["findings"])
+    changed["restoration"]["test"] |= {"value": -0.1, "stderr": 0.01, "sure": True}
+    assert "harms on the in-domain test" in joined(changed)
+
+
+def test_nothing_restored_on_dev(results: Any) -> None:
+    changed = copy.deepcopy(results["findings"])
+    changed["restoration"]["level"] = "0%"
+    assert "no restoration of the model trained on 240 facts of bucket 0 (seed 0) beat leaving it" in joined(changed)
+
+
+def test_correlation_in_three_cases() -> None:
+    part = {"least": {"title": "a", "nats": 0.1}, "most": {"title": "b", "nats": 0.2}}
+    for low, high, word in ((-0.9, -0.2, "fewer"), (0.2, 0.9, "more"), (-0.5, 0.4, "cannot be told")):
+        correlation = {"rho": (low + high) / 2, "low": low, "high": high, "count": 9}
+        assert word in joined({"divergence": {**part, "rank_correlation": correlation}})
+
+
+def test_an_empty_run_says_so() -> None:
+    assert plain_words({"findings": {}}) == plain_words({})
+    assert "nothing to say" in plain_words({})[0]
