@@ -1,0 +1,71 @@
+"""The real clients, in a process of their own with an empty cache, on what was published."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sftknow.hub.publish import plan_publication, publish
+from sftknow.storage.mastery_data import write_mastery_data
+from tests.hub_server import HubServer
+from tests.tiny import graded, tiny_facts
+
+SCRIPT = """
+import json
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import sys
+found = {}
+for name in ("org/facts-graded", "org/sparse"):
+    for split in ("bucket_3", "bucket_4"):
+        rows = load_dataset(name, "test", split=split)
+        found[f"{name} {split}"] = [rows.num_rows, rows.column_names, [r["fact_id"] for r in rows]]
+found["configs"] = sorted(load_dataset("org/facts-graded", "dev"))
+tokenizer = AutoTokenizer.from_pretrained("org/model")
+model = AutoModelForCausalLM.from_pretrained("org/model")
+inputs = tokenizer("<|question|> What is the capital of Arden 0? <|answer|>", return_tensors="pt")
+found["ids"] = model.generate(**inputs, do_sample=False, max_new_tokens=4)[0].tolist()
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture
+def found(hub: HubServer, tiny_dataset: Path, restored_model: Path, tmp_path: Path) -> dict[str, Any]:
+    facts = [graded(fact, 4) for fact in tiny_facts(3, split="test")]
+    write_mastery_data(tmp_path / "sparse", facts, {"graded_by": "lab", "policy": {"samples": 10}})
+    for plan in (
+        plan_publication(tiny_dataset, "org/facts-graded", licence="mit"),
+        plan_publication(tmp_path / "sparse", "org/sparse", licence="mit"),
+        plan_publication(restored_model, "org/model", dataset_repo="org/facts-graded"),
+    ):
+        publish(plan, endpoint=hub.endpoint, token="hf_test")
+    environment = {**os.environ, **hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_what_was_published_loads_with_one_line(found: dict[str, Any], restored_model: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sftknow.storage.mastery_data import SCHEMA
+
+    rows, columns, ids = found["org/facts-graded bucket_3"]
+    assert (rows, columns) == (4, SCHEMA.names)
+    assert all("/test/" in fact_id for fact_id in ids)
+    assert found["configs"] == [f"bucket_{i}" for i in range(5)]
+    assert found["org/sparse bucket_3"][:2] == [0, SCHEMA.names], "a bucket without a fact is an empty split"
+    assert found["org/sparse bucket_4"][0] == 3
+    tokenizer = AutoTokenizer.from_pretrained(restored_model)
+    inputs = tokenizer("<|question|> What is the capital of Arden 0? <|answer|>", return_tensors="pt")
+    model = AutoModelForCausalLM.from_pretrained(restored_model)
+    assert found["ids"] == model.generate(**inputs, do_sample=False, max_new_tokens=4)[0].tolist()
