@@ -1,0 +1,1 @@
+"""The `sftknow` command: parse, one library call, print."""

@@ -1,0 +1,76 @@
+"""The `sftknow` command: find the subcommand, run it, turn errors that a person can mend into one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from sftknow import __version__
+from sftknow.cli import (
+    changes,
+    divergence,
+    evaluate,
+    grade,
+    lab,
+    publish,
+    pull,
+    report,
+    restore,
+    run,
+    sft,
+    tasks,
+)
+from sftknow.errors import SftknowError
+
+_COMMANDS = (run, grade, sft, evaluate, divergence, changes, restore, report, publish, pull, lab, tasks)
+
+# The Hub's clients read these once, at import. Nothing leaves the machine that was not asked for.
+_QUIET_HUB = {
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all subcommands. Imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="sftknow",
+        description="What did fine-tuning do to what a language model knows, and how to undo the damage.",
+        epilog="Start here: sftknow run lab        (offline, two CPU cores, minutes)",
+    )
+    parser.add_argument("--version", action="version", version=f"sftknow {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in _COMMANDS:
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0 well, 2 a mistake that the user can mend, 130 interrupted."""
+    arguments = build_parser().parse_args(argv)
+    for name, value in _QUIET_HUB.items():
+        os.environ.setdefault(name, value)
+    try:
+        arguments.run(arguments)
+    except SftknowError as error:
+        print(f"sftknow: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        again = shlex.join(["sftknow", *(sys.argv[1:] if argv is None else argv)])
+        print(f"\nsftknow: interrupted; what is done is saved. Go on with: {again}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`sftknow … | head`); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""`sftknow run`: a whole experiment."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+import webbrowser
+from pathlib import Path
+
+from sftknow.cli.options import Commands, add_settings, command, say
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = command(
+        commands,
+        "run",
+        "run an experiment from facts to report; a second start goes on where the first one stopped",
+        "sftknow run lab --open\n"
+        "  sftknow run lab --model my-model --facts facts.jsonl --set grid.sizes=[60,240] --out runs/mine",
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe that ships (`lab`, …), or a YAML file")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
+    parser.add_argument("--model", metavar="MODEL", help="short for --set model.path=…, with @revision")
+    parser.add_argument("--facts", metavar="SOURCE", help="short for --set facts.source=…")
+    add_settings(parser)
+    parser.add_argument("--open", action="store_true", help="open the report in a browser at the end")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Load the recipe, run it, print what was found."""
+    from sftknow.recipes.load import load_recipe
+
+    settings = list(arguments.settings)
+    if arguments.model:
+        path, at, revision = arguments.model.rpartition("@")
+        if at and not Path(arguments.model).exists():
+            settings += [f"model.path={path}", f"model.revision='{revision}'"]
+        else:
+            settings.append(f"model.path={arguments.model}")
+    if arguments.facts:
+        settings.append(f"facts.source={arguments.facts}")
+    recipe = load_recipe(arguments.recipe, settings)
+    out = arguments.out or Path("runs") / recipe.name
+
+    from sftknow.pipeline.experiment import Experiment
+    from sftknow.report.terminal import print_summary
+    from sftknow.storage.artifacts import RunDirectory
+
+    started = time.monotonic()
+    with RunDirectory(out) as directory:
+        page = Experiment(recipe, directory, say=say).run()
+    print_summary(out)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    print(f"\nreport: {page}   ({minutes} min {seconds} s)")
+    print(
+        f"score a model again: lm_eval --model hf --model_args pretrained={shlex.quote(str(out / 'models' / 'base'))} "
+        "--tasks cbqa_mastery"
+    )
+    if arguments.open:
+        webbrowser.open(page.resolve().as_uri())

@@ -1,0 +1,58 @@
+"""The grid of fine-tuned models: names and contents of its cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sftknow.errors import RecipeError
+from sftknow.recipes.schema import GridSection
+
+_NAME = re.compile(r"^(?:b(?P<bucket>[0-4])|mixed)-n(?P<size>\d+|all)-s(?P<seed>\d+)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One fine-tuned model of the grid."""
+
+    bucket: int | None
+    """Mastery bucket of its training facts; None for a draw over all buckets."""
+    size: int | None
+    """Number of training facts; None for all of the bucket."""
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Such as ``b2-n240-s0`` or ``mixed-nall-s1``."""
+        source = "mixed" if self.bucket is None else f"b{self.bucket}"
+        return f"{source}-n{'all' if self.size is None else self.size}-s{self.seed}"
+
+    @classmethod
+    def parse(cls, name: str) -> Cell:
+        """The inverse of `name`. Raises RecipeError for anything else."""
+        match = _NAME.match(name)
+        if not match:
+            raise RecipeError(f"{name} is no cell of a grid; cells are called like b2-n240-s0 or mixed-nall-s1")
+        bucket, size = match["bucket"], match["size"]
+        return cls(
+            bucket=None if bucket is None else int(bucket),
+            size=None if size == "all" else int(size),
+            seed=int(match["seed"]),
+        )
+
+
+def grid_cells(grid: GridSection) -> list[Cell]:
+    """All cells of the grid, bucket by bucket, small sizes first."""
+    buckets: Sequence[int | None] = [*grid.buckets, None] if grid.mixed else list(grid.buckets)
+    return [
+        Cell(bucket=bucket, size=None if size == "all" else size, seed=seed)
+        for bucket in buckets
+        for size in grid.sizes
+        for seed in grid.seeds
+    ]
+
+
+def level_name(level: str) -> str:
+    """A restoration level as part of a path: ``5%`` → ``5pct``, ``1/8`` → ``1of8``."""
+    return level.replace("%", "pct").replace("/", "of")

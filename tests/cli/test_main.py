@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sftknow.cli.main import build_parser, main
+
+COMMANDS = (
+    "run", "grade", "sft", "evaluate", "divergence", "changes", "restore", "report", "publish", "pull", "lab", "tasks",
+)  # fmt: skip
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run a command that must be refused; return its one line."""
+    assert main(list(arguments)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    # What went before the refusal (progress) may stand above it; the refusal itself is one line, the last.
+    assert lines[-1].startswith("sftknow: ")
+    assert not any(line.startswith("Traceback") for line in lines)
+    return lines[-1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"example:\n  " in capsys.readouterr().out  # noqa: F541
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    text = build_parser().format_help()
+    assert all(f"    {command}" in text for command in COMMANDS)
+
+
+def test_unknown_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no recipe is called nonsense" in refused(capsys, "run", "nonsense")
+
+
+def test_unknown_setting(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = refused(capsys, "run", "lab", "--set", "grid.bucket=[1]", "--out", str(tmp_path / "run"))
+    assert "unknown key grid.bucket" in line
+    assert not (tmp_path / "run").exists(), "nothing is begun"
+
+
+def test_missing_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "/no/such/model" in refused(
+        capsys, "grade", "/no/such/model", "--facts", "lab", "--out", str(tmp_path / "graded")
+    )
+
+
+def test_missing_facts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = refused(capsys, "grade", "lab", "--facts", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "graded"))
+    assert "none.jsonl" in line
+
+
+def test_missing_mastery_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    missing = str(tmp_path / "none")
+    for arguments in (
+        ("sft", "--model", "lab", "--mastery", missing, "--bucket", "0", "--size", "8", "--out", str(tmp_path / "out")),
+        ("divergence", "lab", "lab", "--mastery", missing),
+        ("evaluate", "lab", "--mastery", missing),
+    ):
+        assert missing in refused(capsys, *arguments)
+
+
+def test_a_model_that_names_no_data(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
+    assert "pass --mastery" in refused(capsys, "evaluate", str(tiny_model))
+
+
+def test_bucket_too_small(capsys: pytest.CaptureFixture[str], tiny_dataset: Path, tmp_path: Path) -> None:
+    line = refused(
+        capsys, "sft", "--model", "lab", "--mastery", str(tiny_dataset), "--bucket", "2", "--size", "100",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert "4" in line
+    assert "100" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size", ["0", "-3", "many"])
+def test_bad_size(size: str, capsys: pytest.CaptureFixture[str], tiny_dataset: Path, tmp_path: Path) -> None:
+    line = refused(
+        capsys, "sft", "--model", "lab", "--mastery", str(tiny_dataset), "--bucket", "2", f"--size={size}",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert size in line
+
+
+def test_report_of_something_else(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no run directory" in refused(capsys, "report", str(tmp_path))
+
+
+def test_unknown_split(capsys: pytest.CaptureFixture[str], tiny_dataset: Path) -> None:
+    line = refused(capsys, "evaluate", "lab", "--mastery", str(tiny_dataset), "--splits", "test,validation")
+    assert "validation" in line
+
+
+def test_bad_level(capsys: pytest.CaptureFixture[str], tiny_model: Path, tmp_path: Path) -> None:
+    line = refused(capsys, "restore", str(tiny_model), str(tiny_model), "--top", "lots", "--out", str(tmp_path / "r"))
+    assert "lots" in line
+
+
+def test_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "path"]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "cbqa_mastery.yaml").is_file()
+    assert main(["lab", "path"]) == 0
+    assert (Path(capsys.readouterr().out.strip()) / "config.json").is_file()
+
+
+def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sftknow.cli.tasks.run_path", interrupted)
+    assert main(["tasks", "path"]) == 130
+    assert "Go on with: sftknow tasks path" in capsys.readouterr().err

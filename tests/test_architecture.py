@@ -1,0 +1,93 @@
+"""The house rules that a reader relies on: who imports whom, and which big dependency lives where."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "sftknow"
+ROOMS = {
+    "facts", "mastery", "training_data", "finetuning", "evaluation", "tokens", "parameters", "lab", "report", "hub",
+}  # fmt: skip
+HOMES = {
+    "trl": {"finetuning"},
+    "peft": {"finetuning"},
+    "lm_eval": {"evaluation"},
+    "matplotlib": {"report"},
+    "faker": {"lab"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything a module imports, at the top or inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def rooms_imported(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("sftknow.") and name.count(".")}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_rooms_do_not_import_each_other(path: Path) -> None:
+    room = room_of(path)
+    imported = rooms_imported(path)
+    if room in ROOMS:
+        assert imported & (ROOMS | {"pipeline", "cli", "recipes"}) <= {room}
+    elif room == "pipeline":
+        assert "cli" not in imported
+    elif room != "cli":
+        assert not imported & (ROOMS | {"pipeline", "cli"}), "leaves and storage import no room"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_big_dependencies_have_one_home(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imports(path)}
+    for dependency, homes in HOMES.items():
+        if dependency in tops:
+            assert room_of(path) in homes
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_god_files(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 420
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["restore", "--help"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    script = (
+        "import sys\nfrom sftknow.cli.main import main\n"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'lm_eval', 'trl', 'datasets', 'numpy', 'pyarrow', 'matplotlib', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_public_names_are_sorted_and_importable() -> None:
+    import sftknow
+
+    assert list(sftknow.__all__) == sorted(sftknow.__all__)
+    for name in sftknow.__all__:
+        assert getattr(sftknow, name) is not None
+    with pytest.raises(AttributeError):
+        sftknow.no_such_name  # noqa: B018
