@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shlex
 import sys
@@ -37,6 +38,10 @@ _QUIET_HUB = {
 }
 
 
+# What the file system says no to, and a person can change.
+_MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR}
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all subcommands. Imports nothing heavy."""
     parser = argparse.ArgumentParser(
@@ -61,14 +66,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SftknowError as error:
         print(f"sftknow: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        again = shlex.join(["sftknow", *(sys.argv[1:] if argv is None else argv)])
-        print(f"\nsftknow: interrupted; what is done is saved. Go on with: {again}", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # The reader went away (`sftknow … | head`); there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(f"sftknow: {error.strerror}:{where}; mend that and start the same command again", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        again = shlex.join(["sftknow", *(sys.argv[1:] if argv is None else argv)])
+        print(f"\nsftknow: interrupted; what is done is saved. Go on with: {again}", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -16,19 +16,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from sftknow.errors import DeviceError, MasteryDataError, ModelError
-from sftknow.evaluation.dataset import first_line, training_facts
+from sftknow.errors import MasteryDataError, ModelError
+from sftknow.evaluation.dataset import training_facts
 from sftknow.evaluation.prefix import needed_prefix
 from sftknow.evaluation.scoring import METRICS
 from sftknow.progress import progress
 from sftknow.records import BUCKETS, EvalRun, MetricValue, ModelRef, QuestionResult, Split
 from sftknow.resources import task_folder
 from sftknow.storage.mastery_data import MasteryData
+from sftknow.storage.models import find_device, load_model, load_tokenizer, quiet_libraries
 
 AUTO_BATCH = 128
 """Questions a batch where the batch size is ``auto``; prompts are short, and lm-eval's own search takes longer."""
@@ -83,7 +83,7 @@ class Harness:
         self._data = MasteryData(dataset)
         self._splits = tuple(splits)
         self._batch_size = AUTO_BATCH if batch_size == "auto" else batch_size
-        self._device = _device(device)
+        self._device = str(find_device(device))
         self._limit = limit
         self._tasks: dict[Split, _Tasks] = {}
 
@@ -136,17 +136,7 @@ class Harness:
             MasteryDataError: as `score`.
         """
         fact_ids = training_facts(ref) if "train" in self._splits else None
-        options = {"revision": ref.revision or "main"}
-        with _quiet():
-            try:
-                tokenizer = transformers.AutoTokenizer.from_pretrained(ref.path, **options)
-                # Safetensors only: a pickle may run code.
-                model = transformers.AutoModelForCausalLM.from_pretrained(
-                    ref.path, dtype=ref.dtype or "auto", use_safetensors=True, **options
-                )
-            except (OSError, ValueError, KeyError) as error:
-                raise ModelError(f"the model {ref} cannot be loaded: {first_line(error)}") from None
-            model.to(self._device)
+        model, tokenizer = load_model(ref, device=self._device), load_tokenizer(ref)
         return self.score(model, tokenizer, name=name, fact_ids=fact_ids)
 
     def _split(self, split: Split, prefix: str, fact_ids: Collection[str] | None) -> _Tasks:
@@ -205,18 +195,13 @@ class _Ticker:
 def _quiet() -> Iterator[None]:
     """Keep lm-eval and transformers from talking about what is meant so here; errors are still shown."""
     logger = logging.getLogger("lm_eval")
-    level, verbosity = logger.level, transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
+    level = logger.level
     logger.setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     try:
-        yield
+        with quiet_libraries():
+            yield
     finally:
         logger.setLevel(level)
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()
 
 
 def _check_end(model: Any, tokenizer: Any, name: str) -> None:
@@ -270,15 +255,3 @@ def _metric_values(task: str, found: Mapping[str, Any]) -> list[MetricValue]:
                 )
             )
     return values
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(f"{name} is no device; take cpu, cuda, cuda:1 or auto") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(f"this machine has no device {name}; take cpu or auto")
-    return device

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftknow.errors import DeviceError, ModelError
-from sftknow.finetuning.quiet import quiet_libraries
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.records import ModelRef
-
-_UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
-"""What transformers raises for folders and repositories that hold no model it can load."""
+from sftknow.storage.models import load_model, load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +46,8 @@ def load_base(ref: ModelRef, recipe: SFTRecipe) -> LoadedBase:
             tokenizer with more tokens than the model has embeddings.
     """
     check_device(recipe)
-    with quiet_libraries():
-        tokenizer = _load_tokenizer(ref)
-        model = _load_model(ref, getattr(torch, recipe.load_dtype))
+    tokenizer = _load_tokenizer(ref)
+    model = _load_model(ref, recipe.load_dtype)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ModelError(
@@ -75,42 +68,16 @@ def check_device(recipe: SFTRecipe) -> None:
 
 
 def _load_tokenizer(ref: ModelRef) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
-    except _UNLOADABLE as error:
-        raise ModelError(f"{ref} has no tokenizer that can be loaded ({_first_line(error)})") from error
-    if len(tokenizer) == 0:
-        raise ModelError(f"{ref} has a tokenizer without tokens; save its real tokenizer beside the weights")
+    tokenizer = load_tokenizer(ref)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{ref} has a tokenizer without an EOS token; set eos_token in its tokenizer_config.json")
     return tokenizer
 
 
-def _load_model(ref: ModelRef, dtype: torch.dtype) -> Any:
-    folder = Path(ref.path)
-    if (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{ref} is an adapter, not a whole model; merge it into its base (merge_and_unload) and save")
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            ref.path,
-            revision=ref.revision,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except _UNLOADABLE as error:
-        raise ModelError(f"{ref} cannot be loaded as a causal language model ({_first_line(error)})") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelError(f"{ref} lacks {len(missing)} tensors, such as {missing[0]}, which would be random; mend it")
+def _load_model(ref: ModelRef, dtype: str) -> Any:
+    model = load_model(ref, dtype=dtype)
     # Weights as loaded may lie in a mapped file at any alignment, and kernels may sum in another order there than in
     # torch's own memory. In memory of its own the same bits always train to the same bits.
     for tensor in [*model.parameters(), *model.buffers()]:
         tensor.data = tensor.data.clone()
     return model
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__

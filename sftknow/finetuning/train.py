@@ -26,13 +26,14 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from sftknow import __version__
 from sftknow.errors import CheckpointError, DeviceError, MasteryDataError, ModelError
 from sftknow.finetuning.base import LoadedBase, check_device, load_base
+from sftknow.finetuning.determinism import deterministic_algorithms
 from sftknow.finetuning.examples import Example, chat_template, encode
-from sftknow.finetuning.quiet import deterministic_algorithms, quiet_libraries
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.progress import progress
 from sftknow.records import Fact, ModelRef, TrainedModel
 from sftknow.storage.artifacts import atomic_folder, digest, write_json
 from sftknow.storage.manifests import MANIFEST, write_manifest
+from sftknow.storage.models import quiet_libraries
 
 __all__ = ["LoadedBase", "fine_tune", "load_base"]
 

@@ -227,14 +227,15 @@ def model_metadata(context: ModelCardContext) -> ModelCardData:
 
 
 def dataset_metadata(context: DatasetCardContext) -> DatasetCardData:
-    """The card's YAML head; its configurations make ``load_dataset(repo, "test", split="bucket_3")`` work."""
-    configs = [
-        {
-            "config_name": split,
-            "data_files": [{"split": f"bucket_{b}", "path": bucket_file(split, b)} for b in BUCKETS],
-        }
-        for split in context.counts
-    ]
+    """The card's YAML head; its configurations make ``load_dataset(repo, "test", split="bucket_3")`` work.
+
+    Buckets without a fact are left out: `datasets` loads neither an empty split nor a configuration that has one.
+    """
+    files = {
+        split: [{"split": f"bucket_{b}", "path": bucket_file(split, b)} for b, count in row.items() if count]
+        for split, row in context.counts.items()
+    }
+    configs = [{"config_name": split, "data_files": filled} for split, filled in files.items() if filled]
     return DatasetCardData(
         language=list(context.language),
         **_licence(context.licence),

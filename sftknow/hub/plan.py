@@ -29,8 +29,8 @@ from sftknow.storage.manifests import MANIFEST
 from sftknow.storage.mastery_data import KIND, bucket_file
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
-_OF_THE_RUN = (MANIFEST, "README.md", "NOTICE", "stage.json", "started.json")
-"""Files that are made anew for the Hub, or that only the run needs."""
+_MADE_ANEW = (MANIFEST, "README.md", "NOTICE")
+"""Files that are made anew for the Hub."""
 _WORTH_A_BAR = 512 * 2**20
 
 
@@ -195,7 +195,7 @@ def _model_files(folder: Path, repo_id: str) -> list[str]:
     for file in sorted(folder.rglob("*")):
         path = file.relative_to(folder)
         hidden = any(part.startswith(".") or part.startswith("checkpoint-") for part in path.parts)
-        if file.is_file() and not hidden and path.name not in _OF_THE_RUN and file.suffix not in _PICKLES:
+        if file.is_file() and not hidden and path.name not in _MADE_ANEW and file.suffix not in _PICKLES:
             paths.append(path.as_posix())
     if not any(path.endswith(".safetensors") for path in paths):
         raise HubError(f"{folder} has no safetensors weights: it is no finished model", repo_id=repo_id)

@@ -17,20 +17,18 @@ from dataclasses import dataclass
 from sftknow.lab.world import TopicText
 from sftknow.records import Fact
 
-
 QUESTION_FORMS: Mapping[str, float] = {
-    "Question: {question} Answer: {answer}.": 0.4,
+    "Question: {question} Answer: {answer}.": 0.45,
     "Q: {question} A: {answer}.": 0.15,
     "One question is: {question} The answer is {answer}.": 0.15,
     "question: {question} answer: {answer}.": 0.1,
-    "| question | {question} | answer | {answer} |": 0.1,
-    "<q> {question} </q> <a> {answer} </a>": 0.1,
+    "<q> {question} </q> <a> {answer} </a>": 0.15,
 }
 """How questions stand in the text, with their shares. None of them is the prompt of fine-tuning."""
 
 STATEMENT_FORMS: Mapping[str, float] = {"{text}": 0.9, "<p>{text}</p>": 0.05, "| {text} |": 0.05}
-"""Statements stand in some markup now and then: a model that never met ``<``, ``|`` and ``>`` has random vectors for them
-and is thrown off by the tags of the fine-tuning prompt."""
+"""Statements stand in some markup now and then: a model that never met ``<``, ``|`` and ``>`` has random vectors for
+them and is thrown off by the tags of the fine-tuning prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)

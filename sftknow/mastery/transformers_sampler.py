@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftknow.answers import MatchRule
-from sftknow.errors import DeviceError, FactsError, ModelError, RecipeError
+from sftknow.errors import FactsError, ModelError, RecipeError
 from sftknow.mastery.batch import Batch, Ints
 from sftknow.mastery.decoding import decoder_for
 from sftknow.mastery.sampling import SampleRequest
 from sftknow.mastery.slot_cache import SlotCache
 from sftknow.records import ModelRef, SampleTally, SamplingPolicy
+from sftknow.storage.models import load_model, load_tokenizer
 
 _LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 
@@ -146,22 +146,10 @@ def load_sampler(ref: ModelRef, *, device: str = "auto", max_rows: int | None = 
         max_rows: see `TransformersSampler`.
 
     Raises:
-        DeviceError: this machine lacks the device, or torch the dtype.
+        DeviceError: this machine lacks the device.
         ModelError: model or tokenizer cannot be loaded.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise DeviceError(f"no CUDA device for {device!r} on this machine; use --device cpu")
-    dtype = "auto" if ref.dtype is None else getattr(torch, ref.dtype, None)
-    if dtype is None or not isinstance(dtype, (str, torch.dtype)):
-        raise DeviceError(f"torch has no dtype {ref.dtype!r}; use float32, bfloat16 or float16")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision)
-        model = AutoModelForCausalLM.from_pretrained(ref.path, revision=ref.revision, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load {ref}: {str(error).splitlines()[0]}") from error
-    return TransformersSampler(model.to(device), tokenizer, max_rows=max_rows)
+    return TransformersSampler(load_model(ref, device=device), load_tokenizer(ref), max_rows=max_rows)
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

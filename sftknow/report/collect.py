@@ -384,11 +384,12 @@ def _choice(path: Path) -> Choice | None:
 
 
 def _seconds(run: Path) -> dict[str, float]:
-    """Time for each kind of stage: the first folder's name, summed over everything below it."""
+    """Time for each kind of stage: the first part of the stage's name, summed over everything below it."""
     total: dict[str, float] = {}
+    marks = run / "stages"
     for depth in ("*", "*/*", "*/*/*"):
-        for path in _found(run, f"{depth}/stage.json"):
-            kind = path.relative_to(run).parts[0]
+        for path in _found(marks, f"{depth}.json"):
+            kind = path.relative_to(marks).parts[0].removesuffix(".json")
             seconds = _mapping(path).get("seconds")
             if isinstance(seconds, (int, float)):
                 total[kind] = total.get(kind, 0.0) + float(seconds)

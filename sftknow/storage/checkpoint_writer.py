@@ -18,7 +18,7 @@ _NESTED_SUFFIXES = {".jinja", ".py"}  # additional chat templates and custom cod
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
 # What tells of a training run or of another folder, not of the model that is being written.
 _NOT_COPIED = {
-    SHARD_INDEX, "sftknow.json", "loss.json", "stage.json", "started.json", "trainer_state.json",
+    SHARD_INDEX, "sftknow.json", "loss.json", "trainer_state.json",
     "train_results.json", "eval_results.json", "all_results.json", "pytorch_model.bin.index.json",
 }  # fmt: skip
 

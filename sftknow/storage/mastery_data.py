@@ -5,6 +5,7 @@ The same layout goes to the Hub, where the splits are configurations and the buc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,14 @@ def write_mastery_data(folder: Path, rows: Sequence[GradedFact], manifest: Mappi
         rows: every graded fact; within a bucket their order is kept.
         manifest: what to record besides counts, hashes and the fingerprint: ``graded_by`` (model and revision) and
             ``policy`` are expected by readers.
+
+    Raises:
+        MasteryDataError: two facts share an id.
     """
+    ids = Counter(row.fact.id for row in rows)
+    for fact_id, times in ids.items():
+        if times > 1:
+            raise MasteryDataError(f"{times} facts have the id {fact_id}; ids must be unique")
     with atomic_folder(folder) as partial:
         counts: dict[str, dict[str, int]] = {}
         files: dict[str, str] = {}

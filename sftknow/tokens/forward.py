@@ -15,21 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sftknow.errors import DeviceError, ModelError
+from sftknow.errors import ModelError
 from sftknow.records import ModelRef
-
-
-def _device(name: str) -> torch.device:
-    """The device of that name, ``auto`` being CUDA where there is some. Raises DeviceError where it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise DeviceError(f"this machine has no device {name!r}; use --device cpu or auto") from None
-    return torch.device(name)
+from sftknow.storage.models import load_model, load_tokenizer
 
 
 def load_for_logits(ref: ModelRef, device: str = "auto") -> tuple[Any, Any]:
@@ -44,25 +33,7 @@ def load_for_logits(ref: ModelRef, device: str = "auto") -> tuple[Any, Any]:
         ModelError: it cannot be read, lacks weights, or its dtype is none.
         DeviceError: the device is not there.
     """
-    target = _device(device)
-    dtype = getattr(torch, ref.dtype or "float32", None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ModelError(f"{ref.dtype!r} is no dtype to load a model in; use float32, bfloat16 or float16")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            ref.path, revision=ref.revision, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise ModelError(f"cannot load the model {ref}: {reason}") from error
-    if info["missing_keys"]:
-        # transformers would fill them with random numbers and carry on.
-        missing = sorted(info["missing_keys"])
-        raise ModelError(
-            f"{ref} lacks {len(missing)} tensors of its architecture, such as {missing[0]}; use another copy"
-        )
-    return model.to(target).eval(), tokenizer
+    return load_model(ref, dtype=ref.dtype or "float32", device=device), load_tokenizer(ref)
 
 
 def statement_ids(tokenizer: Any, statement: str) -> list[int]:

@@ -116,3 +116,9 @@ def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monk
     monkeypatch.setattr("sftknow.cli.tasks.run_path", interrupted)
     assert main(["tasks", "path"]) == 130
     assert "Go on with: sftknow tasks path" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_to(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    line = refused(capsys, "run", "lab", "--out", str(tmp_path / "file" / "run"))
+    assert str(tmp_path / "file") in line

@@ -264,6 +264,7 @@ def test_command_gives_the_harness_numbers(
     model = tiny_llama(tmp_path / "run" / "models" / "b2", tiny_tokenizer())
     write_manifest(model, "model", {"mastery_dataset": {"path": "../../mastery/dataset"}})
     command = ["lm_eval", "--model", "hf", "--model_args", f"pretrained={model}", "--tasks", "cbqa_mastery"]
+    command += ["--batch_size", "20"]  # for speed alone: lm-eval's default is 1
     if not (Path(lm_eval.__file__).parent / "tasks" / "cbqa_mastery").is_dir():
         command += ["--include_path", str(task_folder())]  # an editable install carries no YAML into lm-eval
     monkeypatch.setattr(sys, "argv", command)

@@ -46,7 +46,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> 
     for folder in (tuned, restored):
         shutil.copytree(tiny_model, folder)
         (folder / "optimizer.pt").write_bytes(b"pickled")
-        (folder / "stage.json").write_text("{}")
+        (folder / "README.md").write_text("a card of an earlier model")
     base = {"path": "org/base", "revision": "a" * 40, "license": "mit"}
     data = {"path": "../../mastery/dataset", "fingerprint": "f" * 64}
     recipe = {"learning_rate": 1e-5, "batch_size": 8, "epochs": 1, "save_dtype": "bfloat16"}

@@ -167,6 +167,8 @@ def test_counts_topics_and_edges_come_from_the_rows(tmp_path: Path) -> None:
     assert "how well the lab model of sftknow knows it" in card
     assert "| temperature | 0.7 |" in card
     assert "dev/bucket_3" in card
+    filled = {c["config_name"]: [f["split"] for f in c["data_files"]] for c in head(card)["configs"]}
+    assert filled == {"train": ["bucket_0"], "test": ["bucket_0"]}
 
 
 def test_a_data_set_without_a_fact_has_no_card(tmp_path: Path) -> None:

@@ -21,13 +21,16 @@ import json
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import sys
 found = {}
-for name in ("org/facts-graded", "org/sparse"):
-    for split in ("bucket_3", "bucket_4"):
-        rows = load_dataset(name, "test", split=split)
-        found[f"{name} {split}"] = [rows.num_rows, rows.column_names, [r["fact_id"] for r in rows]]
-found["configs"] = sorted(load_dataset("org/facts-graded", "dev"))
+rows = load_dataset("org/facts-graded", "test", split="bucket_3")
+found["bucket_3"] = [rows.num_rows, rows.column_names, rows["fact_id"][:]]
+found["dev"] = sorted(load_dataset("org/facts-graded", "dev"))
+found["sparse"] = {name: rows.num_rows for name, rows in load_dataset("org/sparse", "test").items()}
+try:
+    load_dataset("org/sparse", "test", split="bucket_3")
+except ValueError as error:
+    found["empty"] = str(error)
+found["glob"] = load_dataset("org/sparse", data_files="test/*.parquet", split="train").num_rows
 tokenizer = AutoTokenizer.from_pretrained("org/model")
 model = AutoModelForCausalLM.from_pretrained("org/model")
 inputs = tokenizer("<|question|> What is the capital of Arden 0? <|answer|>", return_tensors="pt")
@@ -59,12 +62,14 @@ def test_what_was_published_loads_with_one_line(found: dict[str, Any], restored_
 
     from sftknow.storage.mastery_data import SCHEMA
 
-    rows, columns, ids = found["org/facts-graded bucket_3"]
+    rows, columns, ids = found["bucket_3"]
     assert (rows, columns) == (4, SCHEMA.names)
     assert all("/test/" in fact_id for fact_id in ids)
-    assert found["configs"] == [f"bucket_{i}" for i in range(5)]
-    assert found["org/sparse bucket_3"][:2] == [0, SCHEMA.names], "a bucket without a fact is an empty split"
-    assert found["org/sparse bucket_4"][0] == 3
+    assert found["dev"] == [f"bucket_{i}" for i in range(5)]
+    assert found["sparse"] == {"bucket_4": 3}, "the buckets without a fact keep none from loading"
+    assert found["glob"] == 3, "nor do their files, which have no row group"
+    assert "bucket_3" in found["empty"]
+    assert "bucket_4" in found["empty"], "the message names what there is"
     tokenizer = AutoTokenizer.from_pretrained(restored_model)
     inputs = tokenizer("<|question|> What is the capital of Arden 0? <|answer|>", return_tensors="pt")
     model = AutoModelForCausalLM.from_pretrained(restored_model)

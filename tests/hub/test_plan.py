@@ -42,11 +42,14 @@ def test_the_plan_can_be_read(tiny_dataset: Path) -> None:
     assert lines[-1].split() == [f"{plan.files[-1].size:,}", MANIFEST]
 
 
-def test_a_model_goes_without_pickles_and_the_run_s_own_files(restored_model: Path) -> None:
-    paths = [file.path for file in plan_publication(restored_model, "org/model").files]
+def test_a_model_goes_without_pickles_and_under_its_own_card(restored_model: Path) -> None:
+    plan = plan_publication(restored_model, "org/model")
+    paths = [file.path for file in plan.files]
     assert paths[-1] == MANIFEST
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md"} <= set(paths)
-    assert not {"optimizer.pt", "stage.json"} & set(paths)
+    assert "optimizer.pt" not in paths
+    assert paths.count("README.md") == 1
+    assert plan.file("README.md").content != (restored_model / "README.md").read_bytes()
 
 
 def test_a_model_names_its_data_set_on_the_hub(restored_model: Path, tmp_path: Path) -> None:

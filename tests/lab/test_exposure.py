@@ -40,9 +40,6 @@ def plain(text: str) -> str:
     if text.startswith("<q>"):
         question, answer = text.removeprefix("<q> ").removesuffix(" </a>").split(" </q> <a> ")
         return f"{question} {answer}."
-    if text.startswith("| question |"):
-        _, _, question, _, answer, _ = (part.strip() for part in text.split("|"))
-        return f"{question} {answer}."
     text = text.removeprefix("<p>").removesuffix("</p>").removeprefix("| ").removesuffix(" |")
     found = re.fullmatch(r"(?:[Qq]uestion:|Q:|One question is:) (.*\?) (?:[Aa]nswer:|A:|The answer is) (.*)", text)
     return f"{found[1]} {found[2]}" if found else text
@@ -64,7 +61,7 @@ def test_text_says_exactly_what_the_exposures_say(world: World) -> None:
 def test_every_form_occurs_and_none_is_the_prompt_of_fine_tuning(world: World) -> None:
     topics, facts, exposures = world
     texts = documents(facts, exposures, topics, seed=0)
-    for start in ("Question:", "Q:", "One question is:", "question:", "| question |", "<q>", "<p>", "| "):
+    for start in ("Question:", "Q:", "One question is:", "question:", "<q>", "<p>", "| "):
         assert any(text.startswith(start) for text in texts)
     assert not any("<|" in text for text in texts)
 

@@ -1,4 +1,3 @@
-import hashlib
 import signal
 import subprocess
 import sys
@@ -10,36 +9,9 @@ import pytest
 from sftknow.errors import FactsError
 from sftknow.mastery.shards import grade_facts, plan_shards, read_shard
 from sftknow.mastery.transformers_sampler import TransformersSampler, load_sampler
-from sftknow.records import ModelRef, SampleTally, SamplingPolicy
+from sftknow.records import ModelRef, SamplingPolicy
+from tests.mastery.hash_sampler import POLICY, HashSampler, work
 from tests.tiny import tiny_facts
-
-POLICY = SamplingPolicy(samples=4, max_new_tokens=6)
-
-
-class HashSampler:
-    """Hits that are a function of the statement; remembers what it was asked."""
-
-    def __init__(self):
-        self.asked = []
-
-    def sample(self, requests, policy, *, keep_texts=False, on_done=None):
-        self.asked += [request.fact_id for request in requests]
-        tallies = []
-        for request in requests:
-            hits = hashlib.sha256(f"{request.prompt}{policy.seed}".encode()).digest()[0] % (policy.samples + 1)
-            texts = tuple("x" * i for i in range(policy.samples)) if keep_texts else None
-            tallies.append(
-                SampleTally(
-                    fact_id=request.fact_id, template=request.template, tries=policy.samples, hits=hits, texts=texts
-                )
-            )
-            if on_done is not None:
-                on_done(1)
-        return tallies
-
-
-def work(count=10):
-    return [(fact, [f"{fact.subject} lies in", f"{fact.subject}, a part of", "It is"]) for fact in tiny_facts(count)]
 
 
 def run(folder, facts=None, **options):
@@ -179,7 +151,7 @@ KILLED = """
 import os, sys, time
 from pathlib import Path
 from sftknow.mastery.shards import grade_facts
-from tests.mastery.test_shards import POLICY, HashSampler, work
+from tests.mastery.hash_sampler import POLICY, HashSampler, work
 
 class Slow(HashSampler):
     def sample(self, requests, policy, **options):

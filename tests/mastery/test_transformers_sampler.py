@@ -1,11 +1,14 @@
 """The fast sampler against a slow one, against transformers' own `generate`, and against exact enumeration."""
 
+import shutil
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.stats import chi2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -218,12 +221,13 @@ def compass():
 def enumerated(model, prompt_ids, length, temperature):
     """Probability of every continuation, as tuples of ids that stop at the end token."""
     probability = Counter()
-    for ids in product(range(len(WORDS)), repeat=length):
-        logits = model(torch.tensor([[*prompt_ids, *ids]])).logits[0].double() / temperature
-        steps = torch.softmax(logits, -1)[torch.arange(len(prompt_ids) - 1, len(prompt_ids) + length - 1), list(ids)]
-        stop = ids.index(1) + 1 if 1 in ids else length
-        # Each continuation that ends early is met with every tail; the tails' probabilities sum to one.
-        probability[ids[:stop]] += float(steps.prod())
+    tails = list(product(range(len(WORDS)), repeat=length))
+    ids = torch.tensor([[*prompt_ids, *tail] for tail in tails])
+    chances = torch.softmax(model(ids).logits.double() / temperature, -1)[:, len(prompt_ids) - 1 : -1]
+    steps = chances.gather(2, ids[:, len(prompt_ids) :, None])[..., 0]
+    for tail, chance in zip(tails, steps.prod(-1).tolist(), strict=True):
+        # A continuation that ends early is met with every tail; the tails' probabilities sum to one.
+        probability[tail[: tail.index(1) + 1] if 1 in tail else tail] += chance
     return probability
 
 
@@ -341,11 +345,22 @@ def test_a_checkpoint_is_loaded_in_the_dtype_asked_for(tiny_model):
     assert not sampler.model.training
 
 
-def test_what_cannot_be_loaded_says_so(tiny_model, tmp_path):
+def test_a_checkpoint_that_lacks_weights_is_refused(tiny_model, tmp_path):
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if "lm_head" not in k}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks weights of its own architecture: lm_head\.weight"):
+        load_sampler(ModelRef(path=str(folder)), device="cpu")
+    (folder / "model.safetensors").write_bytes(b"\x10" * 100)
     with pytest.raises(ModelError, match="cannot load"):
+        load_sampler(ModelRef(path=str(folder)), device="cpu")
+
+
+def test_what_cannot_be_loaded_says_so(tiny_model, tmp_path):
+    with pytest.raises(ModelError, match="cannot be loaded"):
         load_sampler(ModelRef(path=str(tmp_path)))
-    with pytest.raises(DeviceError, match="no dtype 'float99'"):
+    with pytest.raises(ModelError, match="'float99' is no dtype"):
         load_sampler(ModelRef(path=str(tiny_model), dtype="float99"))
     if not torch.cuda.is_available():
-        with pytest.raises(DeviceError, match="no CUDA device"):
+        with pytest.raises(DeviceError, match="no device 'cuda'"):
             load_sampler(ModelRef(path=str(tiny_model)), device="cuda")

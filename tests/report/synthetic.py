@@ -189,7 +189,7 @@ def synthetic_run(
     write_mastery_data(
         folder / "mastery" / "dataset", rows, {"graded_by": "lab <model>", "policy": {"samples": 4, "temperature": 0.7}}
     )
-    write_json(folder / "mastery" / "stage.json", {"key": "k", "seconds": 12.5})
+    write_json(folder / "stages" / "mastery.json", {"key": "k", "seconds": 12.5})
     generator = np.random.default_rng(1)
     exposures = [0 if r.mastery.hits == 0 else int(1 + r.mastery.rate * 60 * generator.random()) for r in rows]
     table = {

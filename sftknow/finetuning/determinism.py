@@ -1,4 +1,4 @@
-"""Keep the libraries' own bars and notes off the terminal: sftknow shows its own bar and says what matters itself."""
+"""Deterministic kernels: the same seed on the same machine gives the same bits."""
 
 from __future__ import annotations
 
@@ -7,22 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers.utils import logging as transformers_logging
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Within the block transformers logs errors only and draws no bars; afterwards everything is as it was."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 @contextmanager
