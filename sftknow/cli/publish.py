@@ -24,6 +24,8 @@ def add_parser(commands: Commands) -> None:
         "--licence", metavar="ID", help="licence of the data or the base model, by the Hub's identifier"
     )
     parser.add_argument("--dataset", metavar="ORG/NAME", help="where the model's graded data set is on the Hub")
+    parser.add_argument("--base", metavar="ORG/NAME", help="where the model's base is on the Hub, with @revision")
+    parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to publish to (default: main)")
     parser.add_argument("--dry-run", action="store_true", help="print what would go where and stop")
     parser.set_defaults(run=run)
 
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
         private=not arguments.public,
         licence=arguments.licence,
         dataset_repo=arguments.dataset,
+        base_repo=arguments.base,
+        revision=arguments.revision,
     )
     print(plan)
     if arguments.dry_run:

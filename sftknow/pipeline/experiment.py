@@ -23,7 +23,7 @@ from sftknow.pipeline.cells import Cell, grid_cells, level_name
 from sftknow.pipeline.exposures import write_exposures
 from sftknow.pipeline.grading import grade_dataset, grading_inputs
 from sftknow.pipeline.provenance import provenance
-from sftknow.pipeline.training import base_reference, dataset_reference, train_cell
+from sftknow.pipeline.training import dataset_reference, restored_manifest, train_cell
 from sftknow.recipes.load import dump_recipe
 from sftknow.recipes.schema import Recipe
 from sftknow.records import EvalRun, ModelRef
@@ -327,10 +327,7 @@ class Experiment:
             if not stage.complete:
                 self.say(f"restoring {level} of {cell}")
                 stage.start()
-                manifest = {
-                    "base": base_reference(self.base),
-                    "mastery_dataset": dataset_reference(self.dataset, stage.folder),
-                }
+                manifest = restored_manifest(self.base, tuned, stage.folder)
                 restored = restore(Path(self.base.ref.path), tuned, plan, level, stage.folder, manifest=manifest)
                 stage.finish({"restored": restored.restored})
             self.evaluate(f"{cell}@{level_name(level)}", stage.folder)

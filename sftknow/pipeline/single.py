@@ -15,7 +15,7 @@ from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.restore import restore
 from sftknow.pipeline.base import resolve_base
 from sftknow.pipeline.cells import level_name
-from sftknow.pipeline.training import base_reference
+from sftknow.pipeline.training import restored_manifest
 from sftknow.records import EvalRun, ModelRef, RestoredCheckpoint, Split, TokenDivergence
 from sftknow.storage.manifests import dataset_of_model
 from sftknow.storage.mastery_data import MasteryData
@@ -127,6 +127,6 @@ def restore_pair(
     restored = []
     for level in levels:
         target = out if len(levels) == 1 else out / level_name(level)
-        manifest = {"base": base_reference(resolved)}
+        manifest = restored_manifest(resolved, tuned_folder, target)
         restored.append(restore(Path(local.path), tuned_folder, plan, level, target, manifest=manifest))
     return restored

@@ -11,6 +11,7 @@ from sftknow.finetuning.train import LoadedBase, fine_tune
 from sftknow.pipeline.base import BaseModel
 from sftknow.pipeline.cells import Cell
 from sftknow.records import ModelRef, TrainedModel, to_json
+from sftknow.storage.manifests import read_manifest
 from sftknow.storage.mastery_data import MasteryData
 from sftknow.training_data.draws import draw
 
@@ -48,3 +49,14 @@ def train_cell(
         },
         loaded=loaded,
     )
+
+
+def restored_manifest(base: BaseModel, tuned: Path, out: Path) -> dict[str, Any]:
+    """What a restored model's manifest takes over from the fine-tuned one: base, training, graded data set."""
+    before = read_manifest(tuned, "model") or {}
+    manifest: dict[str, Any] = {key: before[key] for key in ("sft", "draw") if key in before}
+    named = before.get("mastery_dataset")
+    if named and "path" in named:
+        place = Path(os.path.normpath(tuned / named["path"]))
+        named = {**named, "path": os.path.relpath(place, out)}
+    return {**manifest, "base": base_reference(base), **({"mastery_dataset": named} if named else {})}

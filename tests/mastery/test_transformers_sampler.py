@@ -349,10 +349,10 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tiny_model, tmp_path):
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     tensors = load_file(folder / "model.safetensors")
     save_file({k: v for k, v in tensors.items() if "lm_head" not in k}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks weights of its own architecture: lm_head\.weight"):
+    with pytest.raises(ModelError, match=r"lm_head\.weight"):
         load_sampler(ModelRef(path=str(folder)), device="cpu")
     (folder / "model.safetensors").write_bytes(b"\x10" * 100)
-    with pytest.raises(ModelError, match="cannot load"):
+    with pytest.raises(ModelError, match="cannot be loaded"):
         load_sampler(ModelRef(path=str(folder)), device="cpu")
 
 

@@ -50,7 +50,7 @@ def die_after_shards(count: int) -> None:
     """Let the process be killed when that many shards of the grading are on disk."""
     import sftknow.mastery.shards as shards
 
-    write, done = shards.pq.write_table, 0
+    write, done = shards.write_shard, 0
 
     def counted(*arguments: object, **more: object) -> None:
         nonlocal done
@@ -59,7 +59,7 @@ def die_after_shards(count: int) -> None:
         done += 1
         write(*arguments, **more)
 
-    shards.pq.write_table = counted
+    shards.write_shard = counted
 
 
 if __name__ == "__main__":

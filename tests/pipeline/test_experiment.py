@@ -65,6 +65,9 @@ def test_every_model_names_the_graded_data(finished: Path) -> None:
         named = dataset_of_model(model)
         assert named is not None
         assert MasteryData(named[0]).fingerprint == data.fingerprint
+        if model.name != "base":
+            manifest = json.loads((model / "sftknow.json").read_text())
+            assert len(manifest["sft"]["fact_ids"]) == 8, "needed to score a model on its own training facts"
 
 
 def test_scores_are_made_of_the_single_answers(finished: Path) -> None:

@@ -113,12 +113,19 @@ def test_content_cannot_be_overruled_by_the_manifest(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_the_old_data_set(folder: Path) -> None:
     before = MasteryData(folder).fingerprint
-    bad = [*some_rows(), GradedFact(fact=some_rows()[0].fact, mastery=replace(some_rows()[0].mastery, tries=0))]
+    row = some_rows()[0]
+    bad = [*some_rows(), GradedFact(fact=replace(row.fact, id="another"), mastery=replace(row.mastery, tries=0))]
     with pytest.raises(ZeroDivisionError):
         write_mastery_data(folder, bad, ABOUT)
     assert MasteryData(folder).fingerprint == before
     assert MasteryData(folder).split("test") == [r for r in some_rows() if r.fact.split == "test"]
     assert [p.name for p in folder.parent.iterdir()] == ["graded"]
+
+
+def test_ids_are_unique(tmp_path: Path) -> None:
+    with pytest.raises(MasteryDataError, match="2 facts have the id P17/train/0"):
+        write_mastery_data(tmp_path / "graded", [*some_rows(), some_rows()[0]], ABOUT)
+    assert not (tmp_path / "graded").exists()
 
 
 def test_what_is_no_whole_data_set_is_one_line(tmp_path: Path, folder: Path) -> None:

@@ -97,7 +97,8 @@ def test_batch_size_does_not_matter(architecture: str) -> None:
         for n in (1, 2, 5, 64)
     ]
     for other in others:
-        np.testing.assert_allclose(other, one, rtol=0, atol=1e-6)
+        # Float32 sums in another order differ by their relative rounding, and these divergences reach 2 nats.
+        np.testing.assert_allclose(other, one, rtol=1e-6, atol=1e-6)
 
 
 def test_padding_side_of_the_tokenizer_does_not_matter() -> None:
