@@ -13,8 +13,8 @@ from sftknow.recipes.load import shipped_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-# A command stands on a line of its own, after `&&`, or in backticks.
-COMMANDS = re.findall(r"(?:^|&& |`)(sftknow (?:[a-z]+)(?: [^`\n&]*)?)(?=$|`|\n| &&)", README, flags=re.MULTILINE)
+CODE = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) + re.findall(r"`([^`\n]+)`", README))
+COMMANDS = re.findall(r"(?:^|&& )(sftknow [a-z][^\n&]*?)\s*$", CODE, flags=re.MULTILINE)
 
 
 def test_ci_installs_and_tests_as_the_readme_says() -> None:
