@@ -19,6 +19,9 @@ HOMES = {
     "lm_eval": {"evaluation"},
     "matplotlib": {"report"},
     "faker": {"lab"},
+    "numba": {"parameters"},
+    "rouge_score": {"evaluation"},
+    "vllm": {"mastery"},
 }
 
 

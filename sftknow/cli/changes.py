@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sftknow.cli.options import Commands, add_model, command
 
 if TYPE_CHECKING:
-    from sftknow.pipeline.single import PairOptions
+    from sftknow.pipeline.checkpoint_pairs import PairOptions
 
 DEFAULT_LEVELS = "1%,3%,5%,10%,20%,40%,60%"
 
@@ -51,7 +51,7 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
 
 def pair_options(arguments: argparse.Namespace) -> PairOptions:
     """The options of `add_pair` as the library wants them."""
-    from sftknow.pipeline.single import PairOptions
+    from sftknow.pipeline.checkpoint_pairs import PairOptions
 
     return PairOptions(
         region=arguments.region,
@@ -66,7 +66,7 @@ def pair_options(arguments: argparse.Namespace) -> PairOptions:
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and print the tables."""
     from sftknow.parameters.tables import write_analysis
-    from sftknow.pipeline.single import analyse_pair
+    from sftknow.pipeline.checkpoint_pairs import analyse_pair
     from sftknow.report.terminal import changes_table
 
     levels = arguments.levels.split(",")

@@ -42,7 +42,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure and print."""
-    from sftknow.pipeline.single import diverge_pair
+    from sftknow.pipeline.token_pairs import diverge_pair
     from sftknow.records import ModelRef
 
     summary = diverge_pair(

@@ -32,7 +32,7 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the table."""
     from sftknow.errors import MasteryDataError
-    from sftknow.pipeline.single import score_model
+    from sftknow.pipeline.scoring import score_model
     from sftknow.records import SPLITS, ModelRef
     from sftknow.report.terminal import accuracy_table
 

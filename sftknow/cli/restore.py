@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Analyse, restore each level, say where it is."""
-    from sftknow.pipeline.single import restore_pair
+    from sftknow.pipeline.checkpoint_pairs import restore_pair
 
     for restored in restore_pair(
         arguments.base, arguments.tuned, arguments.top.split(","), arguments.out, pair_options(arguments)

@@ -78,3 +78,8 @@ def link_base(base: BaseModel, out: Path, dataset: dict[str, str]) -> None:
         if file.name != MANIFEST and not target.is_symlink():
             target.symlink_to(file)
     write_manifest(out, "model", {"base": {"path": base.name, "sha256": base.sha256}, "mastery_dataset": dataset})
+
+
+def local_model(ref: ModelRef) -> ModelRef:
+    """The same model as a folder on this machine; from the Hub it is pulled at a commit."""
+    return resolve_base(ref.path, ref.revision, ref.dtype).ref
