@@ -7,7 +7,8 @@ Three readings of "the output gives the answer", from mild to strict:
 - `contains_word`: the same, but the answer must not begin or end inside a word.
 - `exact_match`: the output is the answer and nothing else, after SQuAD's normalisation.
 
-Before any of them, both sides go through `normalize`:
+Which of them makes a hit, and whether case counts, is a `MatchRule`, which grading takes from its recipe. Before any of
+them, both sides go through `normalize`:
 
 - Unicode NFC. Composed and decomposed accents become equal, and "Cafe" is not found in a decomposed "Café". NFC and
   not NFKC, because NFKC also equates what differs in meaning ("m²" and "m2", "½" and "1⁄2").
@@ -15,7 +16,8 @@ Before any of them, both sides go through `normalize`:
 - Soft hyphens, zero-width spaces and bidirectional controls go: they are layout, not letters. Joiners (U+200C, U+200D)
   stay, since Persian and the Indic scripts spell with them.
 - Runs of white space become one space, none at the ends.
-- Case is kept, unless the rule says otherwise; then full Unicode case folding ("ß" is "ss").
+- Case is kept, unless the rule says otherwise; then full Unicode case folding ("ß" is "ss"), the same in every
+  language: the Turkish "İ" is "i" with a dot above it and not "i", and "ı" is not "i".
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sftknow.errors import FactsError
+
+Match = Literal["contains", "word", "exact"]
 
 _APOSTROPHES = (
     "\u2018\u2019\u201b"  # single quotation marks: left, right (the typographic apostrophe), high reversed
@@ -57,6 +61,14 @@ class MatchRule:
 
     case_sensitive: bool = True
     """True, as in the paper's own reading; False finds "USA" in "Sausage", which `contains_word` then refuses."""
+    match: Match = "contains"
+    """What `Matcher.hit` asks for: ``contains`` (the paper's), ``word`` (`contains_word`) or ``exact``
+    (`exact_match`, to which case makes no difference)."""
+
+    def __str__(self) -> str:
+        what = {"contains": "contains an answer", "word": "contains an answer as whole words", "exact": "is an answer"}
+        case = "" if self.match == "exact" else ", case as it is" if self.case_sensitive else ", whatever the case"
+        return f"a text that {what[self.match]}{case}"
 
 
 DEFAULT_RULE = MatchRule()
@@ -95,11 +107,12 @@ class Matcher:
         TypeError: a single string was given, whose letters would each count as an answer.
     """
 
-    __slots__ = ("_answers", "_needles", "_rule")
+    __slots__ = ("_answers", "_given", "_needles", "_rule")
 
     def __init__(self, answers: Sequence[str], rule: MatchRule = DEFAULT_RULE) -> None:
         self._rule = rule
         self._answers = _normalized(answers, rule)
+        self._given = tuple(answers)
         # "New York" decides for "New York City" as well.
         self._needles = tuple(a for a in self._answers if not any(other in a for other in self._answers if other != a))
 
@@ -118,6 +131,12 @@ class Matcher:
         """
         folded = normalize(text, self._rule)
         return any(_stands_alone(answer, folded) for answer in self._answers)
+
+    def hit(self, text: str) -> bool:
+        """Whether a whole, finished text gives an answer in the rule's own sense."""
+        if self._rule.match == "word":
+            return self.contains_word(text)
+        return exact_match(text, self._given) if self._rule.match == "exact" else self.contains(text)
 
 
 def contains(output: str, answers: Sequence[str], rule: MatchRule = DEFAULT_RULE) -> bool:
@@ -220,6 +239,12 @@ class Synonyms:
     def aliases(self, object: str) -> tuple[str, ...]:
         """The other names of an object, without the object itself; empty where the table has none."""
         return self._aliases.get(normalize(object), ())
+
+    def merged(self, object: str, own: Sequence[str]) -> tuple[str, ...]:
+        """The table's names of an object and a source's own, each once and without the object itself."""
+        names = {normalize(name): name for name in (*self.aliases(object), *own)}
+        names.pop(normalize(object), None)
+        return tuple(names.values())
 
     def __len__(self) -> int:
         return len(self._aliases)

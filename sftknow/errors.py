@@ -4,10 +4,12 @@
     ├── RecipeError           a recipe file or a --set that cannot be used
     ├── FactsError            a facts source, a topics file or a synonyms file
     ├── MasteryDataError      a graded (mastery-split) data set
+    ├── GeneralTaskError      a general-ability task (xsum, gsm8k) or its data
     ├── ModelError            a model or tokenizer that cannot be loaded or used
     ├── CheckpointError       a checkpoint's files: missing tensors, shapes, NaN, format
     ├── DeviceError           a device or dtype that this machine does not have
     ├── RunError              a run directory: damaged, in use, of another recipe
+    ├── ClusterError          a Ray cluster: not reachable, too small, another version on a node
     ├── HubError              the Hub refused or could not be reached; carries the repo id
     └── MissingExtraError     an optional package; carries the exact install command
 
@@ -36,6 +38,10 @@ class MasteryDataError(SftknowError):
     """A graded data set is missing, incomplete, or not what was asked for."""
 
 
+class GeneralTaskError(SftknowError):
+    """There is no such general-ability task, or its data cannot be used."""
+
+
 class ModelError(SftknowError):
     """A model or its tokenizer cannot be loaded or cannot be used for this."""
 
@@ -50,6 +56,10 @@ class DeviceError(SftknowError):
 
 class RunError(SftknowError):
     """A run directory is damaged, in use by another process, or belongs to something else."""
+
+
+class ClusterError(SftknowError):
+    """A Ray cluster cannot be reached, holds no such worker, or a node of it cannot do the work."""
 
 
 class HubError(SftknowError):

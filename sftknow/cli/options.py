@@ -40,10 +40,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="prompts at once (default: 64)")
 
 
-def add_dtype(parser: argparse.ArgumentParser) -> None:
-    """``--dtype``: what the model is loaded in."""
+def add_dtype(parser: argparse.ArgumentParser, otherwise: str = "what the model's config names, as lm_eval does") -> None:
+    """``--dtype``: what the model is loaded in; None in the namespace where nothing was said."""
     parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="load in (default: float32)"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help=f"load in that dtype (default: {otherwise})",
     )
 
 
@@ -62,6 +64,17 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def at_least_zero(text: str) -> float:
+    """An argparse type: a number that is not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
     return value
 
 

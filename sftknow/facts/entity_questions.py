@@ -1,8 +1,8 @@
 """EntityQuestions (Sciavolino et al., EMNLP 2021), read as the paper reads it.
 
-A folder with ``train/P17.train.json``, ``dev/P17.dev.json``, ``test/P17.test.json`` and so on, each a JSON list of
-``{"question": str, "answers": [str, …]}``: the layout of the official release. A person's own data in the same layout
-serves too, with that person's own topics.
+A folder or zip file with ``train/P17.train.json``, ``dev/P17.dev.json``, ``test/P17.test.json`` and so on, each a JSON
+list of ``{"question": str, "answers": [str, …]}``: the layout of the official release. A person's own data in the same
+layout serves too, with that person's own topics.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from sftknow.answers import Synonyms, normalize
 from sftknow.errors import FactsError
 from sftknow.facts.prompts import subject_of
+from sftknow.facts.release import PARTS, Files, FolderFiles
 from sftknow.facts.topics import Topic
 from sftknow.records import Fact, Split
 
@@ -29,18 +30,18 @@ _PARTS: tuple[tuple[Split, str, str], ...] = (
 
 def is_entity_questions(folder: Path) -> bool:
     """Whether a folder has the release's layout."""
-    return any(any((folder / part).glob(f"*.{part}.json")) for part in ("train", "test"))
+    return any(name.startswith(("train/", "test/")) for name in FolderFiles(folder).names)
 
 
 def read_entity_questions(
-    folder: Path, *, topics: Mapping[str, Topic], synonyms: Synonyms
+    files: Files, *, topics: Mapping[str, Topic], synonyms: Synonyms
 ) -> tuple[list[Fact], dict[str, int]]:
-    """The facts of a folder, filtered as in the paper, and how many rows each filter removed.
+    """The facts of these files, filtered as in the paper, and how many rows each filter removed.
 
     In each split, rows with more than one answer go, and then all but the first row of each question text, over the
     topics in their order (two topics share one question, so the order matters). The release gives 75,944 training,
     9,555 in-domain test and 11,613 out-of-domain test facts, the sums of the paper's Tables 1 and 8. The dev part is
-    made of the in-domain topics' dev files by the same filter. A folder without ``dev`` has no dev part. A topic
+    made of the in-domain topics' dev files by the same filter. Without dev files there is no dev part. A topic
     without any file is left out and counted as removed (``topics without files``).
 
     A fact's id is topic, split and row in its file, from 1: ``P36/train/12``. The question is the file's, letter by
@@ -49,18 +50,18 @@ def read_entity_questions(
     Raises:
         FactsError: names the file, the row and what is wrong there.
     """
-    _check_relations(folder, topics)
-    absent = [t.relation for t in topics.values() if not any(_file(folder, p, t).is_file() for p in ("train", "test"))]
+    _check_relations(files, topics)
+    absent = [t.relation for t in topics.values() if not any(_name(p, t) in files.names for p in ("train", "test"))]
     facts: list[Fact] = []
     removed: dict[str, int] = {"topics without files": len(absent)} if absent else {}
     for split, part, domain in _PARTS:
-        if split == "dev" and not (folder / "dev").is_dir():
+        if split == "dev" and not any(name.startswith("dev/") for name in files.names):
             continue
         seen: set[str] = set()
         for topic in topics.values():
             if topic.domain != domain or topic.relation in absent:
                 continue
-            for row, question, answers, subject in _rows(_file(folder, part, topic), topic):
+            for row, question, answers, subject in _rows(files, _name(part, topic), topic):
                 if len(answers) > 1 or question in seen:
                     reason = f"{split}: {'more than one answer' if len(answers) > 1 else 'question seen before'}"
                     removed[reason] = removed.get(reason, 0) + 1
@@ -80,23 +81,26 @@ def read_entity_questions(
     return facts, removed
 
 
-def _file(folder: Path, part: str, topic: Topic) -> Path:
-    return folder / part / f"{topic.relation}.{part}.json"
+def _name(part: str, topic: Topic) -> str:
+    return f"{part}/{topic.relation}.{part}.json"
 
 
-def _check_relations(folder: Path, topics: Mapping[str, Topic]) -> None:
-    for part in ("train", "dev", "test"):
-        for file in sorted((folder / part).glob(f"*.{part}.json")):
-            relation = file.name.removesuffix(f".{part}.json")
-            if relation not in topics:
-                raise FactsError(
-                    f"{file}: no topic is named {relation}; add its templates to a topics file of your own"
-                )
+def _check_relations(files: Files, topics: Mapping[str, Topic]) -> None:
+    known = {_name(part, topic) for part in PARTS for topic in topics.values()}
+    for name in sorted(files.names - known, key=lambda name: (PARTS.index(name.partition("/")[0]), name)):
+        part, _, file = name.partition("/")
+        raise FactsError(
+            f"{files.label(name)}: no topic is named {file.removesuffix(f'.{part}.json')}; "
+            "add its templates to a topics file of your own"
+        )
 
 
-def _rows(file: Path, topic: Topic) -> Iterator[tuple[int, str, list[str], str]]:
+def _rows(files: Files, name: str, topic: Topic) -> Iterator[tuple[int, str, list[str], str]]:
     """Row number from 1, question, answers, subject."""
-    for number, row in enumerate(_read_list(file), start=1):
+    file = files.label(name)
+    if name not in files.names:
+        raise FactsError(f"{file} is missing, though other files of this topic are there; unpack all of them")
+    for number, row in enumerate(_read_list(files.read(name), file), start=1):
         where = f"{file}, row {number}"
         if not isinstance(row, dict):
             raise FactsError(f"{where}: must be an object with a question and answers")
@@ -109,26 +113,26 @@ def _rows(file: Path, topic: Topic) -> Iterator[tuple[int, str, list[str], str]]
             raise FactsError(f"{where}: an answer is not text in {answers!r}")
         if not all(normalize(answer) for answer in answers):
             raise FactsError(f"{where}: an answer is empty in {answers!r}")
+        if _half_character(question) or any(map(_half_character, answers)):
+            raise FactsError(f"{where}: half a character (a lone surrogate) in {question!a} or {answers!a}")
         subject = subject_of(topic, question)
         if subject is None:
             raise FactsError(f"{where}: {question!r} is not {topic.relation}'s question, {topic.question!r}")
         yield number, question, answers, subject
 
 
-def _read_list(file: Path) -> list[Any]:
-    try:
-        raw = file.read_bytes()
-    except FileNotFoundError:
-        raise FactsError(f"{file} is missing, though other files of this topic are there; unpack all of them") from None
-    except OSError as error:
-        raise FactsError(f"{file} cannot be read: {error.strerror}") from None
+def _half_character(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _read_list(raw: bytes, file: str) -> list[Any]:
     try:
         rows = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         row = _rows_before(raw[: error.start]) + 1
         raise FactsError(f"{file}, row {row}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise FactsError(f"{file} is not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise FactsError(f"{file} is not JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(rows, list):
         raise FactsError(f"{file} must be a JSON list of objects with a question and answers")
     return rows

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
 from sftknow.answers import fold_apostrophes
 from sftknow.facts.topics import Topic
 
@@ -14,6 +18,28 @@ def question_for(topic: Topic, subject: str) -> str:
 def statements_for(topic: Topic, subject: str) -> tuple[str, ...]:
     """The topic's statements about a subject, in the order of its templates, to be completed with the object (3.3)."""
     return tuple(template.replace("{subject}", subject) for template in topic.templates)
+
+
+@dataclass(frozen=True, slots=True)
+class Statements(Sequence[str]):
+    """`statements_for`, filled in when they are asked for: 21 texts for each of 100,000 facts need not lie about."""
+
+    topic: Topic
+    subject: str
+
+    def __len__(self) -> int:
+        return len(self.topic.templates)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return statements_for(self.topic, self.subject)[index]
+        return self.topic.templates[index].replace("{subject}", self.subject)
 
 
 def subject_of(topic: Topic, question: str) -> str | None:

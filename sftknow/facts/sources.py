@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from sftknow.answers import Synonyms
 from sftknow.errors import FactsError, HubError
 from sftknow.facts.entity_questions import is_entity_questions, read_entity_questions
-from sftknow.facts.tabular import SUFFIXES, Exposure, read_tables, split_in_name
+from sftknow.facts.release import OFFICIAL, Comparison, Files, FolderFiles, ZipFiles, compare, official_files
+from sftknow.facts.tabular import SUFFIXES, Exposure, Tables, read_tables, split_in_name
 from sftknow.facts.topics import Topic
 from sftknow.records import SPLITS, Fact, Split
 from sftknow.resources import lab_folder
+from sftknow.storage.manifests import MANIFEST
 
 __all__ = ["Exposure", "FactSet", "load_facts"]
 
@@ -36,6 +39,17 @@ class FactSet:
     """As it was asked for; for a data set on the Hub ``org/name@commit``."""
     exposures: Mapping[str, Exposure] | None
     """By fact id, where the source knows them (the lab)."""
+    own_aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By fact id the names that the source itself accepts, synonyms apart; only facts that have any."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of the source, such as columns that were not used."""
+    official: bool | None = None
+    """Whether this is the official EntityQuestions release, file by file; None for anything not laid out like it."""
+
+    def counts(self) -> dict[Split, int]:
+        """Facts of each split, empty ones included."""
+        found = Counter(fact.split for fact in self.facts)
+        return {split: found[split] for split in SPLITS}
 
     def of_split(self, split: Split) -> tuple[Fact, ...]:
         """The facts of one split, in order."""
@@ -48,8 +62,10 @@ def load_facts(
     """Read facts.
 
     Args:
-        source: ``lab``; a folder laid out like EntityQuestions, or with JSONL, CSV or Parquet files; one such file;
-            or the id of a data set on the Hub, ``org/name`` or ``org/name@revision``. What exists locally goes first.
+        source: ``lab``; ``entity-questions``, the official release, which is downloaded once and compared with the
+            hashes of its files; a folder or a .zip file laid out like it; a JSONL, CSV or Parquet file, or a folder of
+            them; or a data set on the Hub, ``org/name`` or ``org/name@revision``. What exists on this machine goes
+            first.
         topics: from `load_topics`; every relation of the source must be among them.
         synonyms: whose names become aliases beside the source's own.
         limit: keep at most this many training facts, and of each other split at most a quarter of it (rounded up),
@@ -64,12 +80,19 @@ def load_facts(
     if limit is not None and limit < 1:
         raise FactsError(f"a limit of {limit} facts leaves nothing; give 1 or more, or no limit")
     place, name = _locate(source)
-    removed: dict[str, int]
-    exposures: dict[str, Exposure] = {}
-    if place.is_dir() and is_entity_questions(place):
-        read, removed = read_entity_questions(place, topics=topics, synonyms=synonyms)
+    files = _entity_questions(place)
+    compared: Comparison | None = None
+    if files is not None:
+        compared = compare(files)
+        if compared.altered and isinstance(files, ZipFiles):
+            raise FactsError(
+                f"{place} is {compared}; download it again, or unpack it and give the folder as your own data"
+            )
+        read, removed = read_entity_questions(files, topics=topics, synonyms=synonyms)
+        tables = Tables(facts=read, removed=removed)
     else:
-        read, removed, exposures = read_tables(_tables(place), topics=topics, synonyms=synonyms)
+        tables = read_tables(_tables(place), topics=topics, synonyms=synonyms)
+    read, removed = tables.facts, tables.removed
     if not read:
         raise FactsError(f"there is not a single fact in {source}")
     facts = tuple(read if limit is None else _limited(read, limit, seed))
@@ -77,10 +100,31 @@ def load_facts(
         over = sum(fact.split == split for fact in read) - sum(fact.split == split for fact in facts)
         if over:
             removed[f"{split}: beyond the limit"] = over
-    kept = {fact.id: exposures[fact.id] for fact in facts if fact.id in exposures}
+    kept = {fact.id: tables.exposures[fact.id] for fact in facts if fact.id in tables.exposures}
     return FactSet(
-        facts=facts, removed=removed, sha256=_sha256(facts, kept), source=name, exposures=kept if exposures else None
+        facts=facts,
+        removed=removed,
+        sha256=_sha256(facts, kept),
+        source=name,
+        exposures=kept if tables.exposures else None,
+        own_aliases={fact.id: tables.own_aliases[fact.id] for fact in facts if fact.id in tables.own_aliases},
+        notes=tuple(_notes(place, tables, compared)),
+        official=compared.official if compared else None,
     )
+
+
+def _notes(place: Path, tables: Tables, compared: Comparison | None) -> Iterable[str]:
+    if compared and compared.same:
+        yield f"this is {compared}"
+    if tables.unused and not (place / MANIFEST).is_file():
+        yield f"columns not used: {', '.join(map(str, tables.unused))}"
+
+
+def _entity_questions(place: Path) -> Files | None:
+    """The place's files, where it is laid out like EntityQuestions."""
+    if place.is_dir():
+        return FolderFiles(place) if is_entity_questions(place) else None
+    return ZipFiles(place) if place.suffix.lower() == ".zip" else None
 
 
 def _locate(source: str) -> tuple[Path, str]:
@@ -93,19 +137,26 @@ def _locate(source: str) -> tuple[Path, str]:
     place = Path(source).expanduser()
     if source and place.exists():
         return place, source
+    if source == OFFICIAL:
+        return official_files().path, source
     if _HUB_ID.fullmatch(source) and Path(source).suffix not in (*SUFFIXES, ".json", ".zip"):
         return _download(source)
-    raise FactsError(f"no facts at {source!r}: give 'lab', a folder, a {', '.join(SUFFIXES)} file or a Hub id org/name")
+    raise FactsError(
+        f"no facts at {source!r}: give 'lab', '{OFFICIAL}', a folder, a {', '.join(SUFFIXES)} or .zip file, "
+        "or a Hub id org/name"
+    )
 
 
 def _tables(place: Path) -> list[tuple[Path, Split | None]]:
     if place.is_file():
         if place.suffix.lower() not in SUFFIXES:
-            raise FactsError(f"{place} is not a {', '.join(SUFFIXES)} file; a zip must be unpacked first")
+            raise FactsError(f"{place} is not a {', '.join(SUFFIXES)} or .zip file")
         return [(place, None)]
+    # A graded data set holds kept continuations beside its facts.
+    graded = (place / MANIFEST).is_file()
     files = sorted(
         path
-        for path in place.rglob("*")
+        for path in (place.glob("*/bucket_*.parquet") if graded else place.rglob("*"))
         if path.suffix.lower() in SUFFIXES
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(place).parts)

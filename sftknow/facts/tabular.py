@@ -4,7 +4,8 @@ Columns (others are ignored):
 
 - ``subject``, ``object``: texts, never empty.
 - ``relation`` or ``topic``: the name of a topic, such as ``P36``.
-- ``aliases`` (may be absent): a list of texts, or one text with ``|`` between the names.
+- ``aliases`` (may be absent): a list of texts, one text with ``|`` between the names, or a list written out as text
+  (``["a", "b"]``, as a table of lists becomes in CSV).
 - ``question`` (may be absent or empty): else the topic's own question about the subject.
 - ``split`` (may be absent): ``train``, ``dev``, ``test`` or ``testood``.
 - ``id`` or ``fact_id`` (may be absent): else topic, split and the row's place in the source: ``P36/train/12``.
@@ -13,12 +14,13 @@ Columns (others are ignored):
 
 from __future__ import annotations
 
+import ast
 import csv
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,9 @@ from sftknow.records import SPLITS, Fact, Split
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 _SPLIT_NAMES: dict[str, Split] = {**{s: s for s in SPLITS}, "validation": "dev", "valid": "dev", "val": "dev"}
 _EXPOSURE = ("exposures", "templates_seen", "wrong_share", "question_exposures")
+_COLUMNS = {
+    "subject", "object", "relation", "topic", "aliases", "question", "split", "id", "fact_id", *_EXPOSURE
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,21 @@ class Row:
         return FactsError(f"{self.file}, row {self.number}: {what}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """What was read of some files."""
+
+    facts: list[Fact] = field(default_factory=list)
+    removed: dict[str, int] = field(default_factory=dict)
+    """Rows left out, by reason."""
+    exposures: dict[str, Exposure] = field(default_factory=dict)
+    """By fact id, where the tables have them."""
+    own_aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By fact id, the names that the table itself accepts, where it has any."""
+    unused: dict[str, None] = field(default_factory=dict)
+    """Names of columns that no fact is made of, in the order they were met."""
+
+
 def split_in_name(path: Path) -> Split | None:
     """The split that a relative path such as ``data/train-00000-of-00001.parquet`` or ``dev/part.csv`` speaks of."""
     for part in (path.stem, *reversed(path.parent.parts)):
@@ -77,8 +97,8 @@ def split_in_name(path: Path) -> Split | None:
 
 def read_tables(
     files: Iterable[tuple[Path, Split | None]], *, topics: Mapping[str, Topic], synonyms: Synonyms
-) -> tuple[list[Fact], dict[str, int], dict[str, Exposure]]:
-    """The facts of some files, how many rows were removed and why, and the exposures where the tables have them.
+) -> Tables:
+    """The facts of some files.
 
     The split of a fact is the first of these that there is: its ``split`` cell, taken at its word; the split in the
     file's name; else a fixed cut by a hash of relation and subject, 80 % train, 10 % dev, 10 % test. In the last two
@@ -93,30 +113,32 @@ def read_tables(
     Raises:
         FactsError: names the file, the row and what is wrong there.
     """
-    facts: list[Fact] = []
-    removed: dict[str, int] = {}
-    exposures: dict[str, Exposure] = {}
-    places: dict[str, Row] = {}
+    found = Tables()
+    places: dict[str, tuple[Path, int]] = {}
     number = 0
     for file, hint in files:
         for row in _rows(file, hint):
             number += 1
+            found.unused.update(dict.fromkeys(column for column in row.cells if column not in _COLUMNS))
             topic = _topic(row, topics)
             subject = _text(row, "subject")
             split = _split(row, topic, subject)
             if topic.domain == "out-of-domain" and split in ("train", "dev") and "split" not in row.cells:
                 reason = f"{split}: topic is out-of-domain"
-                removed[reason] = removed.get(reason, 0) + 1
+                found.removed[reason] = found.removed.get(reason, 0) + 1
                 continue
-            fact = _fact(row, number, topic, subject, split, synonyms)
+            own = _aliases(row)
+            fact = _fact(row, number, topic, subject, split, own, synonyms)
             if fact.id in places:
-                first = places[fact.id]
-                raise row.error(f"the id {fact.id!r} was already used in {first.file.name}, row {first.number}")
-            places[fact.id] = row
-            facts.append(fact)
+                first, at = places[fact.id]
+                raise row.error(f"the id {fact.id!r} was already used in {first.name}, row {at}")
+            places[fact.id] = (file, row.number)
+            found.facts.append(fact)
+            if own:
+                found.own_aliases[fact.id] = tuple(own)
             if any(row.cells.get(column) is not None for column in _EXPOSURE):
-                exposures[fact.id] = _exposure(row, topic)
-    return facts, removed, exposures
+                found.exposures[fact.id] = _exposure(row, topic)
+    return found
 
 
 def _topic(row: Row, topics: Mapping[str, Topic]) -> Topic:
@@ -144,11 +166,8 @@ def _hashed_split(relation: str, subject: str, domain: str) -> Split:
     return "test" if tenth == 0 else "dev" if tenth == 1 else "train"
 
 
-def _fact(row: Row, number: int, topic: Topic, subject: str, split: Split, synonyms: Synonyms) -> Fact:
+def _fact(row: Row, number: int, topic: Topic, subject: str, split: Split, own: list[str], synonyms: Synonyms) -> Fact:
     object_ = _text(row, "object")
-    # Each name once, in the table's order; the object is dropped from among its own aliases.
-    names = {normalize(name): name for name in (*synonyms.aliases(object_), *_aliases(row))}
-    names.pop(normalize(object_), None)
     identity = next((column for column in ("id", "fact_id") if column in row.cells), None)
     question = row.cells.get("question")
     return Fact(
@@ -156,7 +175,7 @@ def _fact(row: Row, number: int, topic: Topic, subject: str, split: Split, synon
         topic=topic.relation,
         subject=subject,
         object=object_,
-        aliases=tuple(names.values()),
+        aliases=synonyms.merged(object_, own),
         question=question_for(topic, subject) if question in (None, "") else _text(row, "question"),
         split=split,
     )
@@ -177,19 +196,42 @@ def _text(row: Row, column: str) -> str:
         raise row.error(f"the {column} must be text, not {value!r}; put it in quotes")
     if not normalize(value):
         raise row.error(f"the {column} is empty")
-    return value.strip()
+    return _whole(row, column, value).strip()
+
+
+def _whole(row: Row, column: str, value: str) -> str:
+    """The text, unless it holds what no tokenizer and no file can take: half a character (a lone surrogate), or NUL."""
+    if "\0" in value:
+        raise row.error(f"the {column} holds a NUL character: {value!a}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise row.error(f"the {column} holds half a character at place {error.start + 1}: {value!a}") from None
+    return value
 
 
 def _aliases(row: Row) -> list[str]:
     value = row.cells.get("aliases")
     if value is None or value == "":
         return []
-    names = value.split("|") if isinstance(value, str) else value
+    names = _names(value) if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise row.error(f"the aliases must be a list of texts, or one text with | between them, not {value!r}")
     if not all(normalize(name) for name in names):
         raise row.error(f"an alias is empty in {value!r}")
-    return [name.strip() for name in names]
+    return [_whole(row, "aliases", name).strip() for name in names]
+
+
+def _names(text: str) -> Any:
+    """The names in a text: one that spells out a list is that list, else they stand between bars."""
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]"):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(bare)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    return text.split("|")
 
 
 def _exposure(row: Row, topic: Topic) -> Exposure:
@@ -237,6 +279,8 @@ def _jsonl(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             cells = json.loads(line)
         except json.JSONDecodeError as error:
             raise FactsError(f"{file}, row {number}: not JSON: {error.msg} at column {error.colno}") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list of thousands of lists
+            raise FactsError(f"{file}, row {number}: not JSON that can be read: {str(error).splitlines()[0]}") from None
         if not isinstance(cells, dict):
             raise FactsError(f"{file}, row {number}: must be an object with subject, relation and object")
         yield number, cells

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 
 from sftknow.answers import Matcher, MatchRule
-from sftknow.mastery.decoding import Continuation, Decoder
+from sftknow.mastery.completions import CompletionFilter
+from sftknow.mastery.decoding import Decoder
 from sftknow.mastery.drawing import draw_tokens
 from sftknow.mastery.prefixes import shared_prefix
 from sftknow.mastery.sampling import SampleRequest, uniforms
@@ -34,14 +35,13 @@ class Rows:
     """What is being continued, in the order of the cache's slots."""
 
     request: Ints
-    token: Ints
-    """The last token, which is not in the cache yet."""
-    text: list[Continuation]
-    hit: list[bool]
+    tokens: Ints
+    """The tokens drawn so far, shape [rows, max_new_tokens]; the last of them is not in the cache yet."""
+    hit: Bools
     """Whether the text has an answer; such rows stay only where texts are kept."""
 
     def __len__(self) -> int:
-        return len(self.text)
+        return len(self.request)
 
 
 @dataclass
@@ -88,9 +88,12 @@ class Batch:
         keep_texts: bool,
     ) -> None:
         self.requests, self.encoded, self.policy = requests, encoded, policy
-        self.forward, self.decoder, self.end_ids = forward, decoder, end_ids
+        self.forward, self.decoder = forward, decoder
         matchers = {answers: Matcher(answers, rule) for answers in {request.answers for request in requests}}
         self.matchers = [matchers[request.answers] for request in requests]
+        self.filter = CompletionFilter(decoder, rule)
+        self.endings = self.filter.endings([request.answers for request in requests])
+        self.ends = np.array(sorted(end_ids), dtype=np.int64)
         self.waiting: dict[int, deque[int]] = {}
         # In the order of their tokens, so that neighbours share as long a beginning as can be.
         for index in sorted(range(len(encoded)), key=lambda i: encoded[i]):
@@ -104,7 +107,7 @@ class Batch:
         self.alive = np.full(len(requests), policy.samples, dtype=np.int64)
         self.texts = [[""] * policy.samples for _ in requests] if keep_texts else None
         none = np.zeros(0, dtype=np.int64)
-        self.rows = Rows(none, none, [], [])
+        self.rows = Rows(none, np.zeros((0, policy.max_new_tokens), dtype=np.int64), np.zeros(0, dtype=bool))
         self.samples = Samples(none, none, none, np.zeros((0, policy.max_new_tokens)))
 
     @property
@@ -134,7 +137,8 @@ class Batch:
         drawn = []
         if old_rows:
             self.cache.look(0, old_rows, self.length - 1)
-            logits = self.forward(self.rows.token[:, None], self.cache)
+            drawn_last = self._steps(self.rows.request) - 1
+            logits = self.forward(np.take_along_axis(self.rows.tokens, drawn_last[:, None], axis=1), self.cache)
             drawn.append(self._draw(logits, 0, slice(0, old_samples)))
         joined = self._admit()
         if joined:
@@ -157,9 +161,8 @@ class Batch:
         first = len(self.rows)
         self.rows = Rows(
             request=np.concatenate([self.rows.request, joined]),
-            token=self.rows.token,
-            text=self.rows.text + [self.decoder.start] * len(joined),
-            hit=self.rows.hit + [False] * len(joined),
+            tokens=np.pad(self.rows.tokens, ((0, len(joined)), (0, 0))),
+            hit=np.pad(self.rows.hit, (0, len(joined))),
         )
         streams = [uniforms(self.requests[i], self.policy) for i in joined]
         self.samples = Samples(
@@ -185,7 +188,7 @@ class Batch:
 
     def _draw(self, logits: torch.Tensor, first_row: int, which: slice) -> Ints:
         """Tokens of these samples, whose rows' logits are given from ``first_row`` on."""
-        steps = self.length - self.prompt_length[self.samples.request[which]]
+        steps = self._steps(self.samples.request[which])
         chosen = np.take_along_axis(self.samples.uniforms[which], steps[:, None], axis=1)[:, 0]
         tokens = draw_tokens(
             logits,
@@ -203,38 +206,63 @@ class Batch:
         """
         vocabulary = int(drawn.max()) + 1
         branches, branch_of = np.unique(self.samples.row * vocabulary + drawn, return_inverse=True)
-        parents, tokens = np.divmod(branches, vocabulary)
+        parents, newest = np.divmod(branches, vocabulary)
         counts = np.bincount(branch_of, minlength=len(branches))
         owners = self.rows.request[parents]
-        last = self.length + 1 - self.prompt_length[owners] >= self.policy.max_new_tokens
-        texts: list[Continuation] = []
-        hit: list[bool] = []
-        stays = np.zeros(len(branches), dtype=bool)
-        keep = self.texts is not None
-        columns = zip(parents.tolist(), tokens.tolist(), owners.tolist(), counts.tolist(), last.tolist(), strict=True)
-        for branch, (parent, token, owner, count, full) in enumerate(columns):
-            text, is_hit = self.rows.text[parent], self.rows.hit[parent]
-            ended = token in self.end_ids
-            if not ended:
-                before, text = text, self.decoder.extend(text, token)
-                if not is_hit and text.text != before.text and self.matchers[owner].contains(text.text):
-                    is_hit = True
-                    self.hits[owner] += count
-            texts.append(text)
-            hit.append(is_hit)
-            stays[branch] = not ended and not full and (keep or not is_hit)
-        if keep:
-            self._store_texts(texts, branch_of, ~stays)
-        np.subtract.at(self.alive, owners[~stays], counts[~stays])
-        finished = int((self.alive[np.unique(owners[~stays])] == 0).sum())
-        self._continue(Rows(owners, tokens, texts, hit), parents, branch_of, stays)
+        steps = self._steps(owners)
+        tokens = self.rows.tokens[parents]
+        before = tokens[np.arange(len(branches)), np.maximum(steps - 1, 0)]
+        tokens[np.arange(len(branches)), steps] = newest
+        ended = np.isin(newest, self.ends)
+        leaves = ended | (steps + 1 >= self.policy.max_new_tokens)
+        lengths = steps + ~ended
+        known = self.rows.hit[parents]
+        # An end token is no text, but it settles the text before it; so does the last step for the newest token.
+        may_hit = np.where(ended, (steps > 0) & self.filter.open(before), True) & ~known
+        may_hit[may_hit] = ended[may_hit] | self.filter.passes(
+            newest[may_hit], before[may_hit], self.endings[owners[may_hit]]
+        )
+        found = self._search(np.flatnonzero(may_hit), tokens, lengths, owners, leaves)
+        np.add.at(self.hits, owners[found], counts[found])
+        hit = known.copy()
+        hit[found] = True
+        if self.texts is None:
+            leaves = leaves | hit
+        else:
+            self._store_texts(tokens, lengths, branch_of, leaves)
+        np.subtract.at(self.alive, owners[leaves], counts[leaves])
+        finished = int((self.alive[np.unique(owners[leaves])] == 0).sum())
+        self._continue(Rows(owners, tokens, hit), parents, branch_of, ~leaves)
         return finished
 
-    def _store_texts(self, texts: Sequence[Continuation], branch_of: Ints, leaves: Bools) -> None:
+    def _steps(self, owners: Ints) -> Ints:
+        """Tokens that these requests' rows have drawn by now."""
+        steps: Ints = self.length - self.prompt_length[owners]
+        return steps
+
+    def _search(self, which: Ints, tokens: Ints, lengths: Ints, owners: Ints, leaves: Bools) -> Ints:
+        """Those of these branches whose text has an answer; the whole text for those that leave."""
+        found: list[int] = []
+        for these, text_of in (
+            (which[~leaves[which]], self.decoder.settled),
+            (which[leaves[which]], self.decoder.whole),
+        ):
+            texts = text_of([tokens[i, : lengths[i]].tolist() for i in these.tolist()])
+            found += [
+                i
+                for i, owner, text in zip(these.tolist(), owners[these].tolist(), texts, strict=True)
+                if self.matchers[owner].contains(text)
+            ]
+        return np.array(found, dtype=np.int64)
+
+    def _store_texts(self, tokens: Ints, lengths: Ints, branch_of: Ints, leaves: Bools) -> None:
         assert self.texts is not None
+        which = np.flatnonzero(leaves)
+        texts = self.decoder.whole([tokens[i, : lengths[i]].tolist() for i in which.tolist()])
+        text_of = dict(zip(which.tolist(), texts, strict=True))
         for sample in np.flatnonzero(leaves[branch_of]).tolist():
             request, index = self.samples.request[sample], self.samples.index[sample]
-            self.texts[request][index] = self.decoder.finish(texts[branch_of[sample]])
+            self.texts[request][index] = text_of[int(branch_of[sample])]
 
     def _continue(self, branches: Rows, parents: Ints, branch_of: Ints, stays: Bools) -> None:
         """Make the branches that stay the rows of the batch, one slot each."""
@@ -242,12 +270,7 @@ class Batch:
         slots = self.cache.reassign(parents[kept])
         order = np.empty(len(kept), dtype=np.int64)
         order[slots] = kept
-        self.rows = Rows(
-            request=branches.request[order],
-            token=branches.token[order],
-            text=[branches.text[branch] for branch in order],
-            hit=[branches.hit[branch] for branch in order],
-        )
+        self.rows = Rows(request=branches.request[order], tokens=branches.tokens[order], hit=branches.hit[order])
         slot_of = np.full(len(stays), -1, dtype=np.int64)
         slot_of[kept] = slots
         staying = stays[branch_of]

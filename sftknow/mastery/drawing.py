@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import torch
+from torch.nn.functional import pad
 
 from sftknow.errors import ModelError
 
 _BLOCK = 64
+_AT_ONCE = 1 << 17
+"""Logits that a CPU works on at a time, so that they stay in its cache from the first step to the last."""
 
 
 def draw_tokens(
@@ -27,25 +30,50 @@ def draw_tokens(
         Token ids, int64, shape [samples]. Samples of one row are together a multinomial draw.
 
     Raises:
-        ModelError: a row's logits hold NaN or +inf.
+        ModelError: a row's logits hold NaN or +inf, or nothing but -inf.
     """
-    scaled = logits.float() / temperature
-    weights = scaled.sub_(scaled.amax(dim=-1, keepdim=True)).exp_()
-    beyond = -weights.shape[-1] % _BLOCK
-    if beyond:
-        weights = torch.nn.functional.pad(weights, (0, beyond))
-    blocks = weights.view(len(weights), -1, _BLOCK)
-    sums = blocks.sum(dim=-1).double()
+    highest, sums = _block_sums(logits, temperature)
     ends = sums.cumsum(dim=-1)
     if not bool(torch.isfinite(ends[:, -1]).all()):
-        raise ModelError("the model's logits are not finite (NaN or inf); load it in float32 or bfloat16")
+        raise ModelError(
+            "the model's logits are not finite (NaN or inf); load it in float32 or bfloat16, or mend its weights"
+        )
     ends_of = ends[rows]
     target = _below(uniforms * ends_of[:, -1], ends_of[:, -1])
     block = torch.searchsorted(ends_of, target[:, None], right=True)[:, 0]
-    share = (target - (ends_of.gather(1, block[:, None])[:, 0] - sums[rows, block])) / sums[rows, block]
-    inner = blocks[rows, block].double().cumsum(dim=-1)
+    mass = sums[rows, block]
+    share = (target - (ends_of.gather(1, block[:, None])[:, 0] - mass)) / mass
+    # The chosen blocks alone are computed once more, which is cheaper than to have kept the weights of all.
+    tokens = block[:, None] * _BLOCK + torch.arange(_BLOCK, device=logits.device)
+    beyond = tokens >= logits.shape[-1]
+    inside = logits[rows[:, None], tokens.masked_fill(beyond, 0)].float() / temperature
+    inner = (inside - highest[rows]).exp_().masked_fill_(beyond, 0.0).double().cumsum(dim=-1)
     target = _below(share.clamp(min=0.0) * inner[:, -1], inner[:, -1])
     return block * _BLOCK + torch.searchsorted(inner, target[:, None], right=True)[:, 0]
+
+
+def _block_sums(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's highest scaled logit, float32 [rows, 1], and the weights of its blocks, float64 [rows, blocks]."""
+    rows, vocabulary = logits.shape
+    at_once = rows if logits.is_cuda else max(1, _AT_ONCE // vocabulary)
+    work = torch.empty((min(rows, at_once), vocabulary), dtype=torch.float32, device=logits.device)
+    whole = vocabulary - vocabulary % _BLOCK
+    highest, sums = [], []
+    for start in range(0, rows, at_once):
+        part = logits[start : start + at_once]
+        weights = work[: len(part)]
+        if part.dtype == torch.float32:
+            torch.div(part, temperature, out=weights)
+        else:  # divided in float32, not in their own dtype
+            weights.copy_(part).div_(temperature)
+        highest.append(weights.amax(dim=-1, keepdim=True))
+        weights.sub_(highest[-1]).exp_()
+        blocks = weights[:, :whole].view(len(part), whole // _BLOCK, _BLOCK).sum(dim=-1)
+        if whole < vocabulary:
+            blocks = pad(blocks, (0, 1))
+            blocks[:, -1] = weights[:, whole:].sum(dim=-1)
+        sums.append(blocks.double())
+    return torch.cat(highest), torch.cat(sums)
 
 
 def _below(values: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:

@@ -100,10 +100,12 @@ class SlotCache:
         """Copy the window's length of tokens from slots to slots; all are read before any is written."""
         if not len(source) or not self.cache.layers:
             return
-        device = self.cache.layers[0].keys.device
-        from_slots, to_slots = torch.from_numpy(source).to(device), torch.from_numpy(target).to(device)
-        for layer in self.cache.layers:
-            layer.copy_slots(from_slots, to_slots)
+        places: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+        for layer in self.cache.layers:  # a large model's layers may lie on several devices
+            device = layer.keys.device
+            if device not in places:
+                places[device] = torch.from_numpy(source).to(device), torch.from_numpy(target).to(device)
+            layer.copy_slots(*places[device])
 
     def reassign(self, parents: Ints) -> Ints:
         """Give every child row a slot from 0 on with its parent's content, copying as little as can be.

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from sftknow.answers import MatchRule
-from sftknow.errors import FactsError, ModelError, RecipeError
+from sftknow.errors import DeviceError, ModelError
 from sftknow.mastery.batch import Batch, Ints
+from sftknow.mastery.cache_check import check_cache, check_layers
 from sftknow.mastery.decoding import decoder_for
+from sftknow.mastery.encoding import check_policy, encode_statements, end_ids
 from sftknow.mastery.sampling import SampleRequest
 from sftknow.mastery.slot_cache import SlotCache
 from sftknow.records import ModelRef, SampleTally, SamplingPolicy
 from sftknow.storage.models import load_model, load_tokenizer
-
-_LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 class TransformersSampler:
@@ -32,28 +32,29 @@ class TransformersSampler:
         model: a loaded causal language model, on its device and in its dtype; put into evaluation mode.
         tokenizer: its tokenizer. Statements get its own special tokens, save an end token at the end.
         max_rows: most samples alive at once, and so an upper bound on the rows of a batch. None chooses: 2,048 on a
-            CPU, and on a GPU what half of its free memory holds.
+            CPU, and on a GPU what half of its memory beside the model holds, so that equal devices choose alike.
         rule: how answers are compared.
 
     Raises:
-        ModelError: some layers keep something else than keys and values, as state-space layers do.
+        ModelError: the model keeps something else than keys and values, as state-space layers do, or gives other
+            logits with its cache than without; or its logits are not finite.
     """
 
     def __init__(
         self, model: Any, tokenizer: Any, *, max_rows: int | None = None, rule: MatchRule | None = None
     ) -> None:
-        strange = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _LAYER_TYPES
-        if strange:
-            raise ModelError(f"{type(model).__name__} has layers without keys and values: {', '.join(sorted(strange))}")
+        check_layers(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.rule = rule or MatchRule()
         self.max_rows = max_rows
         self._decoder = decoder_for(tokenizer)
-        self._end_ids = _end_ids(model, tokenizer)
+        self._end_ids = end_ids((getattr(model, "generation_config", None), model.config, tokenizer))
+        self._positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         # Only a statement's last token is drawn from; models without the argument compute the other logits in vain.
         forward = inspect.signature(model.forward).parameters
         self._forward_options = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
+        check_cache(self.model, tokenizer, self._forward, self._positions)
 
     def sample(
         self,
@@ -65,18 +66,26 @@ class TransformersSampler:
     ) -> list[SampleTally]:
         """Continue every statement; see `sftknow.mastery.sampling.Sampler.sample`.
 
-        The same requests in the same order give the same tallies, bit for bit. In another company a statement's
-        samples may differ where float rounding does, which shows in few samples of a million.
+        The same requests in the same order give the same tallies, bit for bit, on the same kind of device with as many
+        threads: the batch's make-up follows from the requests alone. In another company a statement meets the same
+        random numbers, and its logits differ by float rounding only (a matrix product may add in another order). That
+        moves a draw where a random number falls into the gap: on the lab in float32 one continuation of 3,360 came out
+        otherwise in batches of a twelfth the size and the other order; in bfloat16 the gaps are wider. There is no bias
+        in it, and shards of fixed make-up (`sftknow.mastery.shards`) keep it out of R.
+
+        Nothing of the model's generation config is used but its end tokens: no top-k, top-p or repetition penalty.
 
         Raises:
             RecipeError: a temperature, length or number of samples that nothing can be drawn with.
             FactsError: a statement without any token.
-            ModelError: the model's logits are not finite, its context is too short, or its cache is no plain one.
+            ModelError: the model's logits are not finite, or its context is too short.
+            DeviceError: the GPU's memory does not hold so many rows.
         """
-        _check(policy)
+        check_policy(policy)
         if not requests:
             return []
-        encoded = self._encode(requests, policy)
+        encoded = encode_statements(self.tokenizer, requests, policy, ends=self._end_ids, positions=self._positions)
+        limit = self._row_limit(max(map(len, encoded)) + policy.max_new_tokens)
         batch = Batch(
             requests,
             encoded,
@@ -85,14 +94,20 @@ class TransformersSampler:
             decoder=self._decoder,
             end_ids=self._end_ids,
             rule=self.rule,
-            limit=self._row_limit(max(map(len, encoded)) + policy.max_new_tokens),
+            limit=limit,
             keep_texts=keep_texts,
         )
-        with torch.inference_mode():
-            while batch.working:
-                finished = batch.step()
-                if finished and on_done is not None:
-                    on_done(finished)
+        try:
+            with torch.inference_mode():
+                while batch.working:
+                    finished = batch.step()
+                    if finished and on_done is not None:
+                        on_done(finished)
+        except torch.OutOfMemoryError:
+            raise DeviceError(
+                f"the memory of {self.model.device} does not hold {limit} samples beside the model; free it of other "
+                "programs, or give TransformersSampler a smaller max_rows"
+            ) from None
         return batch.tallies()
 
     def _forward(self, ids: Ints, cache: SlotCache) -> torch.Tensor:
@@ -118,23 +133,9 @@ class TransformersSampler:
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         kept = 2 * config.num_hidden_layers * heads * width * columns * self.model.dtype.itemsize
         logits = 3 * 4 * config.vocab_size
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(max(64, min(16384, free // 2 // (kept + logits))))
-
-    def _encode(self, requests: Sequence[SampleRequest], policy: SamplingPolicy) -> list[list[int]]:
-        encoded: list[list[int]] = self.tokenizer([request.prompt for request in requests])["input_ids"]
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        for request, ids in zip(requests, encoded, strict=True):
-            if ids and ids[-1] in self._end_ids:
-                ids.pop()  # some tokenizers close every text; a statement goes on
-            if not ids:
-                raise FactsError(f"statement {request.template} of {request.fact_id} has no token: {request.prompt!r}")
-            if limit is not None and len(ids) + policy.max_new_tokens > limit:
-                raise ModelError(
-                    f"statement {request.template} of {request.fact_id} has {len(ids)} tokens, and with "
-                    f"{policy.max_new_tokens} new ones exceeds the model's {limit} positions"
-                )
-        return encoded
+        _, memory = torch.cuda.mem_get_info(device)
+        weights = sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
+        return int(max(64, min(16384, (memory - weights) // 2 // (kept + logits))))
 
 
 def load_sampler(ref: ModelRef, *, device: str = "auto", max_rows: int | None = None) -> TransformersSampler:
@@ -150,20 +151,3 @@ def load_sampler(ref: ModelRef, *, device: str = "auto", max_rows: int | None = 
         ModelError: model or tokenizer cannot be loaded.
     """
     return TransformersSampler(load_model(ref, device=device), load_tokenizer(ref), max_rows=max_rows)
-
-
-def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a text, by the generation config, the model's config or the tokenizer."""
-    ids: set[int] = set()
-    for holder in (getattr(model, "generation_config", None), model.config, tokenizer):
-        named = getattr(holder, "eos_token_id", None)
-        if named is not None:
-            ids |= set(named) if isinstance(named, (list, tuple)) else {int(named)}
-    return frozenset(ids)
-
-
-def _check(policy: SamplingPolicy) -> None:
-    if not policy.temperature > 0:
-        raise RecipeError(f"temperature is {policy.temperature}; it must be above 0, or there is nothing to draw")
-    if policy.samples < 1 or policy.max_new_tokens < 1:
-        raise RecipeError("samples and max_new_tokens must be at least 1")

@@ -27,7 +27,13 @@ def provenance(recipe: Recipe, base: BaseModel, facts: FactSet, hashes: dict[str
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "base": {"name": base.name, "weights_sha256": base.sha256},
-        "facts": {"source": facts.source, "sha256": facts.sha256, "count": len(facts.facts), "removed": facts.removed},
+        "facts": {
+            "source": facts.source,
+            "sha256": facts.sha256,
+            "count": len(facts.facts),
+            "removed": facts.removed,
+            "official_release": facts.official,
+        },
         "hashes": hashes,
         "seeds": {
             "facts": recipe.facts.seed,

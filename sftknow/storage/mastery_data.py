@@ -1,12 +1,14 @@
 """A graded (mastery-split) data set on disk: ``<split>/bucket_<i>.parquet`` and ``sftknow.json``.
 
-The same layout goes to the Hub, where the splits are configurations and the buckets are splits.
+The same layout goes to the Hub, where the splits are configurations and the buckets are splits. Where continuations
+were kept they lie beside it, in ``continuations/`` (`sftknow.storage.continuations`), and stay on this machine.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.errors import MasteryDataError
-from sftknow.records import BUCKETS, SPLITS, Fact, GradedFact, Mastery, Split
+from sftknow.records import BUCKETS, SPLITS, Fact, GradedFact, Mastery, SampleTally, Split
 from sftknow.storage.artifacts import atomic_folder, digest, file_sha256
+from sftknow.storage.continuations import FOLDER as CONTINUATIONS
+from sftknow.storage.continuations import read_continuations, read_own_aliases, write_continuations
 from sftknow.storage.manifests import read_manifest, write_manifest
 
 KIND = "mastery-dataset"
+_CHUNK, _ROW_GROUP = 256, 4096
+"""Rows turned into a table at once, and rows of a row group: what is in memory for each bucket."""
 
 SCHEMA = pa.schema(
     [
@@ -96,41 +102,115 @@ def _graded(row: Mapping[str, Any]) -> GradedFact:
 
 def fingerprint(rows: Iterable[GradedFact]) -> str:
     """SHA-256 (hex) over content, whatever the order of rows: facts, answers, tallies and buckets."""
-    return digest(sorted(digest(_row(row)) for row in rows))
+    return _fingerprint(bytes.fromhex(digest(_row(row))) for row in rows)
 
 
-def write_mastery_data(folder: Path, rows: Sequence[GradedFact], manifest: Mapping[str, Any]) -> None:
-    """Write a graded data set whole or not at all.
+def _fingerprint(digests: Iterable[bytes]) -> str:
+    """The digest of the sorted list of the rows' digests, without ever spelling the list out."""
+    whole = hashlib.sha256(b"[")
+    for place, one in enumerate(sorted(digests)):
+        whole.update(f'{"," if place else ""}"{one.hex()}"'.encode())
+    whole.update(b"]")
+    return whole.hexdigest()
+
+
+def write_mastery_data(
+    folder: Path,
+    rows: Iterable[GradedFact],
+    manifest: Mapping[str, Any],
+    *,
+    continuations: Iterable[SampleTally] | None = None,
+    own_aliases: Mapping[str, Iterable[str]] | None = None,
+) -> None:
+    """Write a graded data set whole or not at all, in memory that does not grow with the rows (but for 0.2 KB each).
 
     Args:
         folder: replaced where it exists.
         rows: every graded fact; within a bucket their order is kept.
         manifest: what to record besides counts, hashes and the fingerprint: ``graded_by`` (model and revision) and
             ``policy`` are expected by readers.
+        continuations: tallies with their texts, to be kept for grading by other rules.
+        own_aliases: by fact id the names that the source itself accepts, synonyms apart; kept beside the continuations.
 
     Raises:
         MasteryDataError: two facts share an id.
     """
-    ids = Counter(row.fact.id for row in rows)
-    for fact_id, times in ids.items():
-        if times > 1:
-            raise MasteryDataError(f"{times} facts have the id {fact_id}; ids must be unique")
     with atomic_folder(folder) as partial:
-        counts: dict[str, dict[str, int]] = {}
-        files: dict[str, str] = {}
-        for split in SPLITS:
-            (partial / split).mkdir()
-            counts[split] = {}
-            for bucket in BUCKETS:
-                chosen = [_row(r) for r in rows if r.fact.split == split and r.mastery.bucket == bucket]
-                counts[split][f"bucket_{bucket}"] = len(chosen)
-                name = bucket_file(split, bucket)
-                with pq.ParquetWriter(partial / name, SCHEMA) as writer:
-                    # A bucket without a fact gets a schema and no row group: `datasets` stumbles over an empty one.
-                    if chosen:
-                        writer.write_table(pa.Table.from_pylist(chosen, schema=SCHEMA))
-                files[name] = file_sha256(partial / name)
-        write_manifest(partial, KIND, {**manifest, "fingerprint": fingerprint(rows), "counts": counts, "sha256": files})
+        counts = {split: {f"bucket_{bucket}": 0 for bucket in BUCKETS} for split in SPLITS}
+        ids: set[str] = set()
+        digests: list[bytes] = []
+        with ExitStack() as stack:
+            writers = {}
+            for split in SPLITS:
+                (partial / split).mkdir()
+                for bucket in BUCKETS:
+                    writers[split, bucket] = stack.enter_context(_BucketWriter(partial / bucket_file(split, bucket)))
+            for graded in rows:
+                if graded.fact.id in ids:
+                    raise MasteryDataError(f"2 facts have the id {graded.fact.id}; ids must be unique")
+                ids.add(graded.fact.id)
+                row = _row(graded)
+                digests.append(bytes.fromhex(digest(row)))
+                writers[graded.fact.split, graded.mastery.bucket].write(row)
+                counts[graded.fact.split][f"bucket_{graded.mastery.bucket}"] += 1
+        names = [bucket_file(split, bucket) for split in SPLITS for bucket in BUCKETS]
+        content = {
+            **manifest,
+            "fingerprint": _fingerprint(digests),
+            "counts": counts,
+            "sha256": {name: file_sha256(partial / name) for name in names},
+        }
+        if continuations is not None:
+            content["continuations"] = write_continuations(partial, continuations, own_aliases or {})
+        write_manifest(partial, KIND, content)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse to put a data set in the place of something else.
+
+    Raises:
+        MasteryDataError: the place holds a file, or a folder with anything but a graded data set.
+    """
+    if folder.is_dir() and (not any(folder.iterdir()) or read_manifest(folder, KIND) is not None):
+        return
+    if folder.exists():
+        raise MasteryDataError(f"{folder} is there already and is no graded data set; give another --out")
+
+
+class _BucketWriter:
+    """A Parquet file that is written a row group at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA)
+        self._rows: list[dict[str, Any]] = []
+        self._tables: list[pa.Table] = []
+
+    def __enter__(self) -> _BucketWriter:
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        if failed is None:
+            self._pack()
+            self._flush()
+        self._writer.close()
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == _CHUNK:
+            self._pack()
+        if len(self._tables) * _CHUNK == _ROW_GROUP:
+            self._flush()
+
+    def _pack(self) -> None:
+        if self._rows:
+            self._tables.append(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows = []
+
+    def _flush(self) -> None:
+        # A bucket without a fact gets a schema and no row group: `datasets` stumbles over an empty one.
+        if self._tables:
+            self._writer.write_table(pa.concat_tables(self._tables), row_group_size=_ROW_GROUP)
+        self._tables = []
 
 
 class MasteryData:
@@ -173,18 +253,52 @@ class MasteryData:
         Raises:
             MasteryDataError: the file is missing, damaged or has other columns.
         """
+        return [_graded(row) for row in self._table(split, bucket, SCHEMA.names).to_pylist()]
+
+    def _table(self, split: Split, bucket: int, names: list[str]) -> pa.Table:
         path = self.folder / bucket_file(split, bucket)
         try:
-            table = pq.read_table(path)
+            # Not `read_table`, which would take the folder's name for a partition.
+            with pq.ParquetFile(path) as file:
+                absent = [name for name in names if name not in file.schema_arrow.names]
+                table = None if absent else file.read(columns=names)
         except FileNotFoundError:
             raise MasteryDataError(f"{path} is missing: the data set is not whole; grade or pull it again") from None
         except (pa.ArrowException, OSError) as error:
             raise MasteryDataError(f"{path} cannot be read as Parquet ({error}); grade or pull it again") from None
-        absent = [name for name in SCHEMA.names if name not in table.column_names]
-        if absent:
+        if table is None:
             raise MasteryDataError(f"{path} lacks the column {', '.join(absent)}")
-        return [_graded(row) for row in table.select(SCHEMA.names).to_pylist()]
+        return table.select(names)
 
     def split(self, split: Split) -> list[GradedFact]:
         """All buckets of a split, bucket 0 first."""
         return [row for bucket in BUCKETS for row in self.bucket(split, bucket)]
+
+    def columns(self, split: Split, bucket: int, names: Iterable[str]) -> pa.Table:
+        """Some columns of one bucket, for counting without the rest.
+
+        Raises:
+            MasteryDataError: as `bucket` does.
+        """
+        return self._table(split, bucket, list(names))
+
+    @property
+    def has_continuations(self) -> bool:
+        """Whether the continuations were kept, and are here: they are not published."""
+        return bool(self.manifest.get("continuations")) and (self.folder / CONTINUATIONS).is_dir()
+
+    def continuations(self) -> Iterator[SampleTally]:
+        """The tallies with their continuations, those of a fact one after the other.
+
+        Raises:
+            MasteryDataError: they were not kept, or the file is missing or damaged.
+        """
+        if not self.has_continuations:
+            raise MasteryDataError(
+                f"{self.folder} holds no continuations; grade with --keep-texts to be able to rescore without the model"
+            )
+        return read_continuations(self.folder, self.manifest["continuations"])
+
+    def own_aliases(self) -> dict[str, tuple[str, ...]]:
+        """By fact id the names that the facts' source itself accepts, where it has any; kept with the continuations."""
+        return read_own_aliases(self.folder, self.manifest["continuations"]) if self.has_continuations else {}

@@ -1,16 +1,23 @@
-"""Samples a second: the shared-row sampler against `generate(num_return_sequences=10)`.
+"""Samples a second: the shared-row sampler against `generate(num_return_sequences=10)`, and against vLLM's CPU build.
 
-    python -m tests.benchmarks.grading --facts 48 --threads 2 --json grading.json
+    python -m tests.benchmarks.grading --vllm-python /path/to/venv/bin/python --json grading.json
+    python -m tests.benchmarks.grading --memory
 
-Both sides take the same model, statements, threads and length, one after the other in this process, and `generate` its
-best batch size of those given. Once as the model is, and once with the end token suppressed for both (a model that
-never stops talking). Prints a table; asserts nothing.
+All sides take the same model, statements, threads, dtype and length in one run, in turn, several times over; the ratio
+is the median of the rounds' ratios. `generate` gets the best batch size of a search. vLLM runs in the interpreter that
+is named, with its stop strings on. Once as the model is, and once with the end token suppressed for all (a model that
+never stops talking). With `--memory`: the peak memory of grading more and more facts. Prints tables; asserts nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,20 +31,27 @@ from sftknow.facts.prompts import statements_for
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.mastery.sampling import SampleRequest
+from sftknow.mastery.shards import grade_facts
 from sftknow.mastery.transformers_sampler import TransformersSampler
 from sftknow.records import SamplingPolicy
 from sftknow.resources import lab_folder
 
+BATCHES = (4, 8, 16, 32, 64, 128)
 
-def lab_requests(source: str, count: int) -> list[SampleRequest]:
-    """Every statement of so many facts, which are neighbours by id, as in a shard."""
+
+def lab_statements(source: str, count: int) -> list[tuple[Any, list[str]]]:
+    """So many facts, neighbours by id as in a shard, each with all its statements."""
     topics = load_topics()
     facts = sorted(load_facts(source, topics=topics, synonyms=Synonyms.load()).facts, key=lambda fact: fact.id)
-    start = (len(facts) - count) // 2
+    start = max(0, (len(facts) - count) // 2)
+    return [(fact, statements_for(topics[fact.topic], fact.subject)) for fact in facts[start : start + count]]
+
+
+def lab_requests(source: str, count: int) -> list[SampleRequest]:
     return [
         SampleRequest(fact_id=fact.id, template=i, prompt=text, answers=fact.answers)
-        for fact in facts[start : start + count]
-        for i, text in enumerate(statements_for(topics[fact.topic], fact.subject))
+        for fact, texts in lab_statements(source, count)
+        for i, text in enumerate(texts)
     ]
 
 
@@ -67,55 +81,201 @@ def with_generate(
     return hits
 
 
-class Rows:
-    """Counts the row-steps of a model: tokens that went through it."""
+class VLLM:
+    """vLLM in another interpreter, which waits for its next line while it is not asked."""
+
+    def __init__(self, python: str, model: str, dtype: str, threads: int, arguments: dict[str, Any]) -> None:
+        environment = {
+            **os.environ,
+            "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
+            "OMP_NUM_THREADS": str(threads),
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+            "VLLM_LOGGING_LEVEL": "ERROR",
+            "VLLM_NO_USAGE_STATS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.process = subprocess.Popen(
+            [python, str(Path(__file__).with_name("grading_vllm.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        options = {"dtype": dtype, "generation_config": "vllm", "enable_prefix_caching": True, "max_model_len": 128}
+        self._ask({"model": model, "arguments": {**options, "disable_log_stats": True, **arguments}})
+
+    def sample(
+        self, tokenizer: Any, requests: Sequence[SampleRequest], policy: SamplingPolicy, *, without: int | None
+    ) -> dict[str, float]:
+        answer: dict[str, float] = self._ask(
+            {
+                "ids": tokenizer([request.prompt for request in requests])["input_ids"],
+                "answers": [request.answers for request in requests],
+                "samples": policy.samples,
+                "temperature": policy.temperature,
+                "max_new_tokens": policy.max_new_tokens,
+                "seed": policy.seed,
+                "seeded": False,  # seeds of their own cost vLLM a generator a sample
+                "stop": True,
+                "without": without,
+            }
+        )
+        return answer
+
+    def close(self) -> None:
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait(timeout=60)
+
+    def _ask(self, message: dict[str, Any]) -> Any:
+        self.process.stdin.write(json.dumps(message) + "\n")  # type: ignore[union-attr]
+        self.process.stdin.flush()  # type: ignore[union-attr]
+        line = self.process.stdout.readline()  # type: ignore[union-attr]
+        if not line:
+            raise SystemExit(f"vLLM ended with {self.process.wait()}; its messages stand above")
+        return json.loads(line)
+
+
+class Tokens:
+    """Counts the tokens that go through a model."""
 
     def __init__(self, model: Any) -> None:
-        self.tokens = 0
+        self.count = 0
         self.handle = model.register_forward_pre_hook(self._note, with_kwargs=True)
 
     def _note(self, _model: Any, _args: Any, kwargs: Any) -> None:
-        self.tokens += kwargs["input_ids"].numel()
+        self.count += kwargs["input_ids"].numel()
 
 
-def measure(name: str, model: Any, samples: int, work: Callable[[], int]) -> dict[str, Any]:
-    rows = Rows(model)
-    begun, spent = time.perf_counter(), time.process_time()
+def timed(work: Callable[[], int]) -> dict[str, float]:
+    begun = time.perf_counter()
     hits = work()
-    seconds, processor = time.perf_counter() - begun, time.process_time() - spent
-    rows.handle.remove()
-    return {
-        "side": name,
-        "samples": samples,
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(processor, 2),
-        "samples_per_second": round(samples / seconds, 1),
-        "samples_per_cpu_second": round(samples / processor, 1),
-        "tokens_per_sample": round(rows.tokens / samples, 2),
-        "hit_rate": round(hits / samples, 4),
-    }
+    return {"seconds": time.perf_counter() - begun, "hits": hits}
+
+
+def best_batch(
+    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], policy: SamplingPolicy
+) -> dict[int, float]:
+    """Samples a second of `generate` at each batch size, on statements spread over all; stops once it only falls."""
+    # Every size is given whole batches only, as many of them as make up a like number of statements.
+    rates: dict[int, float] = {}
+    for batch in BATCHES:
+        count = min(max(batch, 64), len(requests))
+        some = requests[:: max(1, len(requests) // count)][:count]
+        work = timed(lambda some=some, batch=batch: with_generate(model, tokenizer, some, policy, batch))  # type: ignore[misc]
+        rates[batch] = round(len(some) * policy.samples / work["seconds"], 1)
+        if len(rates) > 2 and max(list(rates.values())[-2:]) < 0.9 * max(rates.values()):
+            break
+    return rates
 
 
 def compare(
-    model: Any, tokenizer: Any, requests: Sequence[SampleRequest], policy: SamplingPolicy, batches: Sequence[int]
-) -> list[dict[str, Any]]:
-    """Both sides in turn; `generate` at each batch size, on a share of the statements since it is slow."""
+    model: Any,
+    tokenizer: Any,
+    vllm: VLLM | None,
+    requests: Sequence[SampleRequest],
+    policy: SamplingPolicy,
+    *,
+    rounds: int,
+    without: int | None,
+) -> dict[str, Any]:
+    """All sides in turn, in the other order every second round."""
     sampler = TransformersSampler(model, tokenizer)
     sampler.sample(requests[:20], policy)  # warm up
+    search = best_batch(model, tokenizer, requests, policy)
+    batch = max(search, key=search.__getitem__)
+    sides: dict[str, Callable[[], dict[str, float]]] = {
+        "sftknow": lambda: timed(lambda: sum(tally.hits for tally in sampler.sample(requests, policy))),
+        f"generate, batch {batch}": lambda: timed(lambda: with_generate(model, tokenizer, requests, policy, batch)),
+    }
+    if vllm is not None:
+        vllm.sample(tokenizer, requests[:20], policy, without=without)
+        sides["vLLM, stop strings"] = lambda: vllm.sample(tokenizer, requests, policy, without=without)
+    samples = len(requests) * policy.samples
+    results: dict[str, dict[str, Any]] = {name: {"samples_per_second": [], "hit_rate": []} for name in sides}
+    for turn in range(rounds):
+        torch.manual_seed(turn)
+        for name in list(sides) if turn % 2 == 0 else reversed(list(sides)):
+            tokens = Tokens(model)
+            work = sides[name]()
+            tokens.handle.remove()
+            result = results[name]
+            result["samples_per_second"].append(round(samples / work["seconds"], 1))
+            result["hit_rate"].append(round(work["hits"] / samples, 4))
+            if tokens.count:
+                result["tokens_per_sample"] = round(tokens.count / samples, 2)
+    own = results["sftknow"]["samples_per_second"]
+    for result in results.values():
+        result["ratios"] = [round(a / b, 2) for a, b in zip(own, result["samples_per_second"], strict=True)]
+        result["ratio"] = round(statistics.median(result["ratios"]), 2)
+    return {"samples": samples, "generate_search": search, "sides": results}
 
-    def shared() -> int:
-        return sum(tally.hits for tally in sampler.sample(requests, policy))
 
-    results = [measure("sftknow", model, len(requests) * policy.samples, shared)]
-    some = requests[::4]
-    torch.manual_seed(policy.seed)
-    for batch in batches:
+def print_table(title: str, report: dict[str, Any]) -> None:
+    print(f"\n{title}, {report['samples']} samples a side and round")
+    print("generate's samples a second by batch size: " + str(report["generate_search"])[1:-1])
+    print(f"{'':24}{'samples/s (median)':>20}{'sftknow is':>13}{'in rounds':>24}{'tokens/sample':>15}{'hit rate':>10}")
+    for name, result in report["sides"].items():
+        rate, hits = statistics.median(result["samples_per_second"]), statistics.median(result["hit_rate"])
+        rounds = " ".join(f"{ratio:g}" for ratio in result["ratios"])
+        print(
+            f"{name:24}{rate:20.0f}{result['ratio']:11.1f} ×{rounds:>24}"
+            f"{result.get('tokens_per_sample', ''):>15}{hits:10.3f}"
+        )
 
-        def plain(batch: int = batch) -> int:
-            return with_generate(model, tokenizer, some, policy, batch)
 
-        results.append(measure(f"generate, {batch} statements", model, len(some) * policy.samples, plain))
-    return results
+def memory_of(options: argparse.Namespace, count: int) -> dict[str, Any]:
+    """Grade so many facts in shards of 64, in this process."""
+    import resource
+
+    sampler = TransformersSampler(*_load(options))
+    statements = lab_statements(options.source, count)
+    with tempfile.TemporaryDirectory() as folder:
+        work = timed(lambda: len(grade_facts(statements, sampler, SamplingPolicy(), Path(folder), shard_size=64)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"facts": len(statements), "seconds": round(work["seconds"], 1), "peak_mib": round(peak)}
+
+
+def _load(options: argparse.Namespace) -> tuple[Any, Any]:
+    torch.set_num_threads(options.threads)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)).eval()
+    return model, AutoTokenizer.from_pretrained(options.model)
+
+
+def speed(options: argparse.Namespace) -> dict[str, Any]:
+    model, tokenizer = _load(options)
+    policy = SamplingPolicy(max_new_tokens=options.max_new_tokens)
+    report: dict[str, Any] = {name: getattr(options, name) for name in ("model", "dtype", "threads", "max_new_tokens")}
+    vllm = None
+    if options.vllm_python:
+        arguments = json.loads(options.vllm_arguments)
+        vllm = VLLM(options.vllm_python, options.model, options.dtype, options.threads, arguments)
+        report["vllm_arguments"] = arguments
+    else:
+        print("vLLM's side is left out: name an interpreter that has vLLM with --vllm-python")
+    for name, count in (("allowed", options.facts), ("suppressed", options.facts_suppressed)):
+        if options.end not in (name, "both"):
+            continue
+        end = tokenizer.eos_token_id if name == "suppressed" else None
+        if end is not None:
+            model.register_forward_hook(lambda _model, _inputs, output, end=end: _without_end(output, end))
+        requests = lab_requests(options.source, count)
+        report[name] = compare(model, tokenizer, vllm, requests, policy, rounds=options.rounds, without=end)
+        print_table(f"end token {name}", report[name])
+    if vllm is not None:
+        vllm.close()
+    return report
+
+
+def memory(arguments: Sequence[str], counts: Sequence[int]) -> dict[str, Any]:
+    """Each number of facts in a process of its own."""
+    print(f"{'facts':>8}{'seconds':>10}{'peak MiB':>10}")
+    rows = []
+    for count in counts:
+        command = [sys.executable, "-m", "tests.benchmarks.grading", *arguments, "--memory-of", str(count)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        print(f"{rows[-1]['facts']:8}{rows[-1]['seconds']:10}{rows[-1]['peak_mib']:10}")
+    return {"memory": rows}
 
 
 def main() -> None:
@@ -123,32 +283,28 @@ def main() -> None:
     parser.add_argument("--model", default=str(lab_folder() / "model"))
     parser.add_argument("--source", default="lab", help="facts, as `sftknow grade` takes them")
     parser.add_argument("--facts", type=int, default=48)
+    parser.add_argument("--facts-suppressed", type=int, default=12)
+    parser.add_argument("--end", choices=("allowed", "suppressed", "both"), default="both")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--max-new-tokens", type=int, default=32)
+    parser.add_argument("--vllm-python", help="an interpreter with vLLM's CPU build; without it that side is left out")
+    parser.add_argument(
+        "--vllm-arguments", default='{"enforce_eager": true, "max_num_seqs": 512}', help="JSON, for vLLM's engine"
+    )
+    parser.add_argument("--memory", action="store_true", help="peak memory by number of facts instead of speed")
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype)).eval()
-    requests = lab_requests(options.source, options.facts)
-    policy = SamplingPolicy(max_new_tokens=options.max_new_tokens)
-    report: dict[str, Any] = {"model": options.model, "dtype": options.dtype, "threads": options.threads}
-    for ending in ("end token allowed", "end token suppressed"):
-        if ending == "end token suppressed":
-            model.register_forward_hook(lambda _model, _inputs, output: _without_end(output, tokenizer.eos_token_id))
-        results = compare(model, tokenizer, requests, policy, options.batches)
-        best = max(result["samples_per_second"] for result in results[1:])
-        ratio = results[0]["samples_per_second"] / best
-        report[ending] = {"results": results, "ratio": round(ratio, 2)}
-        print(f"\n{ending}: {ratio:.1f} times the samples a second of generate")
-        print(f"{'':26}{'samples/s':>11}{'per cpu s':>11}{'tokens/sample':>15}{'hit rate':>10}")
-        for result in results:
-            print(
-                f"{result['side']:26}{result['samples_per_second']:11}{result['samples_per_cpu_second']:11}"
-                f"{result['tokens_per_sample']:15}{result['hit_rate']:10}"
-            )
+    if options.memory_of:
+        print(json.dumps(memory_of(options, options.memory_of)))
+        return
+    if options.memory:
+        passed = ["--model", options.model, "--source", options.source, "--threads", str(options.threads)]
+        report = memory([*passed, "--dtype", options.dtype], (64, 256, 512))
+    else:
+        report = speed(options)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

@@ -7,7 +7,8 @@ import pytest
 from sftknow.cli.main import build_parser, main
 
 COMMANDS = (
-    "run", "grade", "sft", "evaluate", "divergence", "changes", "restore", "report", "publish", "pull", "lab", "tasks",
+    "run", "grade", "sft", "evaluate", "compare", "divergence", "changes", "restore", "ability",
+    "materialize", "report", "publish", "pull", "lab", "tasks",
 )  # fmt: skip
 
 

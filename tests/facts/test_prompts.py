@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftknow.facts.prompts import question_for, statements_for, subject_of
+from sftknow.facts.prompts import Statements, question_for, statements_for, subject_of
 from sftknow.facts.topics import load_topics
 
 TOPICS = load_topics()
@@ -39,3 +41,13 @@ def test_apostrophes_of_the_template_are_folded_and_those_of_the_subject_kept() 
 )
 def test_other_questions_have_no_subject(question: str) -> None:
     assert subject_of(TOPICS["P40"], question) is None
+
+
+def test_statements_that_are_filled_in_when_asked_for() -> None:
+    lazy, filled = Statements(TOPICS["P19"], "Bo O'Neil"), statements_for(TOPICS["P19"], "Bo O'Neil")
+    assert len(lazy) == len(filled) == 21
+    assert tuple(lazy) == filled
+    assert (lazy[-1], lazy[3:5]) == (filled[-1], filled[3:5])
+    with pytest.raises(IndexError):
+        lazy[21]
+    assert pickle.loads(pickle.dumps(lazy)) == lazy

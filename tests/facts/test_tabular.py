@@ -15,6 +15,9 @@ from sftknow.errors import FactsError
 from sftknow.facts.sources import FactSet, load_facts
 from sftknow.facts.tabular import Exposure, split_in_name
 from sftknow.facts.topics import load_topics
+from sftknow.records import SampleTally
+from sftknow.storage.mastery_data import write_mastery_data
+from tests.tiny import graded, tiny_facts
 
 TOPICS, SYNONYMS = load_topics(), Synonyms.load()
 ROW: dict[str, Any] = {"subject": "Seoul Tower", "relation": "P17", "object": "South Korea"}
@@ -170,6 +173,19 @@ def test_bad_exposures(tmp_path: Path, change: dict[str, Any], complaint: str) -
         (ROW | {"aliases": {"a": 1}}, "row 3: the aliases must be a list"),
         (ROW | {"question": 5}, "row 3: the question must be text"),
         ([1, 2], "row 3: must be an object"),
+        (ROW | {"object": float("nan")}, "row 3: the object must be text, not nan"),
+        (ROW | {"aliases": float("nan")}, "row 3: the aliases must be a list .* not nan"),
+        (ROW | {"aliases": 3}, "row 3: the aliases must be a list"),
+        (ROW | {"aliases": ["ROK", 3]}, "row 3: the aliases must be a list"),
+        (ROW | {"aliases": [["ROK"]]}, "row 3: the aliases must be a list"),
+        (ROW | {"aliases": "[1, 2]"}, "row 3: the aliases must be a list"),
+        (ROW | {"aliases": '["ROK", ""]'}, "row 3: an alias is empty"),
+        (ROW | {"object": "Se\ud800oul"}, "row 3: the object holds half a character at place 3"),
+        (ROW | {"aliases": ["\udc00"]}, "row 3: the aliases holds half a character"),
+        (ROW | {"question": "\udfff?"}, "row 3: the question holds half a character"),
+        (ROW | {"id": None}, "row 3: the id is empty"),
+        (ROW | {"id": True}, "row 3: the id must be text, not True"),
+        (ROW | {"relation": ["P17"]}, "row 3: the relation must be text"),
     ],
 )
 def test_bad_rows(tmp_path: Path, bad: Any, complaint: str) -> None:
@@ -196,7 +212,25 @@ def test_bad_rows(tmp_path: Path, bad: Any, complaint: str) -> None:
         ("a.csv", b"subject,relation,object\n", "not a single fact"),
         ("a.jsonl", b"", "not a single fact"),
         ("a.parquet", b"PAR1 and no more", "is not a Parquet file"),
-        ("a.txt", b"facts", "is not a .jsonl, .csv, .parquet file"),
+        (
+            "a.csv",
+            b"subject;relation;object\nA;P17;B\n",
+            "row 2: there is no 'relation', only 'subject;relation;object'",
+        ),
+        ("a.csv", b"\n\n", "not a single fact"),
+        ("a.csv", b'subject,relation,object\n"A\nB",P17,C\nD,P17,\n', "row 3: the object is empty"),
+        ("a.csv", "subject,relation,object\nA,P17,B\n".encode("utf-16"), "row 1: byte 0 is not UTF-8"),
+        ("a.csv", b"subject,relation,object\nA,P17,B\x00\n", "row 2: the object holds a NUL character"),
+        ("a.jsonl", b'{"subject": 1' + b"0" * 5000 + b"}\n", "row 1: not JSON that can be read"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", "row 1: not JSON"),
+        (
+            "a.jsonl",
+            b'{"Subject": "A", "Relation": "P17", "Object": "B"}',
+            "row 1: there is no 'relation', only 'Subject'",
+        ),
+        ("a.jsonl", b"null\n", "row 1: must be an object"),
+        ("a.parquet", b"", "is not a Parquet file"),
+        ("a.txt", b"facts", "is not a .jsonl, .csv, .parquet or .zip file"),
     ],
 )
 def test_bad_files(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
@@ -211,3 +245,74 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, complaint: str) ->
 def test_line_separators_within_a_text_end_no_row(tmp_path: Path) -> None:
     loaded = load(jsonl(tmp_path, ROW | {"subject": "A\u2028B"}, ROW | {"subject": "C"}))
     assert [f.subject for f in loaded.facts] == ["A\u2028B", "C"]
+
+
+@pytest.mark.parametrize(
+    ("aliases", "names"),
+    [
+        ("ROK|Hanguk", ("ROK", "Hanguk")),
+        ('["ROK", "Hanguk|s"]', ("ROK", "Hanguk|s")),
+        ("['ROK', \"H'anguk\"]", ("ROK", "H'anguk")),
+        ("[]", ()),
+        ("[Sic]", ("[Sic]",)),
+        (["ROK", " Hanguk "], ("ROK", "Hanguk")),
+        (None, ()),
+        ("", ()),
+        ([], ()),
+    ],
+)
+def test_forms_of_aliases(tmp_path: Path, aliases: Any, names: tuple[str, ...]) -> None:
+    loaded = load(jsonl(tmp_path, ROW | {"object": "Seoul", "aliases": aliases}))
+    assert loaded.facts[0].aliases == names
+    assert loaded.own_aliases == ({loaded.facts[0].id: names} if names else {})
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([["ROK"], None]),
+        pa.array([["ROK"], None], pa.large_list(pa.large_string())),
+        pa.array([["ROK"], []], pa.list_(pa.dictionary(pa.int8(), pa.string()))),
+        pa.array(["ROK", None]).dictionary_encode(),
+        pa.array(["ROK", ""], pa.large_string()),
+        pa.array(["['ROK']", "[]"]),
+    ],
+    ids=str,
+)
+def test_aliases_of_any_parquet_type(tmp_path: Path, column: pa.Array) -> None:
+    table = pa.table({"subject": ["A", "B"], "topic": ["P17", "P17"], "object": ["Seoul", "Bo"], "aliases": column})
+    pq.write_table(table, tmp_path / "facts.parquet")
+    assert [fact.aliases for fact in load(tmp_path / "facts.parquet").facts] == [("ROK",), ()]
+
+
+@pytest.mark.parametrize(
+    ("column", "complaint"),
+    [
+        (pa.array([b"ROK", None]), "row 1: the aliases must be a list of texts"),
+        (pa.array([[b"ROK"], None]), "row 1: the aliases must be a list of texts"),
+        (pa.array([float("nan"), None]), "row 1: the aliases must be a list of texts, .* not nan"),
+        (pa.array([{"en": "ROK"}, None]), "row 1: the aliases must be a list of texts"),
+        (pa.array([[None], None], pa.list_(pa.string())), "row 1: the aliases must be a list of texts"),
+    ],
+    ids=str,
+)
+def test_aliases_of_odd_parquet_types(tmp_path: Path, column: pa.Array, complaint: str) -> None:
+    table = pa.table({"subject": ["A", "B"], "topic": ["P17", "P17"], "object": ["Seoul", "Bo"], "aliases": column})
+    pq.write_table(table, tmp_path / "facts.parquet")
+    with pytest.raises(FactsError, match=complaint):
+        load(tmp_path / "facts.parquet")
+
+
+def test_what_a_table_has_besides_is_named(tmp_path: Path) -> None:
+    loaded = load(jsonl(tmp_path, ROW | {"alias": "ROK", "note": 1}, ROW | {"subject": "B", "price": None}))
+    assert loaded.notes == ("columns not used: alias, note, price",)
+    assert load(jsonl(tmp_path, ROW, name="b.jsonl")).notes == ()
+
+
+def test_a_graded_data_set_with_kept_continuations_serves_as_facts(tmp_path: Path) -> None:
+    rows = [graded(fact, 2) for fact in tiny_facts(4)]
+    texts = [SampleTally(fact_id=row.fact.id, template=0, tries=1, hits=0, texts=("x",)) for row in rows]
+    write_mastery_data(tmp_path / "graded", rows, {"graded_by": "x"}, continuations=texts)
+    loaded = load(tmp_path / "graded")
+    assert [fact.id for fact in loaded.facts] == [row.fact.id for row in rows]
+    assert loaded.notes == ()

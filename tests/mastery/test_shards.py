@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sftknow.errors import FactsError
+from sftknow.errors import FactsError, RunError
 from sftknow.mastery.shards import grade_facts, plan_shards, read_shard
 from sftknow.mastery.transformers_sampler import TransformersSampler, load_sampler
 from sftknow.records import ModelRef, SamplingPolicy
+from sftknow.storage.artifacts import RunDirectory
 from tests.mastery.hash_sampler import POLICY, HashSampler, work
 from tests.tiny import tiny_facts
 
@@ -77,6 +78,53 @@ def test_a_damaged_shard_is_redone(tmp_path, content):
     second, asked = run(tmp_path)
     assert second == first
     assert len(asked) == 12
+
+
+def test_a_damaged_shard_is_named(tmp_path, capsys):
+    run(tmp_path)
+    damaged = files(tmp_path)[0]
+    damaged.write_bytes(b"PAR1")
+    capsys.readouterr()
+    run(tmp_path)
+    assert f"{damaged.name} is damaged; its 4 facts are done again" in capsys.readouterr().err
+
+
+def test_two_runs_cannot_work_in_one_folder(tmp_path):
+    with RunDirectory(tmp_path), pytest.raises(RunError, match="another process is working in"):
+        run(tmp_path)
+    assert len(run(tmp_path)[1]) == 30
+
+
+class Backwards:
+    """An engine: does the shards elsewhere, last first, and is cut off after some."""
+
+    def __init__(self, stop_after=99):
+        self.sampler, self.stop_after, self.closed = HashSampler(), stop_after, False
+
+    def tallies(self, shards, policy, *, keep_texts, say):
+        try:
+            for count, shard in enumerate(reversed(shards)):
+                if count == self.stop_after:
+                    raise KeyboardInterrupt
+                yield shard, self.sampler.sample(shard.requests, policy, keep_texts=keep_texts)
+        finally:
+            self.closed = True
+
+
+def test_an_engine_gives_what_one_process_gives_and_either_goes_on_with_the_others_work(tmp_path):
+    alone, _ = run(tmp_path / "alone")
+    engine = Backwards(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        grade_facts(work(), engine, POLICY, tmp_path / "both", shard_size=4)
+    assert engine.closed
+    graded, asked = run(tmp_path / "both")
+    assert graded == alone
+    assert len(asked) == 12
+    other = Backwards()
+    files(tmp_path / "both")[1].unlink()
+    assert grade_facts(work(), other, POLICY, tmp_path / "both", shard_size=4) == alone
+    assert len(other.sampler.asked) == 12
+    assert [a.read_bytes() for a in files(tmp_path / "both")] == [a.read_bytes() for a in files(tmp_path / "alone")]
 
 
 def test_a_shard_of_other_work_under_this_name_is_redone(tmp_path):
@@ -151,6 +199,7 @@ KILLED = """
 import os, sys, time
 from pathlib import Path
 from sftknow.mastery.shards import grade_facts
+from sftknow.storage.artifacts import RunDirectory
 from tests.mastery.hash_sampler import POLICY, HashSampler, work
 
 class Slow(HashSampler):

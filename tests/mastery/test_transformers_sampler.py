@@ -29,6 +29,7 @@ from sftknow.errors import DeviceError, FactsError, ModelError, RecipeError
 from sftknow.mastery.sampling import SampleRequest, uniforms
 from sftknow.mastery.transformers_sampler import TransformersSampler, load_sampler
 from sftknow.records import ModelRef, SamplingPolicy
+from tests.mastery.test_decoding import sentence_piece
 from tests.tiny import tiny_facts, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -154,10 +155,11 @@ class Passes:
 
 def test_equal_samples_share_rows_and_prompts_are_run_once(llama):
     asked = requests(1)[:1]
+    sampler = TransformersSampler(llama, TOKENIZER)
     passes = Passes(llama)
     try:
         cold = SamplingPolicy(samples=50, temperature=1e-4, max_new_tokens=12)
-        TransformersSampler(llama, TOKENIZER).sample(asked, cold, keep_texts=True)
+        sampler.sample(asked, cold, keep_texts=True)
     finally:
         passes.handle.remove()
     prompt = len(TOKENIZER(asked[0].prompt)["input_ids"])
@@ -168,9 +170,10 @@ def test_a_beginning_that_statements_share_is_run_once(llama):
     prompts = ["Which country is Arden located", "Which country is Belmora located", "Which country is Cestria located"]
     asked = [SampleRequest(fact_id=str(i), template=0, prompt=p, answers=("a",)) for i, p in enumerate(prompts * 2)]
     lengths = [len(TOKENIZER(request.prompt)["input_ids"]) for request in asked]
+    sampler = TransformersSampler(llama, TOKENIZER)
     passes = Passes(llama)
     try:
-        TransformersSampler(llama, TOKENIZER).sample(asked, SamplingPolicy(samples=1, max_new_tokens=1))
+        sampler.sample(asked, SamplingPolicy(samples=1, max_new_tokens=1))
     finally:
         passes.handle.remove()
     assert passes.tokens < sum(lengths)
@@ -302,6 +305,84 @@ def test_bfloat16_samples_like_float32_within_chance():
     assert abs(full - half) < 0.1 * 10 * len(asked)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt-2"])
+def test_the_models_own_sampling_defaults_are_ignored(kind):
+    model = build(kind)
+    asked, policy = requests(2), SamplingPolicy(samples=6, max_new_tokens=8)
+    expected = TransformersSampler(model, TOKENIZER).sample(asked, policy, keep_texts=True)
+    for name, value in {
+        "do_sample": True, "top_k": 1, "top_p": 0.1, "temperature": 3.0, "repetition_penalty": 9.0, "max_new_tokens": 2,
+    }.items():  # fmt: skip
+        setattr(model.generation_config, name, value)
+    assert TransformersSampler(model, TOKENIZER).sample(asked, policy, keep_texts=True) == expected
+
+
+def test_any_of_several_end_tokens_ends_a_sample(compass):
+    request = SampleRequest(fact_id="f", template=0, prompt="north east", answers=("nowhere",))
+    policy = SamplingPolicy(samples=400, max_new_tokens=5)
+    before = compass.generation_config.eos_token_id
+    try:
+        compass.generation_config.eos_token_id = [1, WORDS.index("south")]
+        (tally,) = TransformersSampler(compass, word_tokenizer()).sample([request], policy, keep_texts=True)
+    finally:
+        compass.generation_config.eos_token_id = before
+    (plain,) = TransformersSampler(compass, word_tokenizer()).sample([request], policy, keep_texts=True)
+    assert tally.texts == tuple(text.split("south")[0].strip() for text in plain.texts)
+    assert tally.texts != plain.texts
+
+
+def test_keeping_texts_of_byte_fallback_tokens_gives_the_same_counts():
+    # Hits complete within runs of bytes, runs break, and end tokens close them.
+    tokenizer = sentence_piece()
+    torch.manual_seed(4)
+    config = LlamaConfig(**{**GROUPED, "vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2})
+    model = spread(LlamaForCausalLM(config), scale=12.0)
+    byte = {value: tokenizer.convert_tokens_to_ids(f"<0x{value:02X}>") for value in range(256)}
+    liked = [*(byte[value] for value in "é日".encode()), tokenizer.convert_tokens_to_ids("is"), 2]
+
+    def prefer(_module, _inputs, output):
+        output.logits[..., liked] += 12.0
+        return output
+
+    model.register_forward_hook(prefer)
+    asked = [
+        SampleRequest(fact_id=f"{i}", template=0, prompt="Paris is in" + "." * i, answers=answers)
+        for i, answers in enumerate([("é",), ("日",), ("éis", "is日"), ("日", "éé")] * 6)
+    ]
+    policy = SamplingPolicy(samples=20, max_new_tokens=8, seed=1)
+    sampler = TransformersSampler(model, tokenizer)
+    kept = sampler.sample(asked, policy, keep_texts=True)
+    counted = [
+        sum(any(answer in text for answer in request.answers) for text in tally.texts)
+        for request, tally in zip(asked, kept, strict=True)
+    ]
+    assert [tally.hits for tally in kept] == counted
+    assert [tally.hits for tally in sampler.sample(asked, policy)] == counted
+    assert 0 < sum(counted) < 20 * len(asked)
+
+
+def test_logits_that_are_not_finite_are_one_clear_line(llama):
+    broken = build("llama")
+    with torch.no_grad():
+        broken.model.layers[1].mlp.down_proj.weight[3, 5] = float("nan")
+    with pytest.raises(ModelError, match="logits are not finite") as caught:
+        TransformersSampler(broken, TOKENIZER)
+    assert "\n" not in str(caught.value)
+    # Also where they turn up later only, for some statement.
+    sampler = TransformersSampler(llama, TOKENIZER)
+    handle = llama.register_forward_hook(_not_finite)
+    try:
+        with pytest.raises(ModelError, match="logits are not finite"):
+            sampler.sample(requests(1), SamplingPolicy())
+    finally:
+        handle.remove()
+
+
+def _not_finite(_model, _inputs, output):
+    output.logits[..., 7] = float("nan")
+    return output
+
+
 @pytest.mark.gpu
 def test_a_gpu_samples_like_the_cpu():
     model = build("llama")
@@ -328,14 +409,6 @@ def test_what_cannot_be_sampled_is_refused(llama):
     bare.backend_tokenizer.post_processor = processors.ByteLevel()
     with pytest.raises(FactsError, match="statement 4 of f has no token"):
         TransformersSampler(llama, bare).sample([empty], SamplingPolicy())
-
-
-def test_layers_without_keys_and_values_are_refused(llama):
-    class Hybrid:
-        config = type("Config", (), {"get_text_config": lambda self: self, "layer_types": ["linear_attention"]})()
-
-    with pytest.raises(ModelError, match="layers without keys and values: linear_attention"):
-        TransformersSampler(Hybrid(), TOKENIZER)
 
 
 def test_a_checkpoint_is_loaded_in_the_dtype_asked_for(tiny_model):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from sftknow.errors import RecipeError, RunError
+from sftknow.evaluation.harness import Harness
+from sftknow.evaluation.results import read_eval
 from sftknow.pipeline.experiment import Experiment
-from sftknow.records import BUCKETS, SPLITS
+from sftknow.records import BUCKETS, SPLITS, ModelRef
+from sftknow.resources import lab_folder
 from sftknow.storage.artifacts import RunDirectory
+from sftknow.storage.deltas import materialize
 from sftknow.storage.manifests import dataset_of_model
 from sftknow.storage.mastery_data import MasteryData
 from tests.pipeline.small_run import run, small_recipe
@@ -123,8 +128,6 @@ def test_killed_in_any_stage(point: str, finished: Path, tmp_path: Path) -> None
 
 
 def test_a_changed_recipe_redoes_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "run"
     shutil.copytree(finished, copy, symlinks=True)
     said: list[str] = []
@@ -143,7 +146,55 @@ def test_a_grid_beyond_the_data_is_refused_before_training(finished: Path) -> No
         RunDirectory(finished) as directory,
         pytest.raises(RecipeError, match=r"b0-n5000-s0 asks for 5000 training facts"),
     ):
-        Experiment(small_recipe("grid.sizes=[5000]"), directory, say=lambda text: None).cells  # noqa: B018
+        Experiment(small_recipe("grid.sizes=[5000]"), directory, say=lambda text: None).bench.cells  # noqa: B018
+
+
+def test_restored_checkpoints_give_the_scores_of_the_model_in_memory(finished: Path) -> None:
+    cell = json.loads((finished / "choice.json").read_text())["cell"]
+    harness = Harness(finished / "mastery" / "dataset", splits=("dev", "test", "testood"), batch_size=128)
+    for level in ("5pct", "40pct"):
+        checkpoint = ModelRef(path=str(finished / "restored" / cell / level), dtype="float32")
+        fresh = harness.score_path(checkpoint, name=f"{cell}@{level}")
+        kept = read_eval(finished / "evaluation" / f"{cell}@{level}")
+        assert fresh.questions == kept.questions
+        assert fresh.metrics == kept.metrics
+
+
+def test_small_storage_changes_nothing_but_the_weights_files(finished: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", "grid.storage=delta", "restore.cells=all")
+    small, full = substance(tmp_path / "run"), substance(finished)
+    assert not list((tmp_path / "run" / "models").glob("b*/*.safetensors"))
+    assert not list((tmp_path / "run" / "models").glob(".*"))
+    for name in ("b0-n8-s0", "b4-n8-s0"):
+        materialize(lab_folder() / "model", tmp_path / "run" / "models" / name, tmp_path / name)
+        for path in sorted((finished / "models" / name).iterdir()):
+            assert (tmp_path / name / path.name).read_bytes() == path.read_bytes()
+    others = [name for name in full if not name.startswith("models/") and name != "recipe.yaml"]
+    assert {name: small[name] for name in others} == {name: full[name] for name in others}
+    said: list[str] = []
+    with RunDirectory(tmp_path / "run") as directory:
+        recipe = small_recipe("grid.storage=delta", "restore.cells=all")
+        Experiment(recipe, directory, say=said.append).run()
+    assert not [line for line in said if line.startswith(("grading", "fine-tuning", "evaluating", "restoring"))]
+
+
+def test_a_failing_cell_does_not_take_the_others_down(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy, symlinks=True)
+    # A rate at which the second cell diverges would be luck; a file in the place of its folder is not.
+    shutil.rmtree(copy / "models" / "b0-n8-s0")
+    (copy / "stages" / "models" / "b0-n8-s0.json").unlink()
+    (copy / "models" / ".b0-n8-s0.partial").write_text("in the way")
+    shutil.rmtree(copy / "report")
+    with RunDirectory(copy) as directory, pytest.raises(RunError, match=r"1 of 2 models failed: b0-n8-s0 \(") as told:
+        Experiment(small_recipe(), directory, say=lambda text: None).run()
+    assert "start the same command again" in str(told.value)
+    assert (copy / "report" / "report.html").is_file()
+    assert (copy / "failures" / "b0-n8-s0.txt").is_file()
+    (copy / "models" / ".b0-n8-s0.partial").unlink()
+    run(copy)
+    shutil.rmtree(copy / "failures")
+    assert substance(copy) == substance(finished)
 
 
 def test_two_processes_cannot_share_a_run(finished: Path) -> None:

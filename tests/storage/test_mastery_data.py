@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sftknow.errors import MasteryDataError, RunError
-from sftknow.records import BUCKETS, SPLITS, GradedFact
+from sftknow.records import BUCKETS, SPLITS, GradedFact, SampleTally
 from sftknow.storage.artifacts import file_sha256, read_json
-from sftknow.storage.mastery_data import SCHEMA, MasteryData, bucket_file, fingerprint, write_mastery_data
+from sftknow.storage.mastery_data import SCHEMA, MasteryData, bucket_file, check_place, fingerprint, write_mastery_data
 from tests.tiny import graded, tiny_facts
 
 ABOUT = {"graded_by": "org/base@abc", "policy": {"samples": 10}}
@@ -161,3 +163,99 @@ def test_other_columns_are_no_hindrance(folder: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.append_column("note", pa.array(["x"] * len(table))), path)
     assert len(MasteryData(folder).bucket("test", 2)) == 3
+
+
+def test_many_rows_are_streamed_and_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sftknow.storage.mastery_data._CHUNK", 3)
+    monkeypatch.setattr("sftknow.storage.mastery_data._ROW_GROUP", 12)
+    rows = [graded(fact, 2 if i % 5 else 4) for i, fact in enumerate(tiny_facts(50))]
+    held: list[int] = []
+
+    def stream() -> Iterator[GradedFact]:
+        for i, row in enumerate(rows):
+            held.append(i)
+            yield row
+
+    write_mastery_data(tmp_path / "graded", stream(), ABOUT)
+    data = MasteryData(tmp_path / "graded")
+    assert data.bucket("train", 2) == [row for row in rows if row.mastery.bucket == 2]
+    assert data.bucket("train", 4) == [row for row in rows if row.mastery.bucket == 4]
+    assert data.fingerprint == fingerprint(rows)
+    assert held == list(range(50)), "the rows are gone through once"
+    groups = pq.ParquetFile(tmp_path / "graded" / bucket_file("train", 2)).metadata
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [12, 12, 12, 4]
+
+
+def test_single_columns(folder: Path) -> None:
+    assert MasteryData(folder).columns("train", 1, ["topic", "tries"]).to_pylist() == [
+        {"topic": row.fact.topic, "tries": row.mastery.tries} for row in MasteryData(folder).bucket("train", 1)
+    ]
+    with pytest.raises(MasteryDataError, match="lacks the column price"):
+        MasteryData(folder).columns("train", 1, ["topic", "price"])
+
+
+TALLIES = [
+    SampleTally(fact_id=f"f{i}", template=t, tries=3, hits=1, texts=(" b\n", " a", "Zürich\u2028 \U0001f642"))
+    for i in range(3)
+    for t in range(2)
+]
+
+
+class TestContinuations:
+    @pytest.fixture
+    def kept(self, tmp_path: Path) -> Path:
+        write_mastery_data(
+            tmp_path / "kept", some_rows(), ABOUT, continuations=iter(TALLIES), own_aliases={"f1": ("A", "B")}
+        )
+        return tmp_path / "kept"
+
+    def test_what_is_read_is_what_was_kept(self, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = MasteryData(kept)
+        assert data.has_continuations
+        assert [replace(t, texts=tuple(sorted(t.texts or ()))) for t in TALLIES] == list(data.continuations())
+        assert data.own_aliases() == {"f1": ("A", "B")}
+        about = data.manifest["continuations"]
+        assert about["count"] == 18
+        assert about["bytes"] == sum((kept / name).stat().st_size for name in about["sha256"])
+
+    def test_they_change_nothing_else(self, kept: Path, folder: Path) -> None:
+        assert MasteryData(kept).fingerprint == MasteryData(folder).fingerprint
+        assert MasteryData(kept).manifest["sha256"] == MasteryData(folder).manifest["sha256"]
+
+    def test_where_none_were_kept(self, folder: Path) -> None:
+        data = MasteryData(folder)
+        assert not data.has_continuations
+        assert data.own_aliases() == {}
+        with pytest.raises(MasteryDataError, match="holds no continuations; grade with --keep-texts"):
+            data.continuations()
+
+    def test_missing_and_damaged_files(self, kept: Path) -> None:
+        texts = kept / "continuations" / "texts.parquet"
+        raw = bytearray(texts.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        texts.write_bytes(raw)
+        with pytest.raises(MasteryDataError, match=r"texts.parquet is damaged"):
+            list(MasteryData(kept).continuations())
+        texts.unlink()
+        assert MasteryData(kept).has_continuations
+        with pytest.raises(MasteryDataError, match=r"texts.parquet is missing, though .* --keep-texts"):
+            list(MasteryData(kept).continuations())
+
+    def test_a_published_data_set_comes_without_them(self, kept: Path) -> None:
+        shutil.rmtree(kept / "continuations")
+        assert not MasteryData(kept).has_continuations
+        with pytest.raises(MasteryDataError, match="holds no continuations"):
+            MasteryData(kept).continuations()
+
+
+def test_nothing_but_a_data_set_is_replaced(folder: Path, tmp_path: Path) -> None:
+    check_place(folder)
+    check_place(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    check_place(tmp_path / "empty")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    (tmp_path / "file").write_text("too")
+    for place in ("thesis", "file"):
+        with pytest.raises(MasteryDataError, match=f"{place} is there already and is no graded data set"):
+            check_place(tmp_path / place)

@@ -1,0 +1,85 @@
+"""The level is chosen on dev, confirmed on test, and the model that is written says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sftknow.cli.main import main
+from sftknow.errors import MasteryDataError
+from sftknow.evaluation.harness import Harness
+from sftknow.parameters.restore import restore
+from sftknow.pipeline.checkpoint_pairs import PairOptions, WriteOptions, analyse_pair
+from sftknow.pipeline.choosing import Choice, ScoringOptions, choose_level
+from sftknow.records import ModelRef
+from tests.parameters.checkpoint_pairs import read_checkpoint
+
+
+def test_the_best_of_equals_restores_least() -> None:
+    scores = {"dev": {"20%": 0.5, "5%": 0.5, "0%": 0.4}, "test": {"20%": 0.1, "5%": 0.2, "0%": 0.3}}
+    choice = Choice(level="5%", chosen_on="dev", accuracy=scores)
+    assert choice.best_on("dev") == "5%"
+    assert choice.best_on("test") == "0%"
+
+
+@pytest.fixture
+def pair(tiny_model: Path, tmp_path: Path) -> tuple[Path, Path]:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1 + 0.3 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "tuned")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "tuned")
+    return tiny_model, tmp_path / "tuned"
+
+
+def test_choosing(pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path) -> None:
+    base, tuned = pair
+    scoring = ScoringOptions(mastery=tiny_dataset, device="cpu")
+    levels = ["20%", "60%"]
+    choice, restored = choose_level(
+        str(base), str(tuned), levels, tmp_path / "best", PairOptions(), scoring, WriteOptions()
+    )
+    assert list(choice.accuracy) == ["dev", "test", "testood"]
+    assert list(choice.accuracy["dev"]) == ["0%", "20%", "60%"]
+    assert choice.level == choice.best_on("dev") == restored.level
+    made = json.loads((tmp_path / "best" / "sftknow.json").read_text())["restoration"]
+    assert made["chosen_on"] == "dev"
+    assert made["choice"]["accuracy"] == choice.accuracy
+    plan = analyse_pair(str(base), str(tuned), ["0%", *levels], PairOptions()).plan
+    restore(base, tuned, plan, choice.level, tmp_path / "alone", manifest={})
+    assert read_checkpoint(tmp_path / "alone") == read_checkpoint(tmp_path / "best")
+    # What was scored in memory is what lies on disk.
+    harness = Harness(tiny_dataset, splits=["dev"], device="cpu")
+    restore(base, tuned, plan, "60%", tmp_path / "sixty", manifest={})
+    scored = harness.score_path(ModelRef(path=str(tmp_path / "sixty"), dtype="float32"), name="sixty")
+    assert scored.value("cbqa_mastery_dev").value == choice.accuracy["dev"]["60%"]
+
+
+def test_from_the_command_line(
+    pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, tuned = map(str, pair)
+    out = tmp_path / "best"
+    arguments = ["--top", "30%", "--choose-on", "test", "--mastery", str(tiny_dataset), "--device", "cpu"]
+    assert main(["restore", base, tuned, *arguments, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "chosen on test, as in the paper" in said
+    assert json.loads((out / "sftknow.json").read_text())["restoration"]["chosen_on"] == "test"
+
+
+def test_a_split_without_questions(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    from sftknow.storage.mastery_data import write_mastery_data
+    from tests.tiny import graded, tiny_facts
+
+    rows = [graded(fact, 0) for fact in tiny_facts(4, split="test")]
+    write_mastery_data(tmp_path / "data", rows, {"graded_by": "tiny", "policy": {}})
+    scoring = ScoringOptions(mastery=tmp_path / "data", device="cpu")
+    with pytest.raises(MasteryDataError, match="no question in dev"):
+        choose_level(*map(str, pair), ["5%"], tmp_path / "out", PairOptions(), scoring, WriteOptions())
+    assert not (tmp_path / "out").exists()
