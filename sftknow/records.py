@@ -120,6 +120,16 @@ class GradedFact:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskExample:
+    """A training row of a general-ability task: what is shown, what is learned."""
+
+    id: str
+    prompt: str
+    completion: str
+    """What follows the prompt, its leading space included and without the end token."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetManifest:
     """What a training draw consists of."""
 
@@ -183,6 +193,14 @@ class EvalRun:
     model: str
     dataset_fingerprint: str
     graded_by: str
+    dtype: str | None = None
+    """Dtype of the weights while the model answered."""
+    dataset_repo: str | None = None
+    """The data set's repository on the Hub; None where it lay in a folder."""
+    dataset_revision: str | None = None
+    """Its commit."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the numbers has to know, such as that another model than the base graded the questions."""
     metrics: tuple[MetricValue, ...]
     missing: tuple[str, ...] = ()
     """Leaf tasks without a single question, which the group means leave out."""
@@ -194,6 +212,25 @@ class EvalRun:
             if entry.task == task and entry.metric == metric:
                 return entry
         raise KeyError(f"{task}/{metric}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupDivergence:
+    """Token divergence of the facts of one topic or one bucket. Nats throughout."""
+
+    mean: float
+    """Mean KL(fine-tuned ‖ base) over the fine-tuned model's ten largest logits, re-normalised."""
+    low: float
+    """Lower end of the 95 % bootstrap interval of the mean."""
+    high: float
+    full_mean: float
+    """Mean KL(fine-tuned ‖ base) over the whole vocabulary."""
+    top_changed: float
+    """Share of facts whose most likely first token is another one after fine-tuning."""
+    count: int
+    """Facts measured."""
+    skipped: int = 0
+    """Facts left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,10 +251,40 @@ class TokenDivergence:
     tuned_mass: float
     top_changed: float
     """Share of facts whose most likely first token is another one after fine-tuning."""
+    base_answer_probability: float
+    """Mean probability of the answer's first token in the base."""
+    tuned_answer_probability: float
+    base_answer_first: float
+    """Share of facts whose answer's first token is the base's most likely one."""
+    tuned_answer_first: float
+    base_dummy_mass: float
+    """Mean probability of "the", "a" and "an" in the base: the paper's reason for re-normalising."""
+    tuned_dummy_mass: float
     count: int
     """Facts measured."""
+    bucket: int
+    """The bucket that all of the above is over; 4 in the paper."""
+    k: int
+    """Largest logits compared; 10 in the paper."""
+    window: int
+    """Tokens of the base's completion within which the answer had to start."""
+    base_prompt: str
+    """What the base was shown: ``statement`` or ``question``."""
+    tuned_prompt: str
+    """What the fine-tuned model was shown."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Facts left out, by reason."""
+    by_topic: Mapping[str, GroupDivergence] = field(default_factory=dict)
+    """The same facts, topic by topic."""
+    by_bucket: Mapping[str, GroupDivergence] = field(default_factory=dict)
+    """Every bucket that was measured, by its number as text."""
+
+    @classmethod
+    def from_json(cls, **content: Any) -> TokenDivergence:
+        """The inverse of `to_json`. Raises TypeError where fields are missing or unknown."""
+        for name in ("by_topic", "by_bucket"):
+            content[name] = {key: GroupDivergence(**value) for key, value in content.get(name, {}).items()}
+        return cls(**content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +335,8 @@ class LevelCut:
     """Bit pattern (uint32) of the float32 r at the cut: all elements with larger r are selected."""
     ties: int
     """How many elements with r equal to the threshold are selected: those with the lowest global index."""
+    tie_end: int | None = None
+    """One past the global index of the last of them. None in a plan of an earlier version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +350,8 @@ class RestorePlan:
     region: str
     layers: str | None = None
     """Layer indices that the region was narrowed to, such as ``0-3``; None for all layers."""
+    common_rows: bool = False
+    """Whether tensors that differ in their number of rows were compared in the rows that both have."""
     epsilon: float
     arithmetic: str
     """``float32`` or ``bfloat16`` (the authors' rounding)."""

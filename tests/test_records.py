@@ -114,7 +114,7 @@ def test_to_json_goes_all_the_way_down() -> None:
     assert value["model"]["checkpoint"] == str(Path("x") / "y")
     assert value["model"]["base"] == {"path": "p", "revision": None, "dtype": None}
     assert value["model"]["recipe"]["nested"][0]["cuts"] == [
-        {"level": "20%", "selected": 5, "threshold_bits": 7, "ties": 1}
+        {"level": "20%", "selected": 5, "threshold_bits": 7, "ties": 1, "tie_end": None}
     ]
     assert value["model"]["recipe"]["nested"][1] == [1, 2]
 

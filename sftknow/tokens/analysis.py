@@ -18,17 +18,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sftknow.errors import ModelError
 from sftknow.progress import progress
-from sftknow.records import TokenDivergence
 from sftknow.tokens import divergence
-from sftknow.tokens.base import BaseView, measure_base
-from sftknow.tokens.forward import first_token_logits, load_for_logits
-from sftknow.tokens.selection import Selection, select_prompts
+from sftknow.tokens.base import BaseView, Shown, as_shown, measure_base
+from sftknow.tokens.forward import first_token_logits, first_token_of, load_for_logits
+from sftknow.tokens.selection import Selection, select_prompts, skipped_fact
+from sftknow.tokens.summary import INFINITE, is_finite, summarise
 from sftknow.tokens.tables import DivergenceResult, ExampleDivergence, read_divergence, write_divergence
 
 __all__ = [
@@ -43,9 +42,6 @@ __all__ = [
     "select_prompts",
     "write_divergence",
 ]
-
-INFINITE = "divergence is infinite"
-"""Why an example is in no mean (a key of ``skipped``)."""
 
 
 def check_same_tokens(base_view: BaseView, tokenizer: Any) -> None:
@@ -74,7 +70,14 @@ def check_same_tokens(base_view: BaseView, tokenizer: Any) -> None:
 
 
 def measure_divergence(
-    base_view: BaseView, model: Any, tokenizer: Any, *, k: int = 10, bootstrap: int = 2000, seed: int = 0
+    base_view: BaseView,
+    model: Any,
+    tokenizer: Any,
+    *,
+    k: int = 10,
+    prompt: Shown | None = None,
+    bootstrap: int = 2000,
+    seed: int = 0,
 ) -> DivergenceResult:
     """Compare a fine-tuned model's first token with the base's on the facts of the base view (paper, 4.1).
 
@@ -87,13 +90,27 @@ def measure_divergence(
         model: the fine-tuned model, a transformers causal language model; left as it was found.
         tokenizer: its tokenizer.
         k: ids compared, the paper's ten.
+        prompt: what the fine-tuned model is shown; None for what the base was shown. Shown its own question prompt,
+            a model is compared as it is used, and part of the divergence is that of the two prompts.
         bootstrap: resamples behind the interval of the mean.
         seed: of the bootstrap.
 
     Raises:
         ModelError: the tokenizers differ, the model gives NaN, or not one divergence is finite.
+        ValueError: ``prompt`` is none.
     """
+    if prompt not in (None, "statement", "question"):
+        raise ValueError(f"prompt={prompt!r}")
     check_same_tokens(base_view, tokenizer)
+    ids: Sequence[Sequence[int]] = base_view.prompt_ids
+    answers: Sequence[int] = base_view.answer_tokens
+    if prompt not in (None, base_view.shown):
+        shown = [as_shown(tokenizer, choice, prompt) for choice in base_view.choices]
+        ids = [tokens for _, tokens in shown]
+        answers = [
+            first_token_of(tokenizer, text, choice.fact.object)
+            for (text, _), choice in zip(shown, base_view.choices, strict=True)
+        ]
 
     def text_of(number: int) -> str:
         # A padded output head has rows that stand for no token.
@@ -102,12 +119,27 @@ def measure_divergence(
 
     examples: dict[int, ExampleDivergence] = {}
     with progress(len(base_view.choices), "first tokens", unit="facts") as bar:
-        for indices, logits in first_token_logits(model, base_view.prompt_ids, base_view.batch_size):
+        for indices, logits in first_token_logits(model, ids, base_view.batch_size):
             _refuse_nan(base_view, indices, logits)
-            examples.update(_compare(base_view, indices, logits, k=k, text_of=text_of))
+            examples.update(_compare(base_view, indices, logits, answers, k=k, text_of=text_of))
             bar.update(len(indices))
     ordered = [examples[i] for i in range(len(base_view.choices))]
-    return DivergenceResult(summary=_summary(base_view, ordered, bootstrap=bootstrap, seed=seed), examples=ordered)
+    skipped = [*base_view.skipped]
+    for choice, example in zip(base_view.choices, ordered, strict=True):
+        if not is_finite(example):
+            skipped.append(skipped_fact(choice.fact, choice.bucket, INFINITE))
+    summary = summarise(
+        ordered,
+        headline=base_view.headline,
+        skipped=skipped,
+        k=k,
+        window=base_view.window,
+        base_prompt=base_view.shown,
+        tuned_prompt=prompt or base_view.shown,
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    return DivergenceResult(summary=summary, examples=ordered, skipped=skipped)
 
 
 def _refuse_nan(base_view: BaseView, indices: Sequence[int], logits_bv: Tensor) -> None:
@@ -123,6 +155,7 @@ def _compare(
     base_view: BaseView,
     indices: Sequence[int],
     logits_bv: Tensor,
+    tuned_answers: Sequence[int],
     *,
     k: int,
     text_of: Callable[[int], str],
@@ -130,7 +163,8 @@ def _compare(
     tuned, base = divergence.common_rows(logits_bv, base_view.logits[list(indices)])
     top = divergence.top_k_divergence(tuned, base, k)
     tuned_log, base_log = divergence.log_softmax(tuned), divergence.log_softmax(base)
-    answers = torch.tensor([base_view.answer_tokens[i] for i in indices])
+    base_answer_b = torch.tensor([base_view.answer_tokens[i] for i in indices])
+    tuned_answer_b = torch.tensor([tuned_answers[i] for i in indices])
     dummies_bk = torch.tensor(base_view.dummy_tokens, dtype=torch.long).expand(len(indices), -1)
     columns: dict[str, list[Any]] = {
         "kl": top.kl_n.tolist(),
@@ -138,10 +172,10 @@ def _compare(
         "full_reverse": divergence.relative_entropy(base_log, tuned_log).tolist(),
         "base_mass": divergence.mass(base_log, top.ids_nk).tolist(),
         "tuned_mass": divergence.mass(tuned_log, top.ids_nk).tolist(),
-        "base_answer_rank": divergence.rank(base_log, answers).tolist(),
-        "tuned_answer_rank": divergence.rank(tuned_log, answers).tolist(),
-        "base_answer_probability": divergence.mass(base_log, answers[:, None]).tolist(),
-        "tuned_answer_probability": divergence.mass(tuned_log, answers[:, None]).tolist(),
+        "base_answer_rank": divergence.rank(base_log, base_answer_b).tolist(),
+        "tuned_answer_rank": divergence.rank(tuned_log, tuned_answer_b).tolist(),
+        "base_answer_probability": divergence.mass(base_log, base_answer_b[:, None]).tolist(),
+        "tuned_answer_probability": divergence.mass(tuned_log, tuned_answer_b[:, None]).tolist(),
         "base_dummy_mass": divergence.mass(base_log, dummies_bk).tolist(),
         "tuned_dummy_mass": divergence.mass(tuned_log, dummies_bk).tolist(),
         "base_top_shares": [tuple(row) for row in top.base_nk.tolist()],
@@ -157,6 +191,7 @@ def _compare(
         compared[i] = ExampleDivergence(
             fact_id=choice.fact.id,
             topic=choice.fact.topic,
+            bucket=choice.bucket,
             subject=choice.fact.subject,
             object=choice.fact.object,
             template=choice.template,
@@ -168,31 +203,3 @@ def _compare(
             **{name: values[row] for name, values in columns.items()},
         )
     return compared
-
-
-def _summary(
-    base_view: BaseView, examples: Sequence[ExampleDivergence], *, bootstrap: int, seed: int
-) -> TokenDivergence:
-    finite = [e for e in examples if np.isfinite([e.kl, e.full, e.full_reverse]).all()]
-    if not finite:
-        raise ModelError(
-            "every divergence is infinite: one model rules out tokens (logit -inf) that the other does not"
-        )
-    left_out = len(examples) - len(finite)
-    low, high = divergence.bootstrap_interval(np.array([e.kl for e in finite]), resamples=bootstrap, seed=seed)
-
-    def mean(name: str) -> float:
-        return float(np.mean([getattr(e, name) for e in finite], dtype=np.float64))
-
-    return TokenDivergence(
-        mean=mean("kl"),
-        low=low,
-        high=high,
-        full_mean=mean("full"),
-        full_reverse_mean=mean("full_reverse"),
-        base_mass=mean("base_mass"),
-        tuned_mass=mean("tuned_mass"),
-        top_changed=mean("top_changed"),
-        count=len(finite),
-        skipped={**base_view.skipped, INFINITE: left_out} if left_out else dict(base_view.skipped),
-    )

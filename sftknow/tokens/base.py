@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from sftknow.answers import DEFAULT_RULE, MatchRule, normalize
@@ -20,9 +23,13 @@ from sftknow.tokens.forward import (
     greedy,
     statement_ids,
 )
-from sftknow.tokens.selection import PromptChoice, Selection
+from sftknow.tokens.selection import PromptChoice, Selection, SkippedFact, skipped_fact
 
 Shown = Literal["statement", "question"]
+"""What a model is shown: a fact's statement template, or its question in the prompt of fine-tuning."""
+
+IN_MEMORY = 2**30
+"""Bytes of base logits up to which they are kept in memory; beyond, they lie in a temporary file."""
 
 NOT_NEAR = "answer not near the beginning of the base's completion"
 """Why a fact was left out (a key of ``skipped``)."""
@@ -48,14 +55,17 @@ class BaseView:
     dummy_tokens: tuple[int, ...]
     """Ids of the words in `DUMMY_WORDS`, with and without a space before them, in any case."""
     logits: Tensor
-    """float32 on the CPU, n x v: the base's logits for the token after each prompt."""
+    """float32 on the CPU, n x v: the base's logits for the token after each prompt. In a file that the system maps
+    into memory where they are large."""
     vocabulary: Mapping[str, int]
     """The tokenizer's vocabulary, token to id."""
     shown: Shown
     window: int
     batch_size: int
-    skipped: Mapping[str, int]
-    """Facts left out so far, by reason."""
+    headline: int
+    """The bucket that summaries speak of."""
+    skipped: tuple[SkippedFact, ...]
+    """Facts left out so far."""
 
 
 def starts_near(completion: str, head: str, answers: Sequence[str], rule: MatchRule) -> bool:
@@ -75,6 +85,13 @@ def starts_near(completion: str, head: str, answers: Sequence[str], rule: MatchR
     return bool(starts) and min(starts) < len(normalize(head, rule))
 
 
+def as_shown(tokenizer: Any, choice: PromptChoice, shown: Shown) -> tuple[str, list[int]]:
+    """What a model is shown for a fact: the text, and its ids with special tokens."""
+    if shown == "statement":
+        return choice.statement, statement_ids(tokenizer, choice.statement)
+    return question_prompt(choice.fact.question), prompt_ids(tokenizer, choice.fact.question)
+
+
 def measure_base(
     model: Any,
     tokenizer: Any,
@@ -84,6 +101,7 @@ def measure_base(
     prompt: Shown = "statement",
     batch_size: int = 64,
     rule: MatchRule = DEFAULT_RULE,
+    in_memory: int = IN_MEMORY,
 ) -> BaseView:
     """Complete every prompt greedily, keep the facts whose answer starts early, and note their first-token logits.
 
@@ -96,24 +114,23 @@ def measure_base(
         tokenizer: its tokenizer.
         selection: from `select_prompts`.
         window: tokens within which an answer must start.
-        prompt: what both models are shown. ``statement``, the paper's reading: 4.1 speaks of completions of a
-            mapping template, which the base knows how to go on with. ``question`` shows the prompt of fine-tuning
-            instead, whose tags the base never saw.
+        prompt: what the base is shown. ``statement``, the paper's reading: 4.1 speaks of completions of a mapping
+            template, which the base knows how to go on with. ``question`` shows the prompt of fine-tuning instead,
+            whose tags the base never saw. The fine-tuned model is shown the same unless `measure_divergence` is told
+            otherwise: then nothing but the weights differs.
         batch_size: prompts at once. The logits do not depend on it beyond float32 rounding.
         rule: how answers are found; case-sensitive containment unless told otherwise.
+        in_memory: bytes of logits up to which they are kept in memory.
 
     Raises:
-        MasteryDataError: no fact is kept.
+        MasteryDataError: no fact of the headline bucket is kept.
         ModelError: the model gives NaN.
         ValueError: ``prompt``, ``window`` or ``batch_size`` is none.
     """
     if prompt not in ("statement", "question") or window < 1 or batch_size < 1:
         raise ValueError(f"prompt={prompt!r}, window={window}, batch_size={batch_size}")
-    texts = [c.statement if prompt == "statement" else question_prompt(c.fact.question) for c in selection.choices]
-    if prompt == "statement":
-        ids = [statement_ids(tokenizer, text) for text in texts]
-    else:
-        ids = [prompt_ids(tokenizer, c.fact.question) for c in selection.choices]
+    shown = [as_shown(tokenizer, choice, prompt) for choice in selection.choices]
+    ids = [tokens for _, tokens in shown]
     generated = _complete(model, tokenizer, selection.choices, ids, window=window, batch_size=batch_size)
 
     def text_of(tokens: Sequence[int]) -> str:
@@ -124,31 +141,34 @@ def measure_base(
         starts_near(completions[i], text_of(generated[i][:window]), choice.fact.answers, rule)
         for i, choice in enumerate(selection.choices)
     ]
-    skipped = {**selection.skipped, NOT_NEAR: early.count(False)}
+    far = [c for c, near in zip(selection.choices, early, strict=True) if not near]
     kept = [i for i, near in enumerate(early) if near]
-    if not kept:
+    asked = sum(c.bucket == selection.headline for c in selection.choices)
+    if sum(c.bucket == selection.headline for c in far) == asked:
         raise MasteryDataError(
-            f"the base starts no answer within its first {window} tokens ({len(early)} facts tried); raise the window"
+            f"the base starts no answer within its first {window} tokens ({asked} facts of bucket "
+            f"{selection.headline} tried); raise the window"
         )
     # Apart from the completions, and batched as every fine-tuned model will be: the same model then gives the same
     # bits, and its divergence is exactly 0.
     kept_ids = tuple(tuple(ids[i]) for i in kept)
-    logits = _collect(model, kept_ids, batch_size)
+    logits = _collect(model, kept_ids, batch_size, in_memory)
     vocabulary = tokenizer.get_vocab()
     dummies = [i for token, i in vocabulary.items() if token.lstrip("Ġ▁ ").lower() in DUMMY_WORDS]
     return BaseView(
         choices=tuple(selection.choices[i] for i in kept),
-        prompts=tuple(texts[i] for i in kept),
+        prompts=tuple(shown[i][0] for i in kept),
         prompt_ids=kept_ids,
         completions=tuple(completions[i] for i in kept),
-        answer_tokens=tuple(first_token_of(tokenizer, texts[i], selection.choices[i].fact.object) for i in kept),
+        answer_tokens=tuple(first_token_of(tokenizer, shown[i][0], selection.choices[i].fact.object) for i in kept),
         dummy_tokens=tuple(sorted(dummies)),
         logits=logits,
         vocabulary=vocabulary,
         shown=prompt,
         window=window,
         batch_size=batch_size,
-        skipped={reason: count for reason, count in skipped.items() if count},
+        headline=selection.headline,
+        skipped=(*selection.skipped, *(skipped_fact(c.fact, c.bucket, NOT_NEAR) for c in far)),
     )
 
 
@@ -176,13 +196,22 @@ def _complete(
     return generated
 
 
-def _collect(model: Any, ids: Sequence[Sequence[int]], batch_size: int) -> Tensor:
+def _collect(model: Any, ids: Sequence[Sequence[int]], batch_size: int, in_memory: int) -> Tensor:
     """All first-token logits in the order of the prompts, filled in place: there is never a second copy."""
     filled: Tensor | None = None
     for indices, logits_bv in first_token_logits(model, ids, batch_size):
         if filled is None:
-            filled = logits_bv.new_empty(len(ids), logits_bv.shape[-1])
+            filled = _room_for(len(ids), logits_bv.shape[-1], in_memory)
         filled[indices] = logits_bv
     if filled is None:
         raise ValueError("no prompts")
     return filled
+
+
+def _room_for(rows: int, columns: int, in_memory: int) -> Tensor:
+    """An uninitialised float32 tensor, mapped to a nameless temporary file where it is larger than ``in_memory``."""
+    if 4 * rows * columns <= in_memory:
+        return torch.empty(rows, columns)
+    with tempfile.TemporaryFile() as file:
+        # The mapping keeps the file's space until it is dropped; the file has no name that could be left behind.
+        return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=(rows, columns)))

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_BLOCK = 2**20
+"""Values drawn at once by the bootstrap."""
+
 
 class TopDivergence(NamedTuple):
     """The paper's measure, with what it leaves out of sight."""
@@ -43,7 +46,10 @@ def log_softmax(logits_nv: Tensor) -> Tensor:
         # Where a row holds +inf, keep just those entries, as equals.
         limit = torch.where(infinite, 0.0, -torch.inf)
         logits = torch.where(infinite.any(-1, keepdim=True), limit, logits)
-    return torch.log_softmax(logits, -1).masked_fill(logits.isneginf(), -torch.inf)
+    log_p = torch.log_softmax(logits, -1)
+    # A row of nothing but -inf comes out as NaN. Looking first is cheaper than filling: few models use -inf at all.
+    ruled_out = logits.isneginf()
+    return log_p.masked_fill_(ruled_out, -torch.inf) if ruled_out.any() else log_p
 
 
 def relative_entropy(log_p_nv: Tensor, log_q_nv: Tensor) -> Tensor:
@@ -53,7 +59,9 @@ def relative_entropy(log_p_nv: Tensor, log_q_nv: Tensor) -> Tensor:
     """
     terms = log_p_nv.exp() * (log_p_nv - log_q_nv)
     # The limits, where the product above is 0 · inf or inf - inf. A p that underflows is not 0: only its log tells.
-    terms = terms.masked_fill(log_q_nv.isneginf(), torch.inf).masked_fill(log_p_nv.isneginf(), 0.0)
+    p_never, q_never = log_p_nv.isneginf(), log_q_nv.isneginf()
+    if p_never.any() or q_never.any():
+        terms = terms.masked_fill_(q_never, torch.inf).masked_fill_(p_never, 0.0)
     return terms.sum(-1).clamp_min(0.0)
 
 
@@ -70,11 +78,17 @@ def top_ids(logits_nv: Tensor, k: int) -> Tensor:
     if logits_nv.isnan().any():
         raise ValueError("logits hold NaN")
     k = min(k, logits_nv.shape[-1])
-    smallest = torch.topk(logits_nv, k, -1).values[..., -1:]
-    above = logits_nv > smallest
+    values, ids = torch.topk(logits_nv, k, -1)
+    smallest = values[..., -1:]
     level = logits_nv == smallest
-    chosen = above | (level & (level.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
-    ids = chosen.nonzero()[:, -1].view(*logits_nv.shape[:-1], k)
+    # Rows where more logits equal the smallest chosen one than there was room for: there topk's choice is arbitrary.
+    crowded = level.sum(-1) > (values == smallest).sum(-1)
+    if crowded.any():
+        above = logits_nv[crowded] > smallest[crowded]
+        among = level[crowded]
+        chosen = above | (among & (among.cumsum(-1) <= k - above.sum(-1, keepdim=True)))
+        ids[crowded] = chosen.nonzero()[:, -1].view(-1, k)
+    ids = ids.sort(-1).values
     order = logits_nv.gather(-1, ids).sort(stable=True, dim=-1, descending=True).indices
     return ids.gather(-1, order)
 
@@ -141,7 +155,13 @@ def bootstrap_interval(
     if not count or resamples < 1:
         raise ValueError(f"{count} values and {resamples} resamples; give at least one of each")
     generator = np.random.default_rng(seed)
-    # One resample at a time: memory stays n values whatever the number of resamples.
-    means = [float(values_n[generator.integers(count, size=count)].mean()) for _ in range(resamples)]
+    # As many resamples at a time as fit into a bounded block: memory does not grow with their number.
+    at_once = max(1, _BLOCK // count)
+    means = np.concatenate(
+        [
+            values_n[generator.integers(count, size=(min(at_once, resamples - done), count))].mean(-1)
+            for done in range(0, resamples, at_once)
+        ]
+    )
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""Token divergence on disk: ``divergence.json`` (the summary) and ``examples.parquet`` (a row a fact)."""
+"""Token divergence on disk: ``divergence.json``, ``examples.parquet`` (a row a fact), ``skipped.parquet``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 from sftknow.errors import RunError
 from sftknow.records import TokenDivergence
 from sftknow.storage.artifacts import atomic_file, read_json, write_json
+from sftknow.tokens.selection import SkippedFact
 
 SUMMARY = "divergence.json"
 EXAMPLES = "examples.parquet"
+SKIPPED = "skipped.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +26,14 @@ class ExampleDivergence:
 
     fact_id: str
     topic: str
+    bucket: int
+    """Mastery bucket."""
     subject: str
     object: str
     template: int
+    """Index of the statement template within its topic, from 0."""
     prompt: str
+    """What the base was shown."""
     completion: str
     """The base's greedy completion."""
     kl: float
@@ -65,6 +71,8 @@ class DivergenceResult:
 
     summary: TokenDivergence
     examples: list[ExampleDivergence]
+    skipped: list[SkippedFact]
+    """Facts that are in no mean, each with its reason; those with an infinite divergence are examples as well."""
 
 
 _TYPES: dict[str, pa.DataType] = {
@@ -76,20 +84,29 @@ _TYPES: dict[str, pa.DataType] = {
     "tuple[float, ...]": pa.list_(pa.float64()),
 }
 
-SCHEMA = pa.schema([(field.name, _TYPES[str(field.type)]) for field in dataclasses.fields(ExampleDivergence)])
+
+def _columns(record: type) -> pa.Schema:
+    return pa.schema([(field.name, _TYPES[str(field.type)]) for field in dataclasses.fields(record)])
+
+
+SCHEMA = _columns(ExampleDivergence)
 """Columns of ``examples.parquet``: the fields of `ExampleDivergence`."""
+
+SKIPPED_SCHEMA = _columns(SkippedFact)
+"""Columns of ``skipped.parquet``: the fields of `SkippedFact`."""
 
 
 def write_divergence(folder: Path, result: DivergenceResult) -> None:
-    """Write both files, each whole or not at all, the summary last.
+    """Write the three files, each whole or not at all, the summary last.
 
     Args:
         folder: made where it is not there; files of these names are replaced.
         result: from `measure_divergence`.
     """
-    rows = [dataclasses.asdict(example) for example in result.examples]
-    with atomic_file(folder / EXAMPLES) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial)
+    for name, records, schema in ((EXAMPLES, result.examples, SCHEMA), (SKIPPED, result.skipped, SKIPPED_SCHEMA)):
+        rows = [dataclasses.asdict(record) for record in records]
+        with atomic_file(folder / name) as partial:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
     write_json(folder / SUMMARY, result.summary)
 
 
@@ -103,7 +120,13 @@ def read_divergence(folder: Path) -> DivergenceResult:
     path = folder / EXAMPLES
     try:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        return DivergenceResult(summary=TokenDivergence(**summary), examples=[_example(row) for row in rows])
+        path = folder / SKIPPED
+        skipped: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return DivergenceResult(
+            summary=TokenDivergence.from_json(**summary),
+            examples=[_example(row) for row in rows],
+            skipped=[SkippedFact(**row) for row in skipped],
+        )
     except FileNotFoundError:
         raise RunError(f"{path} is missing; measure the divergence again") from None
     except (pa.ArrowException, OSError, TypeError) as error:

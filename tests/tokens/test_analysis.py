@@ -10,9 +10,12 @@ import torch
 from scipy.special import rel_entr, softmax
 
 from sftknow.errors import ModelError
+from sftknow.prompts import prompt_ids
 from sftknow.tokens import analysis
-from sftknow.tokens.analysis import INFINITE, BaseView, measure_base, measure_divergence
+from sftknow.tokens.analysis import BaseView, measure_base, measure_divergence
+from sftknow.tokens.base import NOT_NEAR
 from sftknow.tokens.selection import select_prompts
+from sftknow.tokens.summary import INFINITE
 from tests.tiny import tiny_tokenizer
 from tests.tokens.models import RANDOM, STATEMENTS, fact, row
 
@@ -74,9 +77,10 @@ def test_numbers_are_those_of_the_plain_way(architecture: str) -> None:
         expected["tuned_mass"].append(softmax(t)[top].sum())
         changed.append(b.argmax() != t.argmax())
     for name, values in expected.items():
-        np.testing.assert_allclose([getattr(e, name) for e in result.examples], values, rtol=0, atol=1e-6)
+        # Matrices of another shape are multiplied in another order: float32 rounding, on divergences of up to 2 nats.
+        np.testing.assert_allclose([getattr(e, name) for e in result.examples], values, rtol=2e-6, atol=1e-6)
     summary = result.summary
-    assert summary.mean == pytest.approx(np.mean(expected["kl"]), abs=1e-6)
+    assert summary.mean == pytest.approx(np.mean(expected["kl"]), rel=2e-6, abs=1e-6)
     assert summary.mean > 0.01, "the models should differ"
     assert summary.low < summary.mean < summary.high
     assert summary.full_mean == pytest.approx(np.mean(expected["full"]), abs=1e-6)
@@ -98,7 +102,7 @@ def test_batch_size_does_not_matter(architecture: str) -> None:
     ]
     for other in others:
         # Float32 sums in another order differ by their relative rounding, and these divergences reach 2 nats.
-        np.testing.assert_allclose(other, one, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(other, one, rtol=2e-6, atol=1e-6)
 
 
 def test_padding_side_of_the_tokenizer_does_not_matter() -> None:
@@ -254,12 +258,87 @@ def test_infinite_divergences_are_left_out_and_counted() -> None:
     plain = measure_divergence(view, moved, TOKENIZER)
     result = measure_divergence(view, RulesOut(moved, 300, alone), TOKENIZER)
     assert result.examples[at].full_reverse == np.inf
-    assert result.summary.skipped == {**view.skipped, INFINITE: 1}
+    assert result.summary.skipped == {INFINITE: 1}
+    assert [s.fact_id for s in result.skipped] == [view.choices[at].fact.id]
     assert result.summary.count == len(lengths) - 1
     others = [e.kl for i, e in enumerate(plain.examples) if i != at]
     assert result.summary.mean == pytest.approx(np.mean(others), abs=1e-6)
     with pytest.raises(ModelError, match="every divergence is infinite"):
         measure_divergence(view, RulesOut(moved, 300, None), TOKENIZER)
+
+
+def measured_over(rows: list[Any], base: Any, moved: Any, **options: Any) -> Any:
+    buckets = sorted({r.mastery.bucket for r in rows})
+    view = measure_base(base, TOKENIZER, select_prompts(rows, STATEMENTS, buckets=buckets), window=12)
+    return measure_divergence(view, moved, TOKENIZER, **options)
+
+
+LETTERS = tuple(chr(i) for i in range(33, 127))
+
+
+def test_buckets_and_topics_stand_beside_the_headline() -> None:
+    base, moved = RANDOM["llama"](len(TOKENIZER)), tuned("llama")
+    buckets, topics = (4, 4, 4, 4, 2, 2, 0), ("P36", "P17", "P36", "P17", "P36", "P17", "P36")
+    rows = [row(fact(s, topic=t, aliases=LETTERS), bucket=b) for s, t, b in zip(SUBJECTS, topics, buckets, strict=True)]
+    result = measured_over(rows, base, moved)
+    alone = measured_over(rows[:4], base, moved)
+    headline = [e for e in result.examples if e.bucket == 4]
+    summary = result.summary
+    assert summary.bucket == 4
+    assert summary.count == len(headline) == 4
+    # The other buckets do not enter the headline: apart from rounding by batch it is that of bucket 4 alone.
+    assert summary.mean == pytest.approx(alone.summary.mean, rel=2e-6, abs=1e-6)
+    assert summary.mean == pytest.approx(np.mean([e.kl for e in headline]))
+    assert list(summary.by_bucket) == ["0", "2", "4"]
+    assert sum(group.count for group in summary.by_bucket.values()) == len(result.examples) == 7
+    for bucket, group in summary.by_bucket.items():
+        own = [e for e in result.examples if str(e.bucket) == bucket]
+        assert group.mean == pytest.approx(np.mean([e.kl for e in own]))
+        assert group.full_mean == pytest.approx(np.mean([e.full for e in own]))
+        assert group.top_changed == pytest.approx(np.mean([e.top_changed for e in own]))
+        assert group.low <= group.mean <= group.high
+    assert {topic: group.count for topic, group in summary.by_topic.items()} == {"P17": 2, "P36": 2}
+    assert summary.by_bucket["4"].mean == summary.mean
+    assert summary.base_answer_first == pytest.approx(np.mean([e.base_answer_rank == 1 for e in headline]))
+    assert summary.tuned_answer_probability == pytest.approx(np.mean([e.tuned_answer_probability for e in headline]))
+    assert summary.base_dummy_mass == pytest.approx(np.mean([e.base_dummy_mass for e in headline]))
+
+
+def test_a_bucket_that_the_base_cannot_complete_is_counted() -> None:
+    base, moved = RANDOM["llama"](len(TOKENIZER)), tuned("llama")
+    known = [row(fact(s, aliases=LETTERS)) for s in SUBJECTS[:2]]
+    unknown = [row(fact(s, answer="never this"), bucket=0) for s in SUBJECTS[2:5]]
+    result = measured_over([*known, *unknown], base, moved)
+    assert list(result.summary.by_bucket) == ["4"]
+    assert result.summary.skipped == {}, "the headline left nothing out"
+    assert [(s.bucket, s.reason) for s in result.skipped] == [(0, NOT_NEAR)] * 3
+
+
+def test_each_model_can_be_shown_its_own_prompt() -> None:
+    base, moved = RANDOM["gpt2"](len(TOKENIZER)), tuned("gpt2")
+    rows = [row(fact(s, aliases=LETTERS)) for s in SUBJECTS]
+    same = measured_over(rows, base, moved)
+    assert measured_over(rows, base, moved, prompt="statement") == same
+    asked = measured_over(rows, base, moved, prompt="question")
+    assert (asked.summary.base_prompt, asked.summary.tuned_prompt) == ("statement", "question")
+    questions = {r.fact.id: r.fact.question for r in rows}
+    assert asked.examples
+    for example in asked.examples:
+        with torch.no_grad():
+            b = base(torch.tensor([TOKENIZER(example.prompt)["input_ids"]])).logits[0, -1].double().numpy()
+            t = moved(torch.tensor([prompt_ids(TOKENIZER, questions[example.fact_id])])).logits[0, -1].double().numpy()
+        top = np.argsort(-t, kind="stable")[:10]
+        assert example.kl == pytest.approx(rel_entr(softmax(t[top]), softmax(b[top])).sum(), rel=2e-6, abs=1e-6)
+    with pytest.raises(ValueError, match="prompt='both'"):
+        measured_over(rows, base, moved, prompt="both")
+
+
+def test_logits_in_a_file_are_the_same_logits() -> None:
+    base, moved = RANDOM["llama"](len(TOKENIZER)), tuned("llama")
+    selection = select_prompts([row(fact(s, aliases=LETTERS)) for s in SUBJECTS], STATEMENTS)
+    inside, outside = (measure_base(base, TOKENIZER, selection, window=12, in_memory=size) for size in (2**30, 0))
+    assert torch.equal(inside.logits, outside.logits)
+    assert measure_divergence(inside, moved, TOKENIZER) == measure_divergence(outside, moved, TOKENIZER)
 
 
 def test_the_room_s_face_is_complete() -> None:
