@@ -2,6 +2,11 @@
 
 ``<bos><|question|> {question} <|answer|>`` and then `` {answer} <eos>``. The two tags are plain text, so the vocabulary
 does not grow. The prompt ends without a space: the space belongs to the answer.
+
+BOS is written out as text and the text is tokenised as it is, without the special tokens that a tokenizer would add by
+itself: so the paper's chat template does it, and so every path (training, lm-eval's model types, a chat template, a
+server) can show the same ids. Tokenizers differ in everything else: whether BOS is added, whether an end token is too,
+and whether the text behind a BOS that was added splits as the text behind a BOS that was written.
 """
 
 from __future__ import annotations
@@ -10,8 +15,18 @@ from typing import Any
 
 
 def question_prompt(question: str) -> str:
-    """The prompt's text without BOS, which is a token's business: see `prompt_ids`."""
+    """The prompt's text without BOS, which depends on the tokenizer: see `prompt_text`."""
     return f"<|question|> {question.strip()} <|answer|>"
+
+
+def prompt_text(tokenizer: Any, question: str) -> str:
+    """The prompt's text with BOS in front; without one where the tokenizer has none (Qwen).
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        question: the question's text.
+    """
+    return (tokenizer.bos_token or "") + question_prompt(question)
 
 
 def answer_text(answer: str, eos_token: str) -> str:
@@ -26,7 +41,5 @@ def prompt_ids(tokenizer: Any, question: str) -> list[int]:
         tokenizer: a transformers tokenizer.
         question: the question's text.
     """
-    ids: list[int] = tokenizer(question_prompt(question), add_special_tokens=False)["input_ids"]
-    if tokenizer.bos_token_id is None:
-        return ids
-    return [tokenizer.bos_token_id, *ids]
+    ids: list[int] = tokenizer(prompt_text(tokenizer, question), add_special_tokens=False)["input_ids"]
+    return ids

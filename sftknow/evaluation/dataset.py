@@ -1,125 +1,250 @@
-"""Which graded data set a model is scored on, and which facts it was trained on.
+"""Which graded data set a model is scored on, and its questions.
 
-A model that sftknow wrote names both in the ``sftknow.json`` beside its weights, in a local folder or on the Hub. Hub
-repositories are only read here.
+The data set is, in this order: what was asked for; what the model says of itself, in the ``sftknow.json`` beside its
+weights or under ``datasets:`` in its model card; the caller's default (a recipe's). Model and data set may each be a
+local folder or a repository on the Hub.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from sftknow.errors import HubError, MasteryDataError
-from sftknow.records import GradedFact, ModelRef, Split
+from sftknow.answers import normalize
+from sftknow.errors import HubError, MasteryDataError, RunError
+from sftknow.evaluation.hub_files import Repo, first_line, open_repo
+from sftknow.evaluation.model_notes import ModelNotes
+from sftknow.records import BUCKETS, GradedFact, ModelRef, Split
 from sftknow.storage.artifacts import file_sha256
 from sftknow.storage.manifests import MANIFEST, dataset_of_model, read_manifest
-from sftknow.storage.mastery_data import MasteryData, bucket_file
+from sftknow.storage.mastery_data import KIND, SCHEMA, MasteryData, bucket_file
 
-_WAY_OUT = "pass --metadata mastery_dataset=FOLDER or mastery_dataset=org/name@revision"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WAY_OUT = "pass --metadata mastery_dataset=FOLDER or mastery_dataset=org/name@revision"
+_DATASET_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def find_dataset(mastery_dataset: str | None, model: ModelRef | None) -> MasteryData:
-    """The data set that was asked for, else the one that the model names.
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """A graded data set, wherever it lies, and how it was found."""
+
+    data: MasteryData
+    """Its local folder; of a repository only the files that were read lie there."""
+    repo: Repo | None = None
+    """The repository and its commit; None for a local folder."""
+    named_by: str = "asked for"
+    """Who named it, in words."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the numbers has to know: other candidates, another grader."""
+
+    @property
+    def name(self) -> str:
+        """The folder, or ``org/name@commit``; `open_dataset` finds the same content by it."""
+        if self.repo is None:
+            return str(self.data.folder)
+        return f"{self.repo.repo_id}@{self.repo.commit}" if self.repo.commit else self.repo.repo_id
+
+    def read(self, split: Split, bucket: int) -> list[GradedFact]:
+        """The facts of one bucket in file order, after a comparison with the hash in the data set's manifest.
+
+        Raises:
+            MasteryDataError: the file is missing or damaged, is another one than the manifest says, has other columns,
+                or holds a question without text or without an answer.
+            HubError: the Hub refused or could not be reached.
+        """
+        path = self._file(split, bucket)
+        _check_rows(path)
+        return self.data.bucket(split, bucket)
+
+    def fact_ids(self, split: Split) -> set[str]:
+        """Ids of all facts of a split; raises as `read` does."""
+        found: set[str] = set()
+        for bucket in BUCKETS:
+            found.update(pq.read_table(self._file(split, bucket), columns=["fact_id"])["fact_id"].to_pylist())
+        return found
+
+    def _file(self, split: Split, bucket: int) -> Path:
+        name = bucket_file(split, bucket)
+        path = self.data.folder / name
+        if self.repo is not None and self.repo.file(name) is None:
+            raise MasteryDataError(f"{self.name} has no {name}: the data set is not whole")
+        if not path.is_file():
+            raise MasteryDataError(f"{path} is missing: the data set is not whole; grade or pull it again")
+        expected = self.data.manifest.get("sha256", {}).get(name)
+        if expected and file_sha256(path) != expected:
+            raise MasteryDataError(f"{path} is not the file that its sftknow.json names; grade or pull it again")
+        return path
+
+
+def find_dataset(
+    asked: str | None, models: Sequence[ModelNotes], *, default: str | None = None, way_out: str = WAY_OUT
+) -> Questions:
+    """The data set that was asked for, else the one that the model names, else the default.
 
     Args:
-        mastery_dataset: a folder, or ``org/name`` or ``org/name@revision`` on the Hub.
-        model: the model that is scored, where it has a folder or a Hub id.
+        asked: a folder, or ``org/name`` or ``org/name@revision`` on the Hub.
+        models: the notes of the model that is scored; where it is an adapter with its base, the adapter's first.
+        default: as `asked`; of a recipe.
+        way_out: what a message tells the user to pass.
 
     Raises:
-        MasteryDataError: neither names a data set, or what is named is not there or not whole.
+        MasteryDataError: nothing names a data set, or what is named is not there or not whole.
         HubError: the Hub refused or could not be reached.
     """
-    if mastery_dataset:
-        return open_dataset(str(mastery_dataset))
-    if model is None:
-        raise MasteryDataError(f"no graded data set is named; {_WAY_OUT}")
-    folder = _manifest_folder(model)
-    named = dataset_of_model(folder) if folder else None
-    if named is None:
-        raise MasteryDataError(f"the model {model} names no graded data set in a sftknow.json; {_WAY_OUT}")
-    place, revision = named
-    if Path(place).is_absolute() and not Path(place).is_dir():
-        raise MasteryDataError(f"the model {model} names the graded data set {place}, which is not there; {_WAY_OUT}")
-    return open_dataset(f"{place}@{revision}" if revision else place)
+    if asked:
+        found = open_dataset(asked)
+    else:
+        named = next((named for model in models if (named := _named_by(model, way_out)) is not None), None)
+        if named is None and not default:
+            which = f"the model {models[0].ref} names no graded data set" if models else "no graded data set is named"
+            raise MasteryDataError(f"{which}; {way_out}")
+        found = named or replace(open_dataset(str(default)), named_by="the recipe's default")
+    grader = _another_grader(found.data, models)
+    if grader:
+        found = replace(found, notes=(*found.notes, grader))
+    return found
 
 
-def open_dataset(name: str) -> MasteryData:
+def open_dataset(name: str) -> Questions:
     """A graded data set by folder or Hub id (``org/name`` or ``org/name@revision``).
 
     Raises:
-        MasteryDataError: it is not there or not whole.
+        MasteryDataError: it is not there, not whole, or something else.
         HubError: the Hub refused or could not be reached.
     """
     ref = ModelRef.parse(name)
-    if Path(ref.path).is_dir() or not _HUB_ID.fullmatch(ref.path):
-        return MasteryData(ref.path)
-    try:
-        folder = snapshot_download(
-            ref.path, repo_type="dataset", revision=ref.revision, allow_patterns=[MANIFEST, "*.parquet"]
-        )
-    except (OSError, ValueError, EntryNotFoundError) as error:
-        raise HubError(
-            f"there is no folder {name} here, and the Hub's data set of that name cannot be read: {first_line(error)}",
-            repo_id=ref.path,
-        ) from None
-    return MasteryData(folder)
-
-
-def read_bucket(data: MasteryData, split: Split, bucket: int) -> list[GradedFact]:
-    """The facts of one bucket in file order, after a comparison with the hash in the data set's manifest.
-
-    Raises:
-        MasteryDataError: the file is missing or damaged, or is another one than the manifest says.
-    """
-    name = bucket_file(split, bucket)
-    rows = data.bucket(split, bucket)
-    expected = data.manifest.get("sha256", {}).get(name)
-    if expected and file_sha256(data.folder / name) != expected:
-        raise MasteryDataError(f"{data.folder / name} is not the file that sftknow.json names; grade or pull it again")
-    return rows
-
-
-def training_facts(model: ModelRef) -> tuple[str, ...]:
-    """Ids of the facts that the model was fine-tuned on, from ``sft.fact_ids`` of its manifest.
-
-    Raises:
-        MasteryDataError: the model names none: it was not fine-tuned by sftknow.
-    """
-    folder = _manifest_folder(model)
-    manifest: dict[str, Any] = (read_manifest(folder, "model") if folder else None) or {}
-    ids: Sequence[str] = (manifest.get("sft") or {}).get("fact_ids") or ()
-    if not ids:
+    folder = Path(ref.path).expanduser()
+    if folder.is_dir() or not _DATASET_ID.fullmatch(ref.path):
+        return Questions(data=_local(folder))
+    repo = open_repo(ref.path, ref.revision, "dataset")
+    manifest = repo.file(MANIFEST)
+    if manifest is None:
         raise MasteryDataError(
-            f"the model {model} names no training facts (sft.fact_ids in sftknow.json); cbqa_mastery_train is for "
-            "models that `sftknow sft` made, take cbqa_mastery for others"
+            f"there is no folder {name} here, and {ref.path} is not in the Hub's cache (HF_HUB_OFFLINE is set)"
+            if repo.offline
+            else f"{ref} on the Hub has no sftknow.json: it is no graded data set, or its upload did not finish"
         )
-    return tuple(ids)
+    if repo.offline:
+        repo = replace(repo, commit=manifest.parent.name)
+    return Questions(data=_local(manifest.parent), repo=repo)
 
 
-def _manifest_folder(model: ModelRef) -> Path | None:
-    """The local folder that holds the model's manifest; None where it has none."""
-    local = Path(model.path)
-    if local.is_dir():
-        return local
-    if not _HUB_ID.fullmatch(model.path):
+def _named_by(model: ModelNotes, way_out: str) -> Questions | None:
+    """The data set that a model names; None where it names none."""
+    named = dataset_of_model(model.folder) if model.folder else None
+    if named is None:
+        return _named_by_card(model)
+    place, revision = named
+    if Path(place).is_absolute() and not Path(place).is_dir():
+        raise MasteryDataError(
+            f"the model {model.ref} names the graded data set {place}, which is not there; {way_out}"
+        )
+    found = open_dataset(f"{place}@{revision}" if revision else place)
+    known = (model.manifest.get("mastery_dataset") or {}).get("fingerprint")
+    notes: tuple[str, ...] = ()
+    if known and known != found.data.fingerprint:
+        notes = (f"the content of {found.name} is no longer what it was when the model {model.ref} was made",)
+    return replace(found, named_by=f"named by the sftknow.json of {model.ref}", notes=notes)
+
+
+def _named_by_card(model: ModelNotes) -> Questions | None:
+    """The first graded data set under ``datasets:`` of a model card; entries of other kinds are passed over."""
+    found: list[Questions] = []
+    for name in model.card_datasets:
+        local = Path(model.ref.path) / name if model.local else None
+        if local is not None and _is_mastery_data(local):
+            found.append(Questions(data=_local(local)))
+        elif _DATASET_ID.fullmatch(ModelRef.parse(name).path):
+            found += _graded_on_hub(name)
+    if not found:
         return None
+    first, *others = found
+    notes: tuple[str, ...] = ()
+    if others:
+        rest = ", ".join(other.name for other in others)
+        notes = (f"the card of {model.ref} names {len(found)} graded data sets; the first is taken, not {rest}",)
+    return replace(first, named_by=f"named by the model card of {model.ref}", notes=notes)
+
+
+def _graded_on_hub(name: str) -> list[Questions]:
+    """The data set of that name where it is a graded one; a card lists others too, also some that are not there."""
+    ref = ModelRef.parse(name)
     try:
-        return Path(hf_hub_download(model.path, MANIFEST, revision=model.revision)).parent
-    except LocalEntryNotFoundError as error:
-        raise HubError(f"{model}: the Hub cannot be reached: {first_line(error)}", repo_id=model.path) from None
-    except EntryNotFoundError:
+        repo = open_repo(ref.path, ref.revision, "dataset")
+        if repo.file(MANIFEST) is None:
+            return []
+    except HubError as error:
+        if "there is no data set" in str(error):
+            return []
+        raise
+    try:
+        return [open_dataset(name)]
+    except (MasteryDataError, RunError):
+        return []
+
+
+def _is_mastery_data(folder: Path) -> bool:
+    try:
+        return folder.is_dir() and read_manifest(folder, KIND) is not None
+    except RunError:
+        return False
+
+
+def _local(folder: Path) -> MasteryData:
+    try:
+        return MasteryData(folder)
+    except RunError as error:
+        raise MasteryDataError(str(error)) from None
+
+
+def _another_grader(data: MasteryData, models: Sequence[ModelNotes]) -> str | None:
+    """A note where the data set was graded by another model than the base of the model that is scored."""
+    try:
+        base = next((base for model in models if (base := (model.manifest.get("base") or {}).get("path"))), None)
+    except HubError as error:
+        # The data set is known all the same, and lm-eval may have the model from a cache.
+        return f"whether the model's own base graded the data set cannot be told ({error})"
+    if base is None or _same_model(str(base), data.graded_by):
         return None
-    except (OSError, ValueError) as error:
-        raise HubError(f"{model}: {first_line(error)}", repo_id=model.path) from None
+    return f"the data set was graded by {data.graded_by}, and the model's base is {base}"
 
 
-def first_line(error: BaseException) -> str:
-    """What another library's error says first, for a message of one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _same_model(one: str, other: str) -> bool:
+    """Whether two names mean one model: revisions apart, and folders by their last part."""
+    one, other = one.partition("@")[0], other.partition("@")[0]
+    folders = Path(one).is_absolute() or Path(other).is_absolute()
+    return one == other or (folders and Path(one).name == Path(other).name)
+
+
+def _check_rows(path: Path) -> None:
+    """Refuse a bucket whose columns or rows the tasks cannot use, naming the row."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise MasteryDataError(
+            f"{path} cannot be read as Parquet ({first_line(error)}); grade or pull it again"
+        ) from None
+    absent = [name for name in SCHEMA.names if name not in table.column_names]
+    if absent:
+        raise MasteryDataError(
+            f"{path} lacks the columns {', '.join(absent)} (it has {', '.join(table.column_names)}): it is no graded "
+            "data set; grade the facts with `sftknow grade`"
+        )
+    try:
+        table.select(SCHEMA.names).cast(SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise MasteryDataError(f"{path} has columns of another kind ({first_line(error)}); grade it again") from None
+    columns = table.select(["fact_id", "question", "object", "aliases"]).to_pylist()
+    for number, row in enumerate(columns, start=1):
+        answers = [row["object"], *(row["aliases"] or ())]
+        if row["aliases"] is None or any(not isinstance(text, str) or not normalize(text) for text in answers):
+            raise MasteryDataError(
+                f"{path}, row {number} ({row['fact_id']}): an answer is missing or empty, so nothing could be correct; "
+                "mend the facts and grade them again"
+            )
+        if not row["question"] or not row["question"].strip():
+            raise MasteryDataError(f"{path}, row {number} ({row['fact_id']}) has no question; grade the facts again")

@@ -1,12 +1,12 @@
-"""Scoring loaded models on the cbqa_mastery tasks in one process, through lm-eval's own tasks, model and statistics.
+"""Scoring loaded models on the cbqa_mastery tasks in one process, through lm-eval's own tasks and statistics.
 
-The command ``lm_eval --model hf --tasks cbqa_mastery`` gives the same numbers. What is spared here: tasks and questions
-are built once for any number of models, a model that is in memory is not loaded again, and one progress bar is shown.
+The command ``lm_eval --model hf --tasks cbqa_mastery`` gives the same numbers to the last digit at the same batch size
+and dtype. What is spared here: tasks are built and questions tokenised once for any number of models, a model that is
+in memory is not loaded again, an evaluation that was cut off goes on, and one progress bar is shown.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,34 +16,42 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from lm_eval.api.metrics import mean, mean_stderr
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from sftknow.errors import MasteryDataError, ModelError
-from sftknow.evaluation.dataset import training_facts
-from sftknow.evaluation.prefix import needed_prefix
+from sftknow.errors import MasteryDataError
+from sftknow.evaluation.dataset import Questions, open_dataset
+from sftknow.evaluation.generation import Batch, answer, make_batches, padded_tokenizer
+from sftknow.evaluation.journal import Journal, journal_name
+from sftknow.evaluation.lm_eval_task import own_facts_notes
+from sftknow.evaluation.model_notes import ModelNotes
 from sftknow.evaluation.scoring import METRICS
 from sftknow.progress import progress
-from sftknow.records import BUCKETS, EvalRun, MetricValue, ModelRef, QuestionResult, Split
+from sftknow.records import BUCKETS, SPLITS, EvalRun, MetricValue, ModelRef, QuestionResult, Split
 from sftknow.resources import task_folder
-from sftknow.storage.mastery_data import MasteryData
+from sftknow.storage.artifacts import digest
 from sftknow.storage.models import find_device, load_model, load_tokenizer, quiet_libraries
 
 AUTO_BATCH = 128
 """Questions a batch where the batch size is ``auto``; prompts are short, and lm-eval's own search takes longer."""
 
+_TOGETHER: tuple[tuple[Split, ...], ...] = (("test", "testood"), ("dev",), ("train",))
+"""Splits whose questions share batches: those of one lm-eval group, as one command would put them together."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Leaf:
-    """One bucket's task, with the requests that lm-eval built for it."""
+    """One bucket's task with its questions."""
 
     name: str
     split: Split
     bucket: int
     task: Any
-    requests: Sequence[Any]
-    """lm-eval instances; empty where the bucket is."""
+    documents: Sequence[Mapping[str, Any]]
+    """Empty where the bucket is."""
+    prompts: Sequence[str]
+    """What lm-eval would show for each document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,143 +60,179 @@ class _Tasks:
 
     group: Any
     leaves: Sequence[_Leaf]
-    prefix: str
-    fact_ids: tuple[str, ...] | None
+    built_for: tuple[str, frozenset[str] | None]
+    """What stands before every prompt, and of the split ``train`` the facts that were asked for."""
+    notes: Sequence[str]
 
 
 class Harness:
     """Scores models on one graded data set.
 
     Args:
-        dataset: folder of the data set.
+        dataset: folder of the data set, its name on the Hub, or what `find_dataset` found.
         splits: which parts to score: ``test`` and ``testood`` are the group ``cbqa_mastery``.
         batch_size: questions a batch; ``auto`` is `AUTO_BATCH`.
         device: where `score_path` loads to: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU where there is one.
         limit: score only the first questions of every bucket, as lm-eval's ``--limit``; for trying things out.
 
     Raises:
-        MasteryDataError: the folder is not a whole graded data set.
+        MasteryDataError: it is not a whole graded data set.
+        HubError: the Hub refused or could not be reached.
         DeviceError: this machine lacks the device.
     """
 
     def __init__(
         self,
-        dataset: Path,
+        dataset: Path | str | Questions,
         *,
         splits: Sequence[Split] = ("test", "testood"),
         batch_size: int | Literal["auto"] = "auto",
         device: str = "auto",
         limit: int | None = None,
     ) -> None:
-        self._data = MasteryData(dataset)
-        self._splits = tuple(splits)
+        self._questions = dataset if isinstance(dataset, Questions) else open_dataset(str(dataset))
+        self._splits = tuple(split for split in SPLITS if split in splits)
         self._batch_size = AUTO_BATCH if batch_size == "auto" else batch_size
         self._device = str(find_device(device))
         self._limit = limit
         self._tasks: dict[Split, _Tasks] = {}
+        self._batches: dict[tuple[Split, ...], tuple[str, list[Batch]]] = {}
 
-    def score(self, model: Any, tokenizer: Any, *, name: str, fact_ids: Collection[str] | None = None) -> EvalRun:
-        """Score a loaded model where it is, in the dtype that it has.
+    def score(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        fact_ids: Collection[str] | None = None,
+        work: Path | None = None,
+        key: str = "",
+    ) -> EvalRun:
+        """Score a loaded model where it is, in the dtype that it has. Its weights may be others at the next call.
 
         Args:
-            model: a transformers causal language model; it is put into eval mode.
+            model: a transformers causal language model; it is put into eval mode. Its generation configuration says
+                where an answer ends and nothing else (`sftknow.evaluation.greedy`).
             tokenizer: its tokenizer.
             name: the model's name in the result.
-            fact_ids: the model's own training facts; needed for the split ``train`` only.
+            fact_ids: the model's own training facts, for the split ``train``; None scores the whole split.
+            work: a folder for the answers given so far. A second call with the same folder, key and questions goes on
+                where the first was cut off; `write_eval` to that folder clears them away.
+            key: identifies the weights; needed with `work`.
 
         Raises:
-            MasteryDataError: the data set has no question for these splits, or ``fact_ids`` are missing.
-            ModelError: the tokenizer cannot reproduce the prompt of training, or the model does not stop at its end
-                token.
+            MasteryDataError: the data set has no question for these splits, or is damaged.
+            ModelError: the model has no end token.
         """
-        prefix = needed_prefix(tokenizer)
-        _check_end(model, tokenizer, name)
+        if work is not None and not key:
+            raise ValueError("work needs a key that identifies the weights")
+        model.eval()
+        padded = padded_tokenizer(tokenizer, model.config)
         with _quiet():
-            tasks = [self._split(split, prefix, fact_ids) for split in self._splits]
-            leaves = [leaf for part in tasks for leaf in part.leaves]
-            requests = [request for leaf in leaves for request in leaf.requests]
-            if not requests:
-                raise MasteryDataError(f"{self._data.folder} has no question in {', '.join(self._splits)}")
-            outputs = self._generate(model, tokenizer, requests, name)
-            questions: list[QuestionResult] = []
-            metrics: dict[str, dict[str, Any]] = {}
-            for leaf in leaves:
-                answers = _results(leaf, outputs[: len(leaf.requests)])
-                outputs = outputs[len(leaf.requests) :]
-                questions += answers
-                metrics[leaf.name] = _leaf_metrics(answers)
-            for part in tasks:
-                metrics[part.group.name] = part.group.aggregate(metrics)
-        return EvalRun(
-            model=name,
-            dataset_fingerprint=self._data.fingerprint,
-            graded_by=self._data.graded_by,
-            metrics=tuple(value for task, found in metrics.items() for value in _metric_values(task, found)),
-            missing=tuple(leaf.name for leaf in leaves if not leaf.requests),
-            questions=tuple(questions),
-        )
+            tasks = {split: self._split(split, padded.bos_token or "", fact_ids) for split in self._splits}
+            total = sum(len(leaf.documents) for part in tasks.values() for leaf in part.leaves)
+            if not total:
+                raise MasteryDataError(f"{self._questions.name} has no question in {', '.join(self._splits)}")
+            outputs: dict[str, list[str]] = {}
+            with progress(total, f"evaluating {name}", unit="questions") as bar:
+                for together in _TOGETHER:
+                    parts = tuple(split for split in together if split in tasks)
+                    if not parts:
+                        continue
+                    leaves = [leaf for split in parts for leaf in tasks[split].leaves]
+                    batches, made_of = self._make_batches(parts, leaves, padded, model.config)
+                    whole_key = digest([key, made_of, str(getattr(model, "dtype", "")), str(model.device), _versions()])
+                    with Journal(work / journal_name(parts) if work else None, whole_key) as journal:
+                        answers = answer(model, padded, batches, journal=journal, tick=lambda count: bar.update(count))
+                    for leaf in leaves:
+                        outputs[leaf.name] = answers[: len(leaf.documents)]
+                        answers = answers[len(leaf.documents) :]
+        return self._run(name, tasks, outputs, str(getattr(model, "dtype", "")).removeprefix("torch.") or None)
 
-    def score_path(self, ref: ModelRef, *, name: str) -> EvalRun:
+    def score_path(self, ref: ModelRef, *, name: str, work: Path | None = None, key: str = "") -> EvalRun:
         """Load a model and score it; the split ``train`` takes the training facts from its ``sftknow.json``.
+
+        Args:
+            ref: folder or Hub id.
+            name: the model's name in the result.
+            work, key: as for `score`.
 
         Raises:
             ModelError: the model or its tokenizer cannot be loaded.
             MasteryDataError: as `score`.
         """
-        fact_ids = training_facts(ref) if "train" in self._splits else None
+        fact_ids = (ModelNotes(ref).training_facts or None) if "train" in self._splits else None
         model, tokenizer = load_model(ref, device=self._device), load_tokenizer(ref)
-        return self.score(model, tokenizer, name=name, fact_ids=fact_ids)
+        return self.score(model, tokenizer, name=name, fact_ids=fact_ids, work=work, key=key)
 
     def _split(self, split: Split, prefix: str, fact_ids: Collection[str] | None) -> _Tasks:
         """The split's tasks: those of the model before where nothing differs, else new ones."""
-        if split == "train" and fact_ids is None:
-            raise MasteryDataError("the split train needs the model's own training facts: give fact_ids")
-        ids = tuple(sorted(fact_ids)) if split == "train" and fact_ids is not None else None
+        own = frozenset(fact_ids) if split == "train" and fact_ids is not None else None
         built = self._tasks.get(split)
-        if built is None or built.prefix != prefix or built.fact_ids != ids:
-            built = self._tasks[split] = self._build(split, prefix, ids)
+        if built is None or built.built_for != (prefix, own):
+            built = self._tasks[split] = self._build(split, prefix, own)
         return built
 
-    def _build(self, split: Split, prefix: str, ids: tuple[str, ...] | None) -> _Tasks:
-        metadata = {"mastery_dataset": str(self._data.folder), "prompt_prefix": prefix, "fact_ids": ids}
+    def _build(self, split: Split, prefix: str, own: frozenset[str] | None) -> _Tasks:
+        metadata = {
+            "mastery_dataset": self._questions.name,
+            "prompt_prefix": prefix,
+            **({"fact_ids": sorted(own)} if own is not None else {}),
+        }
         manager = TaskManager(include_path=str(task_folder()), include_defaults=False, metadata=metadata)
         name = f"cbqa_mastery_{split}"
         loaded = manager.load([name])
         leaves = []
         for bucket in BUCKETS:
             task = loaded["tasks"][f"{name}_bucket_{bucket}"]
-            requests = [
-                task.construct_requests(
-                    doc=document,
-                    ctx=task.fewshot_context(document, num_fewshot=0),
-                    metadata=(task.task_name, number, 1),
-                )
-                for number, document in task.doc_iterator(limit=self._limit)
-                if not document["placeholder"]
+            documents = [
+                document for _, document in task.doc_iterator(limit=self._limit) if not document["placeholder"]
             ]
-            leaves.append(_Leaf(name=task.task_name, split=split, bucket=bucket, task=task, requests=requests))
-        return _Tasks(group=loaded["groups"][name], leaves=leaves, prefix=prefix, fact_ids=ids)
+            prompts = [task.fewshot_context(document, num_fewshot=0) for document in documents]
+            leaves.append(
+                _Leaf(name=task.task_name, split=split, bucket=bucket, task=task, documents=documents, prompts=prompts)
+            )
+        notes = own_facts_notes(self._questions, own) if split == "train" else []
+        return _Tasks(group=loaded["groups"][name], leaves=leaves, built_for=(prefix, own), notes=notes)
 
-    def _generate(self, model: Any, tokenizer: Any, requests: Sequence[Any], name: str) -> list[str]:
-        """The model's outputs in the order of the requests. Sorting, padding and stopping are lm-eval's."""
-        if tokenizer.pad_token is None:
-            tokenizer = copy.deepcopy(tokenizer)  # lm-eval sets one, and the caller's tokenizer stays as it was
-        lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=self._batch_size)
-        with progress(len(requests), f"evaluating {name}", unit="questions") as bar, torch.inference_mode():
-            # lm-eval reports every finished request to this hook; its own bar is off.
-            lm.set_cache_hook(_Ticker(bar))
-            outputs: list[str] = lm.generate_until(list(requests), disable_tqdm=True)
-        return outputs
+    def _make_batches(
+        self, parts: tuple[Split, ...], leaves: Sequence[_Leaf], tokenizer: Any, config: Any
+    ) -> tuple[list[Batch], str]:
+        """The batches of these splits, and what identifies them; made anew for another tokenizer or other questions."""
+        prompts = [prompt for leaf in leaves for prompt in leaf.prompts]
+        made_of = digest([prompts, _tokenizer_key(tokenizer), self._batch_size, _positions(config)])
+        known = self._batches.get(parts)
+        if known is None or known[0] != made_of:
+            batches = make_batches(prompts, tokenizer, batch_size=self._batch_size, config=config)
+            known = self._batches[parts] = (made_of, batches)
+        return known[1], made_of
 
-
-class _Ticker:
-    """Moves a progress bar for every request that lm-eval has finished."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-
-    def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        self._bar.update(1)
+    def _run(
+        self, name: str, tasks: Mapping[Split, _Tasks], outputs: Mapping[str, Sequence[str]], dtype: str | None
+    ) -> EvalRun:
+        questions: list[QuestionResult] = []
+        metrics: dict[str, dict[str, Any]] = {}
+        leaves = [leaf for part in tasks.values() for leaf in part.leaves]
+        for leaf in leaves:
+            answers = _results(leaf, outputs[leaf.name])
+            questions += answers
+            metrics[leaf.name] = _leaf_metrics(answers)
+        with _quiet():
+            for part in tasks.values():
+                metrics[part.group.name] = part.group.aggregate(metrics)
+        repo = self._questions.repo
+        return EvalRun(
+            model=name,
+            dataset_fingerprint=self._questions.data.fingerprint,
+            graded_by=self._questions.data.graded_by,
+            dtype=dtype,
+            dataset_repo=repo.repo_id if repo else None,
+            dataset_revision=repo.commit if repo else None,
+            notes=(*self._questions.notes, *(note for part in tasks.values() for note in part.notes)),
+            metrics=tuple(value for task, found in metrics.items() for value in _metric_values(task, found)),
+            missing=tuple(leaf.name for leaf in leaves if not leaf.documents),
+            questions=tuple(questions),
+        )
 
 
 @contextmanager
@@ -204,23 +248,29 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _check_end(model: Any, tokenizer: Any, name: str) -> None:
-    """Refuse a model that would talk on: lm-eval drops the end token's text and keeps what comes after it."""
-    ends = model.generation_config.eos_token_id
-    if tokenizer.eos_token_id not in (ends if isinstance(ends, list) else [ends]):
-        raise ModelError(
-            f"{name} stops at token {ends}, but its tokenizer's end token is {tokenizer.eos_token_id}; set "
-            "eos_token_id in its generation_config.json"
-        )
+def _tokenizer_key(tokenizer: Any) -> str:
+    """Identifies what a tokenizer does with a text; another object of the same content has the same key."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = backend.to_str() if backend is not None else f"{id(tokenizer)}"
+    return digest([content, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token_id])
+
+
+def _positions(config: Any) -> Any:
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return [getattr(text, name, None) for name in ("n_positions", "max_position_embeddings", "n_ctx")]
+
+
+def _versions() -> list[str]:
+    return [torch.__version__, transformers.__version__]
 
 
 def _results(leaf: _Leaf, outputs: Sequence[str]) -> list[QuestionResult]:
     results = []
-    for request, output in zip(leaf.requests, outputs, strict=True):
-        scores = leaf.task.process_results(request.doc, [output])
+    for document, output in zip(leaf.documents, outputs, strict=True):
+        scores = leaf.task.process_results(document, [output])
         results.append(
             QuestionResult(
-                fact_id=request.doc["fact_id"],
+                fact_id=document["fact_id"],
                 split=leaf.split,
                 bucket=leaf.bucket,
                 output=output,

@@ -1,6 +1,7 @@
 """An evaluation on disk: ``scores.json`` (everything but the questions) and ``questions.parquet`` (one row a question).
 
-The scores are written last: a folder with ``scores.json`` is whole.
+The scores are written last: a folder with ``scores.json`` is whole. What an evaluation that goes on after a kill keeps
+there meanwhile (`sftknow.evaluation.journal`) goes away with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.errors import RunError
+from sftknow.evaluation.journal import JOURNALS
 from sftknow.records import EvalRun, MetricValue, QuestionResult, to_json
 from sftknow.storage.artifacts import atomic_file, read_json, write_json
 
@@ -48,6 +50,8 @@ def write_eval(folder: Path, run: EvalRun) -> None:
     with atomic_file(folder / QUESTIONS) as partial:
         pq.write_table(pa.Table.from_pylist(questions, schema=SCHEMA), partial)
     write_json(folder / SCORES, scores)
+    for journal in folder.glob(JOURNALS):
+        journal.unlink()
 
 
 def read_eval(folder: Path) -> EvalRun:
@@ -65,7 +69,13 @@ def read_eval(folder: Path) -> EvalRun:
             for metric in scores["metrics"]
         )
         return EvalRun(
-            **{**scores, "metrics": metrics, "missing": tuple(scores["missing"]), "questions": questions},
+            **{
+                **scores,
+                "metrics": metrics,
+                "missing": tuple(scores["missing"]),
+                "notes": tuple(scores.get("notes", ())),
+                "questions": questions,
+            },
         )
     except (OSError, KeyError, TypeError, pa.ArrowException) as error:
         raise RunError(f"{folder} holds no whole evaluation ({error}); delete it and evaluate again") from None

@@ -71,10 +71,20 @@ def sentencepiece_without_bos() -> Any:
     return _sentencepiece(adds_bos=False, legacy=False)
 
 
+def llama2_with_end() -> Any:
+    """As `llama2_style`, set up to close every text with the end token too (``add_eos_token``)."""
+    tokenizer = llama2_style()
+    both = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokenizer.backend_tokenizer.post_processor = both
+    return tokenizer
+
+
 STYLES: dict[str, Callable[[], Any]] = {
     "llama-3": tiny_tokenizer,
     "llama-2": llama2_style,
     "mistral": mistral_style,
     "gpt-2": gpt2_style,
     "qwen": qwen_style,
+    "sentencepiece-without-bos": sentencepiece_without_bos,
+    "llama-2-with-end": llama2_with_end,
 }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from lm_eval.tasks import TaskManager
 
 from sftknow.answers import contains
 from sftknow.errors import DeviceError, MasteryDataError, ModelError
-from sftknow.evaluation import scoring
+from sftknow.evaluation import generation, harness
 from sftknow.evaluation.harness import Harness
+from sftknow.evaluation.lm_eval_task import MasteryTask
+from sftknow.evaluation.results import write_eval
 from sftknow.prompts import prompt_ids
 from sftknow.records import BUCKETS, EvalRun, ModelRef
 from sftknow.resources import task_folder
@@ -155,20 +157,45 @@ def test_tasks_are_built_once_for_many_models(
     dataset: Path, loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = loaded
-    calls = []
-    original = scoring.load_bucket
+    built, tokenised = [], []
+    original_task, original_batches = MasteryTask.download, harness.make_batches
 
-    def counting(**arguments: Any) -> Any:
-        calls.append(arguments["mastery_bucket"])
-        return original(**arguments)
+    def counting_task(self: Any, *arguments: Any, **options: Any) -> None:
+        built.append(self.config.task)
+        original_task(self, *arguments, **options)
 
-    monkeypatch.setattr(scoring, "load_bucket", counting)
-    harness = Harness(dataset)
-    first = harness.score(Parrot(model, tokenizer), tokenizer, name="a")
-    for _ in range(3):
-        again = harness.score(Parrot(model, tokenizer), tokenizer, name="a")
+    def counting_batches(prompts: Any, *arguments: Any, **options: Any) -> Any:
+        tokenised.append(len(prompts))
+        return original_batches(prompts, *arguments, **options)
+
+    monkeypatch.setattr(MasteryTask, "download", counting_task)
+    monkeypatch.setattr(harness, "make_batches", counting_batches)
+    scores = Harness(dataset)
+    first = scores.score(Parrot(model, tokenizer), tokenizer, name="a")
+    for number in range(3):
+        # Another object of the same content, as `score_path` loads one with every model.
+        same = copy.deepcopy(tokenizer) if number else tokenizer
+        again = scores.score(Parrot(model, tokenizer), same, name="a")
         assert again == first
-    assert calls == [0, 1, 2, 3, 4] * 2
+    assert len(built) == 10
+    assert tokenised == [33 + 25]
+
+
+def test_weights_may_change_between_scores(dataset: Path, tiny_model: Path, loaded: tuple[Any, Any]) -> None:
+    """What a sweep over restoration levels does: one model in memory, its weights set anew for every level."""
+    tokenizer = loaded[1]
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+    scores = Harness(dataset, batch_size=8)
+    before = scores.score(model, tokenizer, name="m")
+    stored = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
+    moved = scores.score(model, tokenizer, name="m")
+    assert moved.questions != before.questions
+    model.load_state_dict(stored)
+    assert scores.score(model, tokenizer, name="m") == before
 
 
 def test_splits_and_limit(dataset: Path, loaded: tuple[Any, Any]) -> None:
@@ -180,14 +207,20 @@ def test_splits_and_limit(dataset: Path, loaded: tuple[Any, Any]) -> None:
 
 def test_training_set_is_the_models_own(tmp_path: Path, loaded: tuple[Any, Any]) -> None:
     folder = tiny_mastery_data(tmp_path / "data")
-    harness = Harness(folder, splits=("train", "test"))
-    first = harness.score(*loaded, name="a", fact_ids=["P17/train/0", "P36/train/5"])
+    own = Harness(folder, splits=("train", "test"))
+    first = own.score(*loaded, name="a", fact_ids=["P17/train/0", "P36/train/5"])
     assert [q.fact_id for q in first.questions if q.split == "train"] == ["P17/train/0", "P36/train/5"]
-    second = harness.score(*loaded, name="b", fact_ids=["P36/train/19"])
+    second = own.score(*loaded, name="b", fact_ids=["P36/train/19"])
     assert [q.fact_id for q in second.questions if q.split == "train"] == ["P36/train/19"]
     assert second.missing == tuple(f"cbqa_mastery_train_bucket_{bucket}" for bucket in (0, 1, 2, 3))
-    with pytest.raises(MasteryDataError, match="fact_ids"):
-        harness.score(*loaded, name="c")
+    with pytest.raises(MasteryDataError, match="none of the model's 1 training facts"):
+        own.score(*loaded, name="c", fact_ids=["somewhere/else/1"])
+    assert second.notes == ()
+    some = own.score(*loaded, name="d", fact_ids=["P36/train/19", "somewhere/else/1"])
+    assert some.notes == (f"1 of the model's training facts are not in {folder}",)
+    whole = own.score(*loaded, name="e")
+    assert whole.value("cbqa_mastery_train").count == 20
+    assert "whole training part" in whole.notes[0]
 
 
 def test_score_path(tmp_path: Path) -> None:
@@ -203,15 +236,52 @@ def test_score_path(tmp_path: Path) -> None:
     assert named == harness.score(wide, tokenizer, name="m", fact_ids=["P17/train/0"])
 
 
-def test_model_that_would_talk_on_is_refused(tiny_dataset: Path, tiny_model: Path) -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_model)
-    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
-    model.generation_config.eos_token_id = [7, tokenizer.eos_token_id]
-    Harness(tiny_dataset, limit=1).score(model, tokenizer, name="m")
-    for ends in (None, 7, [7]):
-        model.generation_config.eos_token_id = ends
-        with pytest.raises(ModelError, match="set eos_token_id"):
-            Harness(tiny_dataset, limit=1).score(model, tokenizer, name="m")
+def test_stopped_evaluation_goes_on_and_ends_with_the_same_bytes(
+    dataset: Path, loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = loaded
+    options: dict[str, Any] = {"name": "m", "key": "weights"}
+    whole = Harness(dataset, batch_size=4).score(model, tokenizer, work=tmp_path / "whole", **options)
+    write_eval(tmp_path / "whole", whole)
+    asked = []
+    original = generation._generate
+
+    def stumbling(model: Any, tokenizer: Any, batch: Any, end: str) -> list[str]:
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        asked.append(batch)
+        return original(model, tokenizer, batch, end)
+
+    monkeypatch.setattr(generation, "_generate", stumbling)
+    with pytest.raises(KeyboardInterrupt):
+        Harness(dataset, batch_size=4).score(model, tokenizer, work=tmp_path / "cut", **options)
+    (journal,) = (tmp_path / "cut").iterdir()
+    with journal.open("ab") as file:
+        file.write(b'{"batch": 5, "outputs": ["torn')  # what a kill in the middle of a write leaves
+    asked.clear()
+    monkeypatch.setattr(generation, "_generate", lambda *given: asked.append(given) or original(*given))
+    again = Harness(dataset, batch_size=4).score(model, tokenizer, work=tmp_path / "cut", **options)
+    write_eval(tmp_path / "cut", again)
+    assert len(asked) == -(-58 // 4) - 5
+    assert again == whole
+    for name in ("scores.json", "questions.parquet"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert sorted(file.name for file in (tmp_path / "cut").iterdir()) == ["questions.parquet", "scores.json"]
+
+
+def test_answers_of_other_weights_are_not_taken_over(
+    dataset: Path, loaded: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = loaded
+    calls = []
+    original = generation._generate
+    monkeypatch.setattr(generation, "_generate", lambda *given: calls.append(given) or original(*given))
+    for key, batch_size, expected in (("a", 32, 2), ("a", 32, 0), ("b", 32, 2), ("b", 64, 1), ("b", 64, 0)):
+        calls.clear()
+        Harness(dataset, batch_size=batch_size).score(model, tokenizer, name="m", work=tmp_path, key=key)
+        assert len(calls) == expected, (key, batch_size)
+    with pytest.raises(ValueError, match="key"):
+        Harness(dataset).score(model, tokenizer, name="m", work=tmp_path)
 
 
 def test_bad_input(tmp_path: Path, tiny_dataset: Path, loaded: tuple[Any, Any], tiny_model: Path) -> None:
@@ -251,39 +321,3 @@ def test_only_our_own_bar_is_heard(
     }
     assert caplog.text == ""
     assert transformers.logging.get_verbosity() == verbosity
-
-
-def test_command_gives_the_harness_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The lm_eval command itself, on a model of a run, without a word about the data set."""
-    import lm_eval
-    from lm_eval.__main__ import cli_evaluate
-
-    data = tiny_mastery_data(tmp_path / "run" / "mastery" / "dataset")
-    model = tiny_llama(tmp_path / "run" / "models" / "b2", tiny_tokenizer())
-    write_manifest(model, "model", {"mastery_dataset": {"path": "../../mastery/dataset"}})
-    command = ["lm_eval", "--model", "hf", "--model_args", f"pretrained={model}", "--tasks", "cbqa_mastery"]
-    command += ["--batch_size", "20"]  # for speed alone: lm-eval's default is 1
-    if not (Path(lm_eval.__file__).parent / "tasks" / "cbqa_mastery").is_dir():
-        command += ["--include_path", str(task_folder())]  # an editable install carries no YAML into lm-eval
-    monkeypatch.setattr(sys, "argv", command)
-    cli_evaluate()
-    table = capsys.readouterr().out
-    run = Harness(data, device="cpu").score_path(ModelRef(path=str(model)), name="m")
-    assert sum(q.acc for q in run.questions) > 0
-    rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.startswith("|")]
-    names, found = "", []
-    for row in rows:
-        names = row[1] or names
-        if len(row) > 10 and row[5] in ("acc", "acc_word", "exact_match"):
-            found.append((names.lstrip("- "), row[5], float(row[7]), float(row[9])))
-    expected = []
-    for split in ("test", "testood"):
-        for task in (f"cbqa_mastery_{split}", *(f"cbqa_mastery_{split}_bucket_{bucket}" for bucket in BUCKETS)):
-            for metric in ("acc", "acc_word", "exact_match"):
-                value = run.value(task, metric)
-                label = task if "bucket" not in task else task[-8:]
-                expected.append((label, metric, round(value.value, 4), round(value.stderr, 4)))
-    groups = [row for row in expected if row[0].startswith("cbqa")]
-    assert found == expected + groups

@@ -1,0 +1,77 @@
+"""`sftknow compare`: two models on the same questions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sftknow.cli.options import Commands, add_device, add_dtype, command, positive, resolve_dataset
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = command(
+        commands,
+        "compare",
+        "compare two models question by question: what was gained, what was lost, and is the difference real",
+        "sftknow compare base b3-n60-s0 --run runs/lab\n"
+        "  sftknow compare b3-n60-s0 b3-n60-s0@5% --run runs/lab --out comparison     (the same, 5 % restored)\n"
+        "  sftknow compare org/base org/tuned --mastery org/graded\n"
+        "  sftknow compare runs/lab/evaluation/base scores",
+    )
+    for name, what in (("a", "the one that differences start from"), ("b", "the other")):
+        parser.add_argument(
+            name,
+            metavar=name.upper(),
+            help=f"{what}: a name within --run, the folder of an evaluation or a model, org/name[@revision], or `lab`",
+        )
+    parser.add_argument("--run", type=Path, metavar="DIR", dest="directory", help="run directory that holds the names")
+    parser.add_argument(
+        "--mastery", metavar="DATA", help="graded data set: a folder or Hub id (default: that of A or B)"
+    )
+    parser.add_argument(
+        "--splits", metavar="A,B", help="of train, dev, test, testood (default: all that both were scored on)"
+    )
+    parser.add_argument(
+        "--metric", choices=("acc", "acc_word", "exact_match"), default="acc", help="shown by bucket (default: acc)"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=3, metavar="N", help="questions gained and lost shown a split (default: 3)"
+    )
+    parser.add_argument(
+        "--resamples", type=positive, default=10_000, metavar="N", help="of the bootstrap (default: 10000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: 0)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write it as JSON, CSV and Parquet, every question with both answers"
+    )
+    add_device(parser)
+    add_dtype(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compare and print."""
+    from sftknow.errors import MasteryDataError
+    from sftknow.pipeline.comparing import ScoringOptions, compare_models
+    from sftknow.pipeline.comparison_text import comparison_text
+    from sftknow.records import SPLITS
+
+    splits = tuple(part.strip() for part in arguments.splits.split(",")) if arguments.splits else None
+    for split in splits or ():
+        if split not in SPLITS:
+            raise MasteryDataError(f"--splits: there is no split {split!r}; there are {', '.join(SPLITS)}")
+    comparison = compare_models(
+        arguments.a,
+        arguments.b,
+        run=arguments.directory,
+        dataset=resolve_dataset(arguments.mastery) if arguments.mastery else None,
+        splits=splits,
+        resamples=arguments.resamples,
+        seed=arguments.seed,
+        out=arguments.out,
+        scoring=ScoringOptions(dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size),
+    )
+    print(comparison_text(comparison, metric=arguments.metric, examples=max(0, arguments.examples)))
+    if arguments.out:
+        print(f"\ncomparison.json, differences.csv, questions.parquet, changed.csv: {arguments.out}")

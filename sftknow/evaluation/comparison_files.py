@@ -1,0 +1,115 @@
+"""A comparison on disk, for programs (JSON, Parquet) and for spreadsheets (CSV).
+
+``comparison.json`` holds everything but the questions and is written last: a folder with it is whole.
+``differences.csv`` is its table. ``questions.parquet`` has one row a question, ``changed.csv`` those gained or lost in
+any of the three metrics.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sftknow.errors import RunError
+from sftknow.evaluation.comparison import METRICS, Comparison, PairedDifference, PairedQuestion
+from sftknow.records import QuestionResult, to_json
+from sftknow.storage.artifacts import atomic_file, read_json, write_json
+
+COMPARISON = "comparison.json"
+DIFFERENCES = "differences.csv"
+QUESTIONS = "questions.parquet"
+CHANGED = "changed.csv"
+
+SCHEMA = pa.schema(
+    [
+        ("fact_id", pa.string()),
+        ("split", pa.string()),
+        ("bucket", pa.int8()),
+        ("question", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("output_a", pa.string()),
+        ("output_b", pa.string()),
+        *((f"{metric}_{side}", pa.bool_()) for metric in METRICS for side in "ab"),
+        *((f"change_{metric}", pa.string()) for metric in METRICS),
+    ]
+)
+"""Columns of ``questions.parquet``; a change is ``gained``, ``lost`` or ``same``."""
+
+
+def write_comparison(folder: Path, comparison: Comparison) -> None:
+    """Write the four files; each is the old one or the whole new one."""
+    content: dict[str, Any] = {
+        name: to_json(getattr(comparison, name)) for name in Comparison.__dataclass_fields__ if name != "questions"
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / COMPARISON).unlink(missing_ok=True)
+    rows = [_row(question) for question in comparison.questions]
+    with atomic_file(folder / QUESTIONS) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial)
+    changed = [row for row in rows if any(row[f"change_{metric}"] != "same" for metric in METRICS)]
+    _write_csv(folder / CHANGED, SCHEMA.names, [{**row, "answers": " | ".join(row["answers"])} for row in changed])
+    _write_csv(folder / DIFFERENCES, list(PairedDifference.__dataclass_fields__), content["differences"])
+    write_json(folder / COMPARISON, content)
+
+
+def read_comparison(folder: Path) -> Comparison:
+    """Read what `write_comparison` wrote.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    content = read_json(folder / COMPARISON)
+    try:
+        rows = pq.read_table(folder / QUESTIONS).select(SCHEMA.names).to_pylist()
+        return Comparison(
+            **{
+                **content,
+                "differences": tuple(PairedDifference(**entry) for entry in content["differences"]),
+                "missing": tuple(content["missing"]),
+                "questions": tuple(_question(row) for row in rows),
+            }
+        )
+    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+        raise RunError(f"{folder} holds no whole comparison ({error}); delete it and compare again") from None
+
+
+def _row(question: PairedQuestion) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "fact_id": question.a.fact_id,
+        "split": question.a.split,
+        "bucket": question.a.bucket,
+        "question": question.question,
+        "answers": list(question.answers),
+        "output_a": question.a.output,
+        "output_b": question.b.output,
+    }
+    for metric in METRICS:
+        row[f"{metric}_a"], row[f"{metric}_b"] = getattr(question.a, metric), getattr(question.b, metric)
+        row[f"change_{metric}"] = question.change(metric)
+    return row
+
+
+def _question(row: dict[str, Any]) -> PairedQuestion:
+    sides = [
+        QuestionResult(
+            fact_id=row["fact_id"],
+            split=row["split"],
+            bucket=row["bucket"],
+            output=row[f"output_{side}"],
+            **{metric: row[f"{metric}_{side}"] for metric in METRICS},
+        )
+        for side in "ab"
+    ]
+    return PairedQuestion(a=sides[0], b=sides[1], question=row["question"], answers=tuple(row["answers"]))
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,147 @@
+"""The data of a general-ability task: a local folder laid out by split, or the Hub.
+
+A folder holds, for each split, ``test.parquet`` or ``test.jsonl``, or several files: ``test/*.parquet``,
+``test-00000-of-00002.parquet``. A snapshot of the Hub's repository is such a folder as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sftknow.errors import GeneralTaskError, HubError
+from sftknow.evaluation.general.tasks import GeneralTask
+
+_ENDINGS = (".parquet", ".jsonl")
+_NUMBER = re.compile(r"####\s*-?[0-9.,]+")
+
+
+def load_split(task: GeneralTask, folder: Path | None, split: str) -> datasets.Dataset:
+    """One split of a task's data, its text columns only, every row checked.
+
+    Args:
+        task: whose data.
+        folder: where they lie; None for the Hub.
+        split: ``train`` or ``test``.
+
+    Raises:
+        GeneralTaskError: no folder, no file of the split, a file that cannot be read, a column that is missing, an
+            empty split, or a row without text; the message names file and row.
+        HubError: the Hub refused or could not be reached.
+    """
+    table = _from_hub(task, split) if folder is None else _from_folder(task, folder, split)
+    where = f"{task.hub} on the Hub" if folder is None else str(folder)
+    if not len(next(iter(table.values()))):
+        raise GeneralTaskError(f"{task.name}: the split {split} of {where} is empty; give data with at least one row")
+    return datasets.Dataset.from_dict(table)
+
+
+def _from_hub(task: GeneralTask, split: str) -> dict[str, list[str]]:
+    way_out = f"download it where there is a network and pass --data {task.name}=FOLDER"
+    try:
+        loaded = datasets.load_dataset(task.hub, task.hub_config, revision=task.hub_revision, split=split)
+    except (OSError, ValueError, RuntimeError, LookupError) as error:
+        lines = str(error).strip().splitlines()
+        raise HubError(
+            f"{task.name}: the data set {task.hub} cannot be had from the Hub "
+            f"({lines[0] if lines else type(error).__name__}); {way_out}",
+            repo_id=task.hub,
+        ) from None
+    _check_columns(task, f"{task.hub} ({split})", loaded.column_names)
+    table = {column: list(loaded[column]) for column in task.columns}
+    _check_rows(task, f"{task.hub} ({split})", table)
+    return table
+
+
+def _from_folder(task: GeneralTask, folder: Path, split: str) -> dict[str, list[str]]:
+    if not folder.is_dir():
+        raise GeneralTaskError(f"{task.name}: there is no folder {folder}; pass --data {task.name}=FOLDER")
+    files = _files(task, folder, split)
+    if not files:
+        raise GeneralTaskError(
+            f"{task.name}: {folder} has no file of the split {split}; it needs {split}.parquet, {split}.jsonl or "
+            f"{split}/*.parquet with the columns {', '.join(task.columns)}"
+        )
+    table: dict[str, list[str]] = {column: [] for column in task.columns}
+    for file in files:
+        part = _parquet(task, file) if file.suffix == ".parquet" else _json_lines(task, file)
+        _check_rows(task, str(file), part)
+        for column, values in part.items():
+            table[column] += values
+    return table
+
+
+def _files(task: GeneralTask, folder: Path, split: str) -> list[Path]:
+    """The split's files in order of their names; of a snapshot of the Hub those of the task's configuration."""
+    inner = folder / (task.hub_config or "")
+    for place in dict.fromkeys((folder, inner, folder / "data")):
+        found = [
+            file
+            for file in sorted([*place.glob("*"), *place.glob(f"{split}/*")])
+            if file.suffix in _ENDINGS
+            and (file.parent.name == split or file.stem == split or file.stem.startswith(f"{split}-"))
+        ]
+        if found:
+            return found
+    return []
+
+
+def _parquet(task: GeneralTask, file: Path) -> dict[str, list[Any]]:
+    try:
+        columns = pq.read_schema(file).names
+        _check_columns(task, str(file), columns)
+        table = pq.read_table(file, columns=list(task.columns))
+    except (pa.ArrowException, OSError) as error:
+        raise GeneralTaskError(f"{task.name}: {file} cannot be read as Parquet ({error})") from None
+    return {column: table[column].to_pylist() for column in task.columns}
+
+
+def _json_lines(task: GeneralTask, file: Path) -> dict[str, list[Any]]:
+    table: dict[str, list[Any]] = {column: [] for column in task.columns}
+    for number, row in _rows(task, file):
+        _check_columns(task, f"{file}, line {number}", list(row))
+        for column in task.columns:
+            table[column].append(row[column])
+    return table
+
+
+def _rows(task: GeneralTask, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise GeneralTaskError(f"{task.name}: {file}, line {number} is no JSON object")
+                    yield number, row
+    except UnicodeDecodeError:
+        raise GeneralTaskError(f"{task.name}: {file} is not UTF-8 after line {number}") from None
+    except json.JSONDecodeError as error:
+        raise GeneralTaskError(f"{task.name}: {file}, line {number} is no JSON ({error})") from None
+
+
+def _check_columns(task: GeneralTask, where: str, columns: Sequence[str]) -> None:
+    absent = [column for column in task.columns if column not in columns]
+    if absent:
+        raise GeneralTaskError(
+            f"{task.name}: {where} lacks the column {', '.join(absent)}; it has {', '.join(columns) or 'none'}"
+        )
+
+
+def _check_rows(task: GeneralTask, where: str, table: dict[str, list[Any]]) -> None:
+    for column, values in table.items():
+        for number, value in enumerate(values, start=1):
+            if not isinstance(value, str) or not value.strip():
+                raise GeneralTaskError(f"{task.name}: {where}, row {number}: {column} is no text ({value!r})")
+            if task.name == "gsm8k" and column == "answer" and not _NUMBER.search(value):
+                raise GeneralTaskError(
+                    f"{task.name}: {where}, row {number}: the answer has no '#### number' at its end"
+                )
