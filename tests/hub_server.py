@@ -3,7 +3,8 @@
 It speaks what huggingface_hub, datasets and transformers ask of the Hub for models and data sets over LFS: whoami,
 create and delete, repo info, tree, paths-info, validate-yaml, preupload, commit, LFS batch, PUT and verify, resolve
 with ETag, X-Repo-Commit and Range, branches, tags, refs and commits. Clients need ``HF_ENDPOINT`` (or ``endpoint=``)
-and ``HF_HUB_DISABLE_XET=1``. File contents lie in a folder by their SHA-256, the rest in memory.
+and ``HF_HUB_DISABLE_XET=1``, unless the server is made with ``xet=True``: then it also hands out Xet tokens, and large
+files go by Xet. File contents lie in a folder by their SHA-256, the rest in memory.
 
     with HubServer(tmp_path) as hub:
         hub.faults.append(Fault("error", "POST", "/commit/", status=500))
@@ -29,6 +30,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import yaml
 
 from tests.hub_store import Account, Commit, HubStore, Repo, is_lfs
+from tests.hub_xet import XetStore
 
 STAMP = "2026-01-01T00:00:00.000Z"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
@@ -38,9 +40,10 @@ NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
 class Fault:
     """Something that goes wrong for the next ``times`` requests whose method and path match."""
 
-    kind: Literal["error", "rate_limit", "drop", "lose_response", "flip"]
+    kind: Literal["error", "rate_limit", "drop", "lose_response", "flip", "cut"]
     """``error``: answer ``status``. ``rate_limit``: 429 with Retry-After. ``drop``: hang up before doing anything.
-    ``lose_response``: do it, then hang up. ``flip``: change one bit of the body that is sent."""
+    ``lose_response``: do it, then hang up. ``flip``: change one bit of the body that is sent. ``cut``: send half of the
+    body, then hang up."""
     method: str
     pattern: str
     """Regular expression, searched in the request's path."""
@@ -56,12 +59,16 @@ class HubServer(HubStore):
         endpoint: what goes into ``HF_ENDPOINT``.
         faults: what shall go wrong; used up from the front.
         requests: (method, path) of everything that was asked, in order.
+        ranges: the Range header of every request that had one.
         page: entries on one page of a tree listing.
+        xet: the storage for large files; None where they go over LFS.
     """
 
-    def __init__(self, folder: Path, *, page: int = 1000) -> None:
+    def __init__(self, folder: Path, *, page: int = 1000, xet: bool = False) -> None:
         super().__init__(folder)
         self.page = page
+        self.xet = XetStore(folder / "xet") if xet else None
+        self.ranges: list[str] = []
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
 
@@ -84,7 +91,7 @@ class HubServer(HubStore):
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": "0" if self.xet else "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_UPDATE_CHECK": "1",
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",
@@ -137,6 +144,7 @@ class Handler(BaseHTTPRequestHandler):
         self.route, self.query = unquote(parts.path), parse_qs(parts.query)
         self.raw_route = parts.path
         self.content = self.body()
+        self.hub.ranges += [self.headers["Range"]] if self.headers.get("Range") else []
         with self.hub.lock:
             self.hub.requests.append((self.command, self.route))
             fault = self.take_fault()
@@ -154,6 +162,11 @@ class Handler(BaseHTTPRequestHandler):
                     return self.hang_up()
                 if fault and fault.kind == "flip":
                     answer.body = answer.body[:-1] + bytes([answer.body[-1] ^ 1])
+                if fault and fault.kind == "cut":
+                    answer.headers["Content-Length"] = str(len(answer.body))
+                    answer.body = answer.body[: len(answer.body) // 2]
+                    self.send(answer)
+                    return self.hang_up()
                 return self.send(answer)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815 - http.server's names
@@ -221,6 +234,8 @@ class Handler(BaseHTTPRequestHandler):
             raise self.validate_yaml()
         if self.route in ("/api/repos/create", "/api/repos/delete"):
             raise self.create_or_delete()
+        if match := re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)/xet-(write|read)-token/[^/]+", self.raw_route):
+            raise self.xet_token(*match.groups())
         if match := re.fullmatch(r"/lfs/(\w+)", self.raw_route):
             raise self.lfs_object(match[1])
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.raw_route):
@@ -381,7 +396,7 @@ class Handler(BaseHTTPRequestHandler):
             if line["key"] == "file":
                 files[value["path"]] = self.hub.store(base64.b64decode(value["content"]), lfs=False)
             elif line["key"] == "lfsFile":
-                if not (self.hub.folder / "objects" / value["oid"]).is_file():
+                if not (self.hub.folder / "objects" / value["oid"]).is_file() and not self.fetch_from_xet(value["oid"]):
                     return refuse(400, f"LFS object {value['oid']} was never uploaded")
                 files[value["path"]] = self.hub.store(self.hub.object(value["oid"]), lfs=True)
             elif line["key"] == "deletedFile":
@@ -392,6 +407,26 @@ class Handler(BaseHTTPRequestHandler):
         return Answer(
             200, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.endpoint}/{repo_id}/commit/{sha}"}
         )
+
+    def xet_token(self, kind: str, repo_id: str, access: str) -> Answer:
+        self.repo(kind, repo_id)
+        if access == "write":
+            self.writer(repo_id)
+        if self.hub.xet is None:
+            return refuse(404, "no Xet storage here")
+        named = self.hub.xet.token(access)
+        body = {
+            "casUrl": named["X-Xet-Cas-Url"],
+            "accessToken": named["X-Xet-Access-Token"],
+            "exp": int(named["X-Xet-Token-Expiration"]),
+        }
+        return Answer(200, body, named)
+
+    def fetch_from_xet(self, sha256: str) -> bool:
+        content = self.hub.xet.read(sha256) if self.hub.xet else None
+        if content is not None:
+            self.hub.store(content, lfs=True)
+        return content is not None
 
     def lfs_batch(self, repo_id: str) -> Answer:
         self.writer(repo_id)
@@ -430,6 +465,10 @@ class Handler(BaseHTTPRequestHandler):
         headers["Content-Disposition"] = f"inline; filename*=UTF-8''{quote(Path(path).name)}"
         if blob.lfs:
             headers |= {"X-Linked-ETag": f'"{blob.etag}"', "X-Linked-Size": str(blob.size)}
+            known = self.hub.xet.file_hash(blob.sha256) if self.hub.xet else None
+            if known:
+                url = f"{self.hub.endpoint}/api/{kind}s/{repo_id}/xet-read-token/{commit.sha}"
+                headers |= {"X-Xet-Hash": known[0], "X-Xet-Refresh-Route": url}
         content = self.hub.object(blob.sha256)
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
         if wanted is None:

@@ -1,4 +1,4 @@
-"""`sftknow publish`: a model or a graded data set to the Hub."""
+"""`sftknow publish`: a model, a graded data set or a whole run to the Hub."""
 
 from __future__ import annotations
 
@@ -13,32 +13,97 @@ def add_parser(commands: Commands) -> None:
     parser = command(
         commands,
         "publish",
-        "publish a model or a graded data set to the Hub, with its card",
-        "sftknow publish runs/lab/mastery/dataset --to org/facts-graded --licence mit\n"
-        "  sftknow publish restored --to org/model-restored --dataset org/facts-graded --licence apache-2.0 --public",
+        "publish a run, a model or a graded data set to the Hub, with cards",
+        "sftknow publish runs/lab --to org --dry-run\n"
+        "  sftknow publish runs/lab --to org --only data,results\n"
+        "  sftknow publish runs/lab/mastery/dataset --to org/facts-graded --data-licence mit\n"
+        "  sftknow publish restored --to org/model-restored --dataset org/facts-graded --public",
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a model or graded data set that sftknow wrote")
-    parser.add_argument("--to", required=True, metavar="ORG/NAME", help="repository on the Hub")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run, a model or a graded data set of sftknow")
+    parser.add_argument("--to", required=True, metavar="ORG[/NAME]", help="ORG for a run, else ORG/NAME")
     parser.add_argument("--public", action="store_true", help="readable by everyone (default: private)")
-    parser.add_argument(
-        "--licence", metavar="ID", help="licence of the data or the base model, by the Hub's identifier"
-    )
-    parser.add_argument("--dataset", metavar="ORG/NAME", help="where the model's graded data set is on the Hub")
-    parser.add_argument("--base", metavar="ORG/NAME", help="where the model's base is on the Hub, with @revision")
-    parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to publish to (default: main)")
     parser.add_argument("--dry-run", action="store_true", help="print what would go where and stop")
-    parser.set_defaults(run=run)
+    parser.add_argument("--licence", metavar="ID", help="of the base model (or of the data, where that is published)")
+    parser.add_argument("--licence-name", metavar="NAME", help="its name, where --licence is `other`")
+    parser.add_argument("--licence-link", metavar="URL", help="where it can be read")
+    parser.add_argument("--licence-file", type=Path, metavar="FILE", help="its text, where the base has none beside it")
+    parser.add_argument("--data-licence", metavar="ID", help="of the source of the facts")
+    parser.add_argument("--base", metavar="ORG/NAME", help="where the base is on the Hub, with @revision")
+    run = parser.add_argument_group("for a run")
+    run.add_argument("--name", metavar="NAME", help="what the repositories' names begin with (default: the folder's)")
+    run.add_argument(
+        "--only", metavar="A,B", help="of data, tuned, restored, results, or cells such as b2-n240-s0 (default: all)"
+    )
+    model = parser.add_argument_group("for one model")
+    model.add_argument("--dataset", metavar="ORG/NAME", help="where its graded data set is on the Hub")
+    model.add_argument("--revision", default="main", metavar="BRANCH", help="branch to publish to (default: main)")
+    model.add_argument(
+        "--scores",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="what `sftknow evaluate --out` wrote: earlier models first, this one last (default: its run's)",
+    )
+    model.add_argument("--changes", type=Path, metavar="DIR", help="what `sftknow changes --out` wrote")
+    parser.set_defaults(run=run_command)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run_command(arguments: argparse.Namespace) -> None:
     """Plan, print the plan, publish."""
-    from sftknow.hub.publish import plan_publication, publish
+    from sftknow.pipeline.publishing import is_run
 
+    if is_run(arguments.folder):
+        _publish_run(arguments)
+    else:
+        _publish_one(arguments)
+
+
+def _publish_run(arguments: argparse.Namespace) -> None:
+    from sftknow.errors import HubError
+    from sftknow.hub.licences import named_licence
+    from sftknow.pipeline.publishing import RunOptions, plan_run, publish_run
+    from sftknow.records import PublishReceipt
+
+    if "/" in arguments.to:
+        owner, _, name = arguments.to.partition("/")
+        raise HubError(f"a run becomes several repositories: give --to {owner} --name {name}")
+    options = RunOptions(
+        to=arguments.to,
+        name=arguments.name,
+        private=not arguments.public,
+        only=tuple(part.strip() for part in arguments.only.split(",")) if arguments.only else (),
+        licence=named_licence(arguments.licence, arguments.licence_name, arguments.licence_link),
+        licence_file=arguments.licence_file,
+        data_licence=named_licence(arguments.data_licence, None, None),
+        base_repo=arguments.base,
+    )
+    print(plan_run(arguments.folder, options))
+    if arguments.dry_run:
+        return
+
+    def say(receipt: PublishReceipt) -> None:
+        print(f"published: {receipt.url} at {receipt.revision}", flush=True)
+
+    publish_run(arguments.folder, options, say=say)
+
+
+def _publish_one(arguments: argparse.Namespace) -> None:
+    from sftknow.hub.licences import named_licence
+    from sftknow.hub.publish import plan_publication, publish
+    from sftknow.hub.runs import given_evaluation
+
+    evaluation = None
+    if arguments.scores or arguments.changes:
+        evaluation = given_evaluation(arguments.folder, arguments.scores or (), arguments.changes)
     plan = plan_publication(
         arguments.folder,
         arguments.to,
         private=not arguments.public,
-        licence=arguments.licence,
+        licence=named_licence(
+            arguments.licence or arguments.data_licence, arguments.licence_name, arguments.licence_link
+        ),
+        licence_file=arguments.licence_file,
+        evaluation=evaluation,
         dataset_repo=arguments.dataset,
         base_repo=arguments.base,
         revision=arguments.revision,

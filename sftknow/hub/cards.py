@@ -7,29 +7,22 @@ words by the template, where a field may be None.
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import yaml
+from huggingface_hub import (
+    DatasetCardData,
+    EvalResult,
+    EvalResultEntry,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
 
-from sftknow.errors import HubError
+from sftknow.hub.rendering import SPLIT_WORDS, refuse_blanks, render
 from sftknow.records import BUCKETS, MetricValue, Split
-from sftknow.resources import card_folder
 from sftknow.storage.mastery_data import bucket_file
-
-PAPER = "2509.16596"
-"""arXiv number of the paper whose method this is."""
-
-SPLIT_WORDS: Mapping[Split, str] = {
-    "train": "training facts",
-    "dev": "in-domain, dev",
-    "test": "in-domain, test",
-    "testood": "out-of-domain, test",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +74,20 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Concentration:
+    """One row of the paper's Table 3, for this model."""
+
+    level: str
+    selected: int
+    unchanged: int
+    """Selected elements that fine-tuning had not changed."""
+    share: float
+    """Of the region's total relative change."""
+    share_nonzero_base: float
+    """The same without elements that are 0 in the base."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """Where the change sat that restoration took back (Tables 3, 9 and 10, for this model and level)."""
 
@@ -90,8 +97,8 @@ class Change:
     selected: int
     selected_unchanged: int
     """Selected elements that fine-tuning had not changed."""
-    concentration: float
-    concentration_nonzero_base: float
+    concentration: tuple[Concentration, ...]
+    """At every level that was analysed, smallest first."""
     by_layer: tuple[Share, ...]
     by_module: tuple[Share, ...]
 
@@ -133,6 +140,10 @@ class ModelCardContext:
     """Everything a model card says."""
 
     repo_id: str
+    branch: str = "main"
+    """Where in the repository the model lies."""
+    branches: tuple[str, ...] = ()
+    """Other branches of the repository that hold restored versions of this model."""
     licence: Licence
     notice: str | None
     """Words that the licence wants shown with the model; None where it wants none."""
@@ -169,6 +180,10 @@ class DatasetCardContext:
     """Where the facts come from; None where that was not recorded."""
     counts: Mapping[Split, Mapping[int, int]]
     """Facts for each split and bucket."""
+    sizes: Mapping[str, tuple[int, int]]
+    """Bytes of each Parquet file and of the table in it, by the file's path."""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    """Facts of the source that were left out, by reason."""
     topics: Mapping[str, Mapping[Split, int]]
     """Facts for each topic and split."""
     columns: tuple[Column, ...]
@@ -197,15 +212,38 @@ def render_model_card(context: ModelCardContext) -> str:
         HubError: a field is blank.
     """
     refuse_blanks(context, context.repo_id)
-    return _render(
+    return render(
         "model_card.md.j2", card=context, metadata=model_metadata(context).to_yaml(), rows=score_rows(context)
     )
+
+
+EVAL_RESULTS = ".eval_results/cbqa_mastery.yaml"
+"""Where the Hub looks for a model's evaluation results."""
+
+
+def render_eval_results(context: ModelCardContext) -> str | None:
+    """The Hub's evaluation-results file of this model: YAML; None where it was not scored on a data set of the Hub."""
+    data = context.data.source if context.data else None
+    if not context.scores or data is None or data.hub_id is None:
+        return None
+    entries = [
+        EvalResultEntry(
+            dataset_id=data.hub_id,
+            task_id=task,
+            value=round(100 * value.value, 2),
+            dataset_revision=data.revision,
+            notes=f"percent of {value.count} questions whose greedy answer contains the object or a synonym",
+        )
+        for task, value in context.scores[-1].values.items()
+    ]
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
+    return text
 
 
 def render_dataset_card(context: DatasetCardContext) -> str:
     """The README.md of a graded data set's repository. Raises HubError where a field is blank."""
     refuse_blanks(context, context.repo_id)
-    return _render("dataset_card.md.j2", card=context, metadata=dataset_metadata(context).to_yaml())
+    return render("dataset_card.md.j2", card=context, metadata=dataset_metadata(context).to_yaml())
 
 
 def model_metadata(context: ModelCardContext) -> ModelCardData:
@@ -236,6 +274,7 @@ def dataset_metadata(context: DatasetCardContext) -> DatasetCardData:
         for split, row in context.counts.items()
     }
     configs = [{"config_name": split, "data_files": filled} for split, filled in files.items() if filled]
+    info = [_dataset_info(context, split) for split, filled in files.items() if filled]
     return DatasetCardData(
         language=list(context.language),
         **_licence(context.licence),
@@ -243,8 +282,31 @@ def dataset_metadata(context: DatasetCardContext) -> DatasetCardData:
         tags=["sftknow", "closed-book-qa", "knowledge-mastery"],
         size_categories=[_size_category(context.total)],
         pretty_name=f"Facts graded by {context.graded_by.name}",
+        dataset_info=info,
         configs=configs,
     )
+
+
+def _dataset_info(context: DatasetCardContext, split: Split) -> dict[str, Any]:
+    """What the Hub's viewer and `datasets` are told beforehand of one configuration: columns and sizes."""
+    filled = {b: count for b, count in context.counts[split].items() if count}
+    sizes = {b: context.sizes[bucket_file(split, b)] for b in filled}
+    return {
+        "config_name": split,
+        "features": [_feature(column.name, column.type) for column in context.columns],
+        "splits": [
+            {"name": f"bucket_{b}", "num_bytes": sizes[b][1], "num_examples": count} for b, count in filled.items()
+        ],
+        "download_size": sum(file for file, _ in sizes.values()),
+        "dataset_size": sum(table for _, table in sizes.values()),
+    }
+
+
+def _feature(name: str, arrow: str) -> dict[str, Any]:
+    """An Arrow type's name in the words of `datasets`."""
+    inner = arrow.removeprefix("list<").removesuffix(">").rpartition(": ")[2]
+    word = {"double": "float64", "float": "float32"}.get(inner, inner)
+    return {"name": name, "list" if arrow.startswith("list<") else "dtype": word}
 
 
 def score_rows(context: ModelCardContext) -> tuple[tuple[str, tuple[MetricValue | None, ...]], ...]:
@@ -257,43 +319,6 @@ def score_rows(context: ModelCardContext) -> tuple[tuple[str, tuple[MetricValue 
             if any(value is not None for value in values):
                 rows.append((label, values))
     return tuple(rows)
-
-
-def refuse_blanks(value: Any, repo_id: str, where: str = "card") -> None:
-    """Raise HubError where a text in the context is empty, or a collection that a table is made of."""
-    if isinstance(value, str) and not value.strip():
-        raise HubError(f"{where} of {repo_id} is blank: the artifacts it is made from do not name it", repo_id=repo_id)
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            refuse_blanks(getattr(value, field.name), repo_id, f"{where}.{field.name}")
-    elif isinstance(value, Mapping):
-        for key, entry in value.items():
-            refuse_blanks(entry, repo_id, f"{where}[{key}]")
-    elif isinstance(value, tuple):
-        for entry in value:
-            refuse_blanks(entry, repo_id, where)
-
-
-def _render(template: str, **values: Any) -> str:
-    # Markdown, not HTML: escaping would turn apostrophes into entities.
-    environment = Environment(
-        loader=FileSystemLoader(card_folder()),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["percent"] = lambda share: "undefined" if math.isnan(share) else f"{100 * share:.1f} %"
-    environment.filters["thousands"] = lambda count: f"{count:,}"
-    environment.filters["score"] = _score
-    return environment.get_template(template).render(paper=PAPER, split_words=SPLIT_WORDS, buckets=BUCKETS, **values)
-
-
-def _score(value: MetricValue | None) -> str:
-    if value is None:
-        return "not scored"
-    spread = "" if math.isnan(value.stderr) else f" ± {100 * value.stderr:.1f}"
-    return f"{100 * value.value:.1f}{spread}"
 
 
 def _licence(licence: Licence) -> dict[str, str]:

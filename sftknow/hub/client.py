@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RemoteEntryNotFoundError,
@@ -39,8 +40,13 @@ TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)
 
 _TOKEN = re.compile(r"\b(?:hf|api_org)_\w{20,}|(?<=Bearer )[^\s\'\"]+")
 
+_QUERY = re.compile(r"(https?://[^\s?\'\"]+)\?[^\s\'\"]+")
+"""Addresses with a query: storage addresses carry signatures there."""
+
 _HOPELESS = ("LocalProtocolError", "UnsupportedProtocol")
 """Errors of the HTTP library about what was asked (an address, a token with odd characters), not about the wire."""
+
+_XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +87,8 @@ class Connection:
         """
         for wait in self.waits(repo_id):
             try:
-                return function(*args, **kwargs)
+                with quiet():
+                    return function(*args, **kwargs)
             except Exception as error:
                 wait(error)
         raise AssertionError("unreachable: the last wait raises")
@@ -134,10 +141,19 @@ def is_transient(error: BaseException) -> bool:
     error = _root(error)
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in TRANSIENT
-    if isinstance(error, OfflineModeIsEnabled) or type(error).__name__ in _HOPELESS:
+    if isinstance(error, OfflineModeIsEnabled) or type(error).__name__ in _HOPELESS or _is_xet(error):
         return False
     # JSONDecodeError: an overloaded server answered with a page for people.
     return isinstance(error, (HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError))
+
+
+def _is_xet(error: BaseException) -> bool:
+    """True for errors of the Xet storage client, which has tried again for minutes itself before it raises one.
+
+    It raises Python's own ConnectionError (the Hub's client raises its HTTP library's), errors named after itself, and
+    RuntimeError for the rest.
+    """
+    return type(error) in (ConnectionError, RuntimeError) or type(error).__name__.startswith("Xet")
 
 
 def explain(error: BaseException, repo_id: str) -> HubError:
@@ -160,12 +176,16 @@ def _explanation(error: BaseException, repo_id: str) -> str | None:
         return f"{repo_id} is not an allowed repository name: {error}"
     if isinstance(error, GatedRepoError):
         return f"{repo_id} is gated: ask for access on its page at {constants.ENDPOINT}/{repo_id}, then try again"
+    if isinstance(error, LocalEntryNotFoundError):
+        return f"a file of {repo_id} cannot be fetched; start the same command again to finish"
     if isinstance(error, RevisionNotFoundError):
         return f"{repo_id} has no such revision: give a branch, tag or commit that exists"
     if isinstance(error, RemoteEntryNotFoundError):
         return f"a file of {repo_id} is gone from the Hub: {error.server_message}; try again"
     if isinstance(error, HfHubHTTPError):
         return _status(error, repo_id)
+    if _is_xet(error):
+        return _xet(error, repo_id)
     if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
         return f"the connection to the Hub for {repo_id} broke ({error}); start the same command again to finish"
     if isinstance(error, json.JSONDecodeError):
@@ -198,9 +218,24 @@ def _status(error: Any, repo_id: str) -> str:
     return f"the Hub answers {status} for {repo_id}: {said}"
 
 
+def _xet(error: BaseException, repo_id: str) -> str:
+    found = _XET_STATUS.search(str(error))
+    status = int(found[1]) if found else 0
+    if status in (401, 403) or type(error).__name__ == "XetAuthenticationError":
+        return f"the Hub's Xet storage refuses this token for {repo_id}: use a token with write access to it"
+    if status == 404:
+        return f"the Hub gives no Xet storage for {repo_id}: set HF_HUB_DISABLE_XET=1 and start the same command again"
+    if status == 429:
+        return f"the Hub is limiting requests ({repo_id}); wait a few minutes and start the same command again"
+    return (
+        f"the transfer of {repo_id} over Xet storage broke ({error}); start the same command again to finish, "
+        "or with HF_HUB_DISABLE_XET=1 to go without Xet"
+    )
+
+
 def _root(error: BaseException) -> BaseException:
-    """What went wrong beneath the client's own ``RuntimeError: Error while uploading …``."""
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+    """What went wrong beneath the client's own ``Error while uploading …`` and ``cannot find it in the cache``."""
+    if isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None:
         return _root(error.__cause__)
     return error
 
@@ -214,4 +249,4 @@ def _retry_after(error: BaseException) -> float | None:
 
 
 def _one_line(text: str) -> str:
-    return _TOKEN.sub("<token>", " ".join(text.split()))
+    return _QUERY.sub(r"\1?…", _TOKEN.sub("<token>", " ".join(text.split())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from sftknow.errors import HubError
 from sftknow.hub.cards import (
     Change,
     Column,
+    Concentration,
     DatasetCardContext,
     GradedData,
     Licence,
@@ -27,7 +27,8 @@ from sftknow.hub.cards import (
     Source,
     Training,
 )
-from sftknow.hub.licences import check_terms, licence_from, licence_of_folder
+from sftknow.hub.licences import Papers, check_named, check_terms, licence_from, licence_of_folder
+from sftknow.hub.pull import origin
 from sftknow.hub.runs import ModelEvaluation, find_evaluation, whole_manifest
 from sftknow.records import (
     BUCKETS,
@@ -41,8 +42,6 @@ from sftknow.records import (
 from sftknow.resources import lab_folder
 from sftknow.storage.manifests import read_manifest
 from sftknow.storage.mastery_data import SCHEMA, MasteryData, bucket_file
-
-_SNAPSHOT = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+?)/snapshots/(?P<commit>[0-9a-f]{40})/?$")
 
 _OWN = Licence(id="apache-2.0")
 """Of the lab's model and facts, which are part of this package."""
@@ -73,8 +72,11 @@ def build_model_context(
     folder: Path,
     *,
     repo_id: str,
+    branch: str = "main",
+    branches: tuple[str, ...] = (),
     evaluation: ModelEvaluation | None = None,
     licence: Licence | None = None,
+    papers: Papers | None = None,
     base_repo: str | None = None,
     dataset_repo: str | None = None,
 ) -> ModelCardContext:
@@ -83,8 +85,11 @@ def build_model_context(
     Args:
         folder: a model folder with its ``sftknow.json``.
         repo_id: where it will lie, ``org/name``.
+        branch: on which branch there.
+        branches: other branches there that hold restored versions of it.
         evaluation: its scores; None looks for them in the run directory that the folder belongs to.
         licence: given by the user; None takes it from the manifest or from the base model's card.
+        papers: licence files that the base came with.
         base_repo: the base's ``org/name[@revision]`` where the manifest knows a local folder only.
         dataset_repo: the graded data set's ``org/name[@revision]``.
 
@@ -99,8 +104,10 @@ def build_model_context(
     terms = licence or licence_of_model(folder, manifest) or _no_licence(repo_id, f"its base {base.name}")
     return ModelCardContext(
         repo_id=repo_id,
+        branch=branch,
+        branches=branches,
         licence=terms,
-        notice=check_terms(terms, repo_id),
+        notice=check_terms(terms, repo_id, papers or Papers(), base=base.name),
         language=_language(manifest),
         base=base,
         training=_training(manifest),
@@ -135,15 +142,19 @@ def build_dataset_context(
     if not rows.num_rows:
         raise HubError(f"{folder} holds not a single fact", repo_id=repo_id)
     tries = rows["tries"].to_pylist()
+    terms = licence or licence_of_facts(manifest) or _no_licence(repo_id, "the source of its facts", "--data-licence")
+    check_named(terms, repo_id)
     facts = manifest.get("source") or manifest.get("facts")
     return DatasetCardContext(
         repo_id=repo_id,
-        licence=licence or _licence_of_facts(manifest, facts) or _no_licence(repo_id, "the source of its facts"),
+        licence=terms,
         language=_language(manifest),
         graded_by=named_source(graded_by_repo) if graded_by_repo else source_of(graded_by, folder),
-        policy=_flat(manifest.get("policy") or {}),
+        policy=_grading(manifest),
+        removed={str(reason): int(count) for reason, count in (manifest.get("removed") or {}).items()},
         facts=source_of(facts, folder, lab=_LAB_FACTS) if facts else None,
         counts={split: {b: data.count(split, b) for b in BUCKETS} for split in SPLITS},
+        sizes={path: _sizes(folder / path) for path in (bucket_file(s, b) for s in SPLITS for b in BUCKETS)},
         topics=_topics(rows),
         columns=tuple(Column(name=f.name, type=str(f.type), meaning=_MEANINGS[f.name]) for f in SCHEMA),
         edge=sum(rows["edge"].to_pylist()),
@@ -185,10 +196,9 @@ def source_of(named: Any, folder: Path, *, lab: str = "the lab model of sftknow"
     """
     entry = _mapping(named)
     text = str(next((entry[key] for key in ("repo", "path", "source", "name") if entry.get(key)), "")).strip()
-    snapshot = _SNAPSHOT.search(text)
-    if snapshot:
-        hub_id = f"{snapshot['owner']}/{snapshot['name']}"
-        return Source(name=hub_id, hub_id=hub_id, revision=snapshot["commit"])
+    cached = origin(text)
+    if cached:
+        return Source(name=cached.repo_id, hub_id=cached.repo_id, revision=cached.commit)
     if text == "lab" or Path(text) == lab_folder() / "model":
         return Source(name=lab, hub_id=None, revision=None)
     ref = ModelRef.parse(text)
@@ -216,14 +226,16 @@ def is_hub_id(text: str) -> bool:
     return text.count("/") == 1
 
 
-def _licence_of_facts(manifest: Mapping[str, Any], facts: Any) -> Licence | None:
+def licence_of_facts(manifest: Mapping[str, Any]) -> Licence | None:
+    """The licence of a graded data set's facts as its manifest names it; None where it names none."""
+    facts = manifest.get("source") or manifest.get("facts")
     named = licence_from(manifest) or licence_from(_mapping(facts))
     return named or (_OWN if _mapping(facts).get("source", facts) == "lab" else None)
 
 
-def _no_licence(repo_id: str, whose: str) -> Licence:
+def _no_licence(repo_id: str, whose: str, option: str = "--licence") -> Licence:
     raise HubError(
-        f"no licence is known for {repo_id}: pass the licence of {whose} (--licence, such as mit or apache-2.0)",
+        f"no licence is known for {repo_id}: pass the licence of {whose} ({option}, such as mit or apache-2.0)",
         repo_id=repo_id,
     )
 
@@ -252,7 +264,7 @@ def _restoration(manifest: Mapping[str, Any], evaluation: ModelEvaluation | None
         region=made["region"] + (f", layers {made['layers']}" if made.get("layers") else ""),
         restored=made.get("restored"),
         change=_change(evaluation.change, made["level"]) if evaluation and evaluation.change else None,
-        chosen_on=evaluation.chosen_on if evaluation else None,
+        chosen_on=(evaluation.chosen_on if evaluation else None) or made.get("chosen_on"),
     )
 
 
@@ -265,8 +277,16 @@ def _change(change: ParameterChange, level: str) -> Change | None:
         changed=change.changed,
         selected=at.selected,
         selected_unchanged=at.selected_unchanged,
-        concentration=at.concentration,
-        concentration_nonzero_base=at.concentration_nonzero_base,
+        concentration=tuple(
+            Concentration(
+                level=entry.level,
+                selected=entry.selected,
+                unchanged=entry.selected_unchanged,
+                share=entry.concentration,
+                share_nonzero_base=entry.concentration_nonzero_base,
+            )
+            for entry in sorted(change.levels, key=lambda entry: entry.selected)
+        ),
         by_layer=_shares(at.by_layer, change.elements_by_layer),
         by_module=_shares(at.by_module, change.elements_by_module),
     )
@@ -303,6 +323,18 @@ def _graded_data(manifest: Mapping[str, Any], dataset_repo: str | None) -> Grade
     else:
         return None
     return GradedData(source=source, fingerprint=named.get("fingerprint"))
+
+
+def _grading(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """How R was measured: the sampling policy, the statements used, the rule by which a sample counts as a hit."""
+    known = {**(manifest.get("policy") or {}), **(manifest.get("match") or {})}
+    if "templates" in manifest:
+        known["statement templates"] = manifest["templates"] or "all of each topic"
+    return _flat(known)
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, pq.read_table(path).nbytes
 
 
 def _facts(folder: Path) -> pa.Table:

@@ -3,7 +3,8 @@
 A publication is one commit on top of the repository's head, and that head is named in the commit. So it happens once or
 not at all: when an answer is lost, the next look at the repository shows whether the commit landed, and a second
 identical publication finds nothing to do. ``sftknow.json`` is the last file of the commit and lists the hashes of the
-others.
+others. With Xet storage it is the same: the contents go up first, file by file, and nothing shows until the one commit
+that names them (the client's own `upload_folder` makes several, so it is not used here).
 """
 
 from __future__ import annotations
@@ -105,8 +106,10 @@ def _ready_repository(link: Connection, plan: PublicationPlan) -> None:
     if plan.revision != "main":
         refs = link.call(plan.repo_id, link.api.list_repo_refs, plan.repo_id, repo_type=plan.repo_type)
         if plan.revision not in {branch.name for branch in refs.branches}:
+            # From the first commit, which is empty: a copy of main would look finished before anything was sent.
+            history = link.call(plan.repo_id, link.api.list_repo_commits, plan.repo_id, repo_type=plan.repo_type)
             named = {"repo_type": plan.repo_type, "branch": plan.revision, "exist_ok": True}
-            link.call(plan.repo_id, link.api.create_branch, plan.repo_id, **named)
+            link.call(plan.repo_id, link.api.create_branch, plan.repo_id, revision=history[-1].commit_id, **named)
 
 
 def _bring(link: Connection, plan: PublicationPlan) -> str:
@@ -172,6 +175,7 @@ def _work(api: Any, plan: PublicationPlan, commit: str) -> _Work:
 
 
 def _addition(file: PlannedFile) -> CommitOperationAdd:
+    file.check_unchanged()
     addition = CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=file.content)
     # Known from the plan: spares the client a second read of files that may have many gigabytes.
     addition.upload_info.sha256 = bytes.fromhex(file.sha256)
@@ -179,7 +183,10 @@ def _addition(file: PlannedFile) -> CommitOperationAdd:
 
 
 def _upload(api: Any, plan: PublicationPlan, additions: Sequence[CommitOperationAdd]) -> None:
-    """Send the large files; those that the Hub has from an earlier attempt are skipped by it."""
+    """Send the large files; those that the Hub has from an earlier attempt are skipped by it.
+
+    Over LFS it skips whole files, over Xet storage the blocks that it has.
+    """
     total = sum(addition.upload_info.size for addition in additions)
     with progress(total, f"Uploading to {plan.repo_id}", unit="B") as bar:
         bar.unit_scale = True

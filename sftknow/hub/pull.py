@@ -6,6 +6,7 @@ first, and what cannot be asked or does not agree is an error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from sftknow.storage.manifests import MANIFEST, read_manifest
 from sftknow.storage.mastery_data import KIND
 
 RepoType = Literal["model", "dataset"]
+
+RESULTS = "results"
+"""Kind of a published run's results, in the manifest."""
 
 _NOT_FETCHED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot")
 """Weights in formats that sftknow never loads: pickles, and copies for other programs."""
@@ -73,6 +77,20 @@ def pull(
         folder = _fetch(link, found, wanted, local_dir)
     _check_manifest(folder, found)
     return folder
+
+
+_SNAPSHOT = re.compile(
+    r"(?P<kind>models|datasets)--(?P<owner>[^/]+?)--(?P<name>[^/]+?)/snapshots/(?P<commit>[0-9a-f]{40})/?$"
+)
+
+
+def origin(folder: str | Path) -> ResolvedRepo | None:
+    """The repository and commit that a folder of the Hub's cache holds; None for any other folder."""
+    found = _SNAPSHOT.search(str(folder))
+    if found is None:
+        return None
+    kind: RepoType = "model" if found["kind"] == "models" else "dataset"
+    return ResolvedRepo(repo_id=f"{found['owner']}/{found['name']}", repo_type=kind, commit=found["commit"])
 
 
 def resolve(repo_id_with_revision: str, *, repo_type: RepoType | None, link: Connection) -> ResolvedRepo:
@@ -168,7 +186,7 @@ def _check_manifest(folder: Path, found: ResolvedRepo) -> None:
     """Compare the files with the hashes that the publisher wrote down, which a change made on the Hub breaks."""
     if not (folder / MANIFEST).is_file():
         return
-    if found.repo_type == "dataset":
+    if found.repo_type == "dataset" and read_json(folder / MANIFEST).get("kind") != RESULTS:
         read_manifest(folder, KIND)
     for path, known in (read_json(folder / MANIFEST).get("sha256") or {}).items():
         if not (folder / path).is_file():

@@ -48,10 +48,32 @@ def find_evaluation(folder: Path) -> ModelEvaluation | None:
     chosen = read_json(choice) if level and choice.is_file() else {}
     chosen_here = chosen.get("cell") == cell and level_folder(str(chosen.get("level"))) == level
     return ModelEvaluation(
-        runs=[(heading, _read_scores(path)) for heading, path in paths if path.is_file()],
+        runs=[(heading, read_scores(path)) for heading, path in paths if path.is_file()],
         change=_read_change(changes) if level and changes.is_file() else None,
         chosen_on=chosen.get("chosen_on") if chosen_here else None,
     )
+
+
+def given_evaluation(folder: Path, scores: Sequence[Path], changes: Path | None) -> ModelEvaluation:
+    """Scores and change from folders that `sftknow evaluate --out` and `sftknow changes --out` wrote.
+
+    Args:
+        folder: the model's.
+        scores: earlier stages first, the model's own last.
+        changes: of the fine-tuned model that was restored.
+
+    Raises:
+        HubError: the scores are not over the data set that the model names.
+    """
+    runs = []
+    own = (whole_manifest(folder).get("mastery_dataset") or {}).get("fingerprint")
+    for place in scores:
+        run = read_scores(place / "scores.json")
+        if own and run.dataset_fingerprint != own:
+            raise HubError(f"{place} holds scores over another graded data set than the one that {folder} names")
+        last = place == scores[-1]
+        runs.append(("this model" if last else Path(run.model.partition("@")[0]).name, run))
+    return ModelEvaluation(runs=runs, change=_read_change(changes / "changes.json") if changes else None)
 
 
 def whole_manifest(folder: Path) -> dict[str, Any]:
@@ -86,7 +108,8 @@ def level_folder(level: str) -> str:
     return level.replace("%", "pct").replace("/", "of")
 
 
-def _read_scores(path: Path) -> EvalRun:
+def read_scores(path: Path) -> EvalRun:
+    """The ``scores.json`` that an evaluation wrote, without the single answers."""
     content = read_json(path)
     metrics = tuple(MetricValue(**{**entry, "stderr": _number(entry["stderr"])}) for entry in content["metrics"])
     known = {key: content[key] for key in ("model", "dataset_fingerprint", "graded_by")}

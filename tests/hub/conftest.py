@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ import pytest
 from huggingface_hub import constants
 
 from sftknow.records import EvalRun, LevelStatistics, MetricValue, ParameterChange, to_json
-from sftknow.storage.artifacts import write_json
+from sftknow.storage.artifacts import write_json, write_text
 from sftknow.storage.manifests import write_manifest
+from sftknow.storage.mastery_data import MasteryData
 from tests.hub_server import HubServer
 
 CELL = "b2-n240-s0"
@@ -26,16 +28,29 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return taken
 
 
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naps: list[float]) -> Iterator[HubServer]:
-    """The server; the client in this process may go to it, with an empty cache and no token but the one it is given."""
+@pytest.fixture(params=["lfs"])
+def hub(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naps: list[float]
+) -> Iterator[HubServer]:
+    """The server; the client in this process may go to it, with an empty cache and no token but the one it is given.
+
+    Large files go over LFS; tests that ask for ``xet`` as parameter have a server and a client that speak Xet.
+    """
+    xet = request.param == "xet"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", not xet)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    with HubServer(tmp_path / "hub") as server:
+    with HubServer(tmp_path / "hub", xet=xet) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield server
+
+
+both_ways = pytest.mark.parametrize("hub", ["lfs", "xet"], indirect=True)
+"""Runs a test over LFS and over Xet."""
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +73,36 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> 
     for name, accuracy in (("base", 0.1), (CELL, 0.4), (f"{CELL}@20pct", 0.45)):
         write_json(run / "evaluation" / name / "scores.json", scores(name, accuracy))
     write_json(run / "changes" / CELL / "changes.json", to_json(change()))
-    write_json(run / "choice.json", {"cell": CELL, "level": "20%", "chosen_on": "dev"})
+    write_json(run / "choice.json", {"cell": CELL, "level": "20%", "model": f"{CELL}@20pct", "chosen_on": "dev"})
+    return run
+
+
+@pytest.fixture(scope="session")
+def whole_run(finished_run: Path, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run with its graded data set, recipe, provenance and report. Read only."""
+    run = tmp_path_factory.mktemp("whole") / "tiny"
+    shutil.copytree(finished_run, run)
+    shutil.copytree(tiny_dataset, run / "mastery" / "dataset")
+    fingerprint = MasteryData(tiny_dataset).fingerprint
+    for manifest in run.rglob("models/*/sftknow.json"), run.rglob("restored/*/*/sftknow.json"):
+        for path in manifest:
+            content = json.loads(path.read_text())
+            write_json(path, {**content, "mastery_dataset": {**content["mastery_dataset"], "fingerprint": fingerprint}})
+    secret = "/home/somebody/facts.jsonl"
+    write_text(run / "recipe.yaml", f"name: tiny\nfacts:\n  source: {secret}\nmodel:\n  path: org/base\n")
+    known = {
+        "packages": {"sftknow": "0.1.0", "torch": "2.13.0"},
+        "device": "cpu",
+        "base": {"name": f"org/base@{'a' * 40}"},
+        "facts": {"source": secret},
+        "seeds": {"facts": 0, "grid": [0]},
+    }
+    write_json(run / "provenance.json", known)
+    (run / "report").mkdir()
+    write_text(run / "report" / "report.html", f"<p>{run.resolve()}/report and {secret}</p>")
+    (run / "report" / "figure.png").write_bytes(b"PNG")
+    (run / "models" / "base").mkdir()
+    write_manifest(run / "models" / "base", "model", {"base": {"path": "org/base"}})
     return run
 
 

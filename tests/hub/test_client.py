@@ -34,6 +34,28 @@ def test_tokens_never_show() -> None:
     assert SECRET not in repr(Connection.open(endpoint="http://127.0.0.1:9", token=SECRET))
 
 
+def test_signatures_of_storage_addresses_never_show() -> None:
+    said = str(explain(httpx2.ConnectError("https://store.example/a/b?X-Amz-Signature=0123abc broke"), "org/name"))
+    assert "0123abc" not in said
+    assert "store.example" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ConnectionError("Server error: Request error: HTTP status server error (500 Internal Server Error)"), "again"),
+        (ConnectionError("Rate limited: Request error: HTTP status client error (429 Too Many Requests)"), "minutes"),
+        (ConnectionError("Network error: HTTP status client error (403 Forbidden), domain: http://x/"), "write access"),
+        (RuntimeError("Data sender was dropped"), "start the same command again"),
+        (type("XetAuthenticationError", (PermissionError,), {})("no"), "write access"),
+    ],
+)
+def test_errors_of_xet_storage_become_one_line_and_are_not_tried_again(error: Exception, says: str) -> None:
+    """Their texts are those of hf_xet 1.8, which tries again for minutes before it raises."""
+    assert not is_transient(error)
+    assert says in str(explain(error, "org/name"))
+
+
 def test_bugs_keep_their_own_error() -> None:
     with pytest.raises(KeyError):
         explain(KeyError("a bug"), "org/name")

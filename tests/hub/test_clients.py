@@ -43,12 +43,10 @@ print(json.dumps(found))
 def found(hub: HubServer, tiny_dataset: Path, restored_model: Path, tmp_path: Path) -> dict[str, Any]:
     facts = [graded(fact, 4) for fact in tiny_facts(3, split="test")]
     write_mastery_data(tmp_path / "sparse", facts, {"graded_by": "lab", "policy": {"samples": 10}})
-    for plan in (
-        plan_publication(tiny_dataset, "org/facts-graded", licence="mit"),
-        plan_publication(tmp_path / "sparse", "org/sparse", licence="mit"),
-        plan_publication(restored_model, "org/model", dataset_repo="org/facts-graded"),
-    ):
-        publish(plan, endpoint=hub.endpoint, token="hf_test")
+    link = {"endpoint": hub.endpoint, "token": "hf_test"}
+    data = publish(plan_publication(tiny_dataset, "org/facts-graded", licence="mit"), **link).revision
+    publish(plan_publication(tmp_path / "sparse", "org/sparse", licence="mit"), **link)
+    publish(plan_publication(restored_model, "org/model", dataset_repo=f"org/facts-graded@{data}", **link), **link)
     environment = {**os.environ, **hub.environment(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=280, check=False

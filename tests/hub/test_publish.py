@@ -14,6 +14,7 @@ from sftknow.errors import HubError
 from sftknow.hub.client import Patience
 from sftknow.hub.publish import PublicationPlan, plan_publication, publish
 from sftknow.records import PublishReceipt
+from tests.hub.conftest import both_ways
 from tests.hub_server import Fault, HubServer
 
 REPO = "org/facts-graded"
@@ -39,6 +40,7 @@ def assert_whole(hub: HubServer, plan: PublicationPlan) -> None:
         assert there == (file.content if isinstance(file.content, bytes) else file.content.read_bytes()), file.path
 
 
+@both_ways
 def test_a_data_set_arrives_in_one_commit_and_private(hub: HubServer, plan: PublicationPlan) -> None:
     receipt = send(hub, plan)
     assert_whole(hub, plan)
@@ -49,6 +51,7 @@ def test_a_data_set_arrives_in_one_commit_and_private(hub: HubServer, plan: Publ
     assert receipt.files[-1] == "sftknow.json"
 
 
+@both_ways
 def test_the_same_again_makes_no_commit_and_sends_nothing(hub: HubServer, plan: PublicationPlan) -> None:
     first = send(hub, plan)
     hub.requests.clear()
@@ -57,6 +60,7 @@ def test_the_same_again_makes_no_commit_and_sends_nothing(hub: HubServer, plan: 
     assert hub.count("PUT", ".") == hub.count("POST", "/commit/") == 0
 
 
+@both_ways
 def test_only_what_changed_is_sent(hub: HubServer, restored_model: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     shutil.copytree(restored_model, mine)
@@ -120,6 +124,43 @@ def test_a_stumble_ends_in_one_whole_commit(
     assert receipt.revision == hub.repos["dataset", REPO].branches["main"]
     if fault.kind == "rate_limit":
         assert max(naps) >= 7
+
+
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("error", "GET", "xet-write-token"),
+        Fault("drop", "GET", "xet-write-token"),
+        Fault("error", "POST", "/commit/"),
+        Fault("lose_response", "POST", "/commit/"),
+    ],
+    ids=lambda fault: f"{fault.kind}-{fault.pattern.strip('/')}",
+)
+def test_a_stumble_over_xet_ends_in_one_whole_commit(hub: HubServer, plan: PublicationPlan, fault: Fault) -> None:
+    fault = dataclasses.replace(fault)
+    hub.faults.append(fault)
+    send(hub, plan)
+    assert fault.times == 0, "the fault never struck"
+    assert_whole(hub, plan)
+    assert commits(hub, plan) == 1
+
+
+@pytest.mark.parametrize("hub", ["xet"], indirect=True)
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(401, "refuses this token for org/facts-graded"), (403, "refuses this token"), (404, "HF_HUB_DISABLE_XET=1")],
+)
+def test_xet_storage_that_refuses(hub: HubServer, plan: PublicationPlan, status: int, says: str) -> None:
+    hub.faults.append(Fault("error", "GET", "xet-write-token", status=status, times=10**6))
+    with pytest.raises(HubError, match=says) as caught:
+        send(hub, plan)
+    assert "\n" not in str(caught.value)
+    assert commits(hub, plan) == 0
+    assert hub.count("GET", "xet-write-token") == 1, "the storage's own client knows when to try again"
+    hub.faults.clear()
+    send(hub, plan)
+    assert_whole(hub, plan)
 
 
 def test_somebody_else_commits_meanwhile(hub: HubServer, plan: PublicationPlan) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,9 @@ import pytest
 from sftknow.errors import HubError, RunError
 from sftknow.hub.client import Patience
 from sftknow.hub.publish import plan_publication, publish
-from sftknow.hub.pull import pull
+from sftknow.hub.pull import origin, pull
 from sftknow.storage.mastery_data import MasteryData
+from tests.hub.conftest import both_ways
 from tests.hub_server import Fault, HubServer
 
 REPO = "org/facts-graded"
@@ -109,6 +113,54 @@ def test_a_stumble_is_survived(hub: HubServer, published: str, fault: Fault) -> 
     hub.faults.append(fault)
     assert MasteryData(fetch(hub)).bucket("test", 3)
     assert fault.times == 0, "the fault never struck"
+
+
+@both_ways
+def test_over_both_ways(hub: HubServer, restored_model: Path) -> None:
+    publish(plan_publication(restored_model, "org/model"), endpoint=hub.endpoint, token="hf_test")
+    folder = fetch(hub, "org/model")
+    assert (folder / "model.safetensors").read_bytes() == (restored_model / "model.safetensors").read_bytes()
+    assert (hub.count("GET", "xet-read-token") > 0) == (hub.xet is not None)
+
+
+def test_an_interrupted_download_goes_on(hub: HubServer, tmp_path: Path) -> None:
+    weights = bytes(range(256)) * 100_000
+    hub.put("model", "org/model", {"config.json": b"{}", "model.safetensors": weights})
+    hub.faults.append(Fault("cut", "GET", "/resolve/.*safetensors"))
+    folder = fetch(hub, "org/model", local_dir=tmp_path / "out")
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert not hub.faults
+    assert any(int(asked.removeprefix("bytes=").partition("-")[0]) > 0 for asked in hub.ranges), "it started over"
+
+
+def test_two_processes_pull_the_same(hub: HubServer, published: str, tmp_path: Path) -> None:
+    script = f"from sftknow.hub.pull import origin, pull; print(pull({REPO!r}))"
+    environment = {**os.environ, **hub.environment(tmp_path / "home")}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    done = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], done
+    assert done[0][0] == done[1][0]
+    assert MasteryData(done[0][0].strip()).bucket("test", 3)
+
+
+@pytest.mark.parametrize("kind", ["error", "drop"])
+def test_a_hub_that_breaks_in_the_middle_is_one_line(hub: HubServer, published: str, kind: str) -> None:
+    hub.faults.append(Fault(kind, "HEAD", "/resolve/", times=10**6, status=503))  # type: ignore[arg-type]
+    with pytest.raises(HubError, match="again") as caught:
+        fetch(hub)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pulled_folder_knows_where_it_came_from(hub: HubServer, published: str) -> None:
+    found = origin(fetch(hub))
+    assert found is not None
+    assert (found.repo_id, found.repo_type, found.commit) == (REPO, "dataset", published)
+    assert origin("graded") is None
 
 
 def test_a_push_that_did_not_finish_is_not_taken_for_a_data_set(hub: HubServer) -> None:

@@ -1,0 +1,82 @@
+"""Templates of ``hub_cards/`` into markdown: strictly, so that no card shows a blank."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from sftknow.errors import HubError
+from sftknow.records import BUCKETS, MetricValue, Split
+from sftknow.resources import card_folder
+
+PAPER = "2509.16596"
+"""arXiv number of the paper whose method this is."""
+
+SPLIT_WORDS: Mapping[Split, str] = {
+    "train": "training facts",
+    "dev": "in-domain, dev",
+    "test": "in-domain, test",
+    "testood": "out-of-domain, test",
+}
+
+
+def refuse_blanks(value: Any, repo_id: str, where: str = "card") -> None:
+    """Raise HubError where a text in the context is empty, or a collection that a table is made of."""
+    if isinstance(value, str) and not value.strip():
+        raise HubError(f"{where} of {repo_id} is blank: the artifacts it is made from do not name it", repo_id=repo_id)
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            refuse_blanks(getattr(value, field.name), repo_id, f"{where}.{field.name}")
+    elif isinstance(value, Mapping):
+        for key, entry in value.items():
+            refuse_blanks(entry, repo_id, f"{where}[{key}]")
+    elif isinstance(value, tuple):
+        for entry in value:
+            refuse_blanks(entry, repo_id, where)
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of ``hub_cards/``, rendered strictly."""
+    page = _environment(card_folder()).get_template(template)
+    return page.render(paper=PAPER, split_words=SPLIT_WORDS, buckets=BUCKETS, **values)
+
+
+@functools.cache
+def _environment(folder: Path) -> Environment:
+    # Markdown, not HTML: escaping would turn apostrophes into entities.
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["percent"] = lambda share: "undefined" if math.isnan(share) else f"{100 * share:.1f} %"
+    environment.filters["thousands"] = lambda count: f"{count:,}"
+    environment.filters["score"] = _score
+    return environment
+
+
+def _score(value: MetricValue | None) -> str:
+    if value is None:
+        return "not scored"
+    low, high = interval(value)
+    return f"{100 * value.value:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def interval(value: MetricValue) -> tuple[float, float]:
+    """The 95 % interval of an accuracy: Wilson's for one bucket, ± 1.96 standard errors for a mean of buckets."""
+    z = 1.959964
+    if "_bucket_" not in value.task:
+        spread = 0.0 if math.isnan(value.stderr) else z * value.stderr
+        return max(0.0, value.value - spread), min(1.0, value.value + spread)
+    n, p = value.count, value.value
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
