@@ -11,11 +11,14 @@ from collections.abc import Sequence
 
 from sftknow import __version__
 from sftknow.cli import (
+    ability,
     changes,
+    compare,
     divergence,
     evaluate,
     grade,
     lab,
+    materialize,
     publish,
     pull,
     report,
@@ -26,7 +29,10 @@ from sftknow.cli import (
 )
 from sftknow.errors import SftknowError
 
-_COMMANDS = (run, grade, sft, evaluate, divergence, changes, restore, report, publish, pull, lab, tasks)
+_COMMANDS = (
+    run, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish, pull, lab,
+    tasks,
+)  # fmt: skip
 
 # The Hub's clients read these once, at import. Nothing leaves the machine that was not asked for.
 _QUIET_HUB = {

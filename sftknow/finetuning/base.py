@@ -11,7 +11,7 @@ import torch
 from sftknow.errors import DeviceError, ModelError
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.records import ModelRef
-from sftknow.storage.models import load_model, load_tokenizer
+from sftknow.storage.models import load_model, load_tokenizer, named_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,8 @@ class LoadedBase:
     """The commit on the Hub that was loaded, or what the reference names; None for a local folder."""
     dtype: str
     """Dtype of the weights in memory."""
+    named_dtype: str | None
+    """The dtype that its config names for loading; the fine-tuned model's will name it too."""
     model: Any
     """A transformers causal LM on the CPU."""
     tokenizer: Any
@@ -55,7 +57,14 @@ def load_base(ref: ModelRef, recipe: SFTRecipe) -> LoadedBase:
             "would have to grow; resize the base first or give the tokenizer that belongs to it"
         )
     revision = getattr(model.config, "_commit_hash", None) or ref.revision
-    return LoadedBase(ref=ref, revision=revision, dtype=recipe.load_dtype, model=model, tokenizer=tokenizer)
+    return LoadedBase(
+        ref=ref,
+        revision=revision,
+        dtype=recipe.load_dtype,
+        named_dtype=named_dtype(ref),
+        model=model,
+        tokenizer=tokenizer,
+    )
 
 
 def check_device(recipe: SFTRecipe) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.errors import ModelError, RecipeError
-from sftknow.prompts import answer_text, prompt_ids, question_prompt
+from sftknow.prompts import answer_text, prompt_ids, prompt_text
 from sftknow.records import Fact
 
 IGNORED = -100
@@ -33,8 +33,7 @@ class Example:
 def chat_template() -> str:
     """The Jinja source of appendix A's prompt, as transformers' chat templates are written.
 
-    Rendered and tokenised it gives the ids of `encode`, unless a tokenizer treats the text behind a written-out BOS
-    otherwise than that behind one of its own (SentencePiece with ``legacy=False``): there the first token differs.
+    Rendered and tokenised without further special tokens it gives the ids of `encode`.
     """
     return Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8").rstrip("\n")
 
@@ -51,11 +50,9 @@ def answer_ids(tokenizer: Any, question: str, answer: str) -> list[int]:
         question: the question's text.
         answer: the answer's text.
     """
-    prompt = question_prompt(question)
-    alone: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    whole: list[int] = tokenizer(prompt + answer_text(answer, tokenizer.eos_token), add_special_tokens=False)[
-        "input_ids"
-    ]
+    alone = prompt_ids(tokenizer, question)
+    text = prompt_text(tokenizer, question) + answer_text(answer, tokenizer.eos_token)
+    whole: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     if whole[: len(alone)] == alone and whole[-1] == tokenizer.eos_token_id:
         return whole[len(alone) :]
     apart: list[int] = tokenizer(answer_text(answer, ""), add_special_tokens=False)["input_ids"]

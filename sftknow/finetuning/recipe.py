@@ -14,6 +14,37 @@ SCHEDULERS = ("cosine", "linear", "constant", "constant_with_warmup")
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters (Hu et al. 2022). The paper's Table 7 names the method and no settings; these are peft's usual.
+
+    Raises:
+        RecipeError: a value out of range.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    """The adapters' product is scaled by alpha ÷ rank."""
+    dropout: float = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Names of layers, or ``all-linear``: every linear layer but the output head."""
+    learning_rate: float | None = None
+    """None for the recipe's own; adapters usually take ten times that."""
+
+    def __post_init__(self) -> None:
+        for name in ("rank", "alpha"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise RecipeError(f"lora.{name} is {value!r}; give a whole number of at least 1")
+        _number("lora.dropout", self.dropout, least=0.0)
+        if self.dropout >= 1:
+            raise RecipeError(f"lora.dropout is {self.dropout!r}; give a share below 1")
+        if self.learning_rate is not None:
+            _number("lora.learning_rate", self.learning_rate, above=0.0)
+        if not self.target_modules:
+            raise RecipeError("lora.target_modules is empty; name layers, or all-linear")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SFTRecipe:
     """The paper's training (3.3) by default: batch 8, one epoch, AdamW, cosine, 1e-5.
 
@@ -28,7 +59,10 @@ class SFTRecipe:
     learning_rate: float = 1e-5
     """Peak learning rate."""
     batch_size: int = 8
-    """Examples behind one update, that is the effective batch; all of them go through the one device at once."""
+    """Examples behind one update, that is the effective batch."""
+    per_device_batch_size: int | None = None
+    """Examples that go through the device at once; gradients are summed over as many passes as the effective batch
+    needs. None for the whole batch at once."""
     epochs: int = 1
     """Passes over the facts, each in the order of the draw."""
     optimizer: str = "adamw_torch"
@@ -52,6 +86,9 @@ class SFTRecipe:
     max_length: int = 256
     """Longest allowed example in tokens. Nothing is ever cut: a longer one is an error, as its answer would be lost."""
 
+    lora: LoraSettings | None = None
+    """Train low-rank adapters and merge them in, instead of training the weights themselves."""
+
     def __post_init__(self) -> None:
         for name in ("load_dtype", "compute_dtype", "save_dtype"):
             _one_of(name, getattr(self, name), DTYPES)
@@ -70,6 +107,16 @@ class SFTRecipe:
         if type(self.answer_only_loss) is not bool:
             raise RecipeError(f"answer_only_loss is {self.answer_only_loss!r}; give true or false")
         self._check_dtypes()
+        once = self.per_device_batch_size
+        if once is not None and (type(once) is not int or once < 1 or self.batch_size % once):
+            raise RecipeError(
+                f"per_device_batch_size is {once!r}, which does not divide batch_size {self.batch_size}; give a divisor"
+            )
+
+    @property
+    def at_once(self) -> int:
+        """Examples that go through the device at once."""
+        return self.per_device_batch_size or self.batch_size
 
     def _check_dtypes(self) -> None:
         if self.load_dtype == "float16":

@@ -8,39 +8,46 @@ from __future__ import annotations
 
 import copy
 import gc
-import math
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import GenerationConfig, PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from transformers import GenerationConfig
 
 from sftknow import __version__
-from sftknow.errors import CheckpointError, DeviceError, MasteryDataError, ModelError
+from sftknow.errors import CheckpointError, MasteryDataError, ModelError
 from sftknow.finetuning.base import LoadedBase, check_device, load_base
-from sftknow.finetuning.determinism import deterministic_algorithms
 from sftknow.finetuning.examples import Example, chat_template, encode
+from sftknow.finetuning.lora import merged, prepare
 from sftknow.finetuning.recipe import SFTRecipe
-from sftknow.progress import progress
+from sftknow.finetuning.snapshots import Snapshots
+from sftknow.finetuning.trainer import train_in_place
 from sftknow.records import Fact, ModelRef, TrainedModel
 from sftknow.storage.artifacts import atomic_folder, digest, write_json
 from sftknow.storage.manifests import MANIFEST, write_manifest
-from sftknow.storage.models import quiet_libraries
+from sftknow.storage.models import name_dtype, quiet_libraries
 
-__all__ = ["LoadedBase", "fine_tune", "load_base"]
+__all__ = ["LoadedBase", "TrainingOptions", "TrainingSet", "fine_tune", "fine_tune_on", "load_base"]
 
 LOSS_CURVE = "loss.json"
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers", "safetensors")
 _BESIDE_WEIGHTS = 64 * 2**20
 """Bytes allowed for tokenizer, configuration and notes when free space is checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What goes on beside a training and leaves its weights as they are."""
+
+    report_to: tuple[str, ...] = ()
+    """Trackers of transformers' own, such as ``trackio`` or ``wandb``; none by default: nothing leaves the machine."""
+    save_steps: int | None = None
+    """Steps between two snapshots from which a start after a kill goes on; None for none."""
 
 
 def fine_tune(
@@ -52,6 +59,7 @@ def fine_tune(
     seed: int,
     manifest: Mapping[str, Any],
     loaded: LoadedBase | None = None,
+    options: TrainingOptions | None = None,
 ) -> TrainedModel:
     """Fine-tune a base on facts and write the whole checkpoint to `out`, or nothing.
 
@@ -70,6 +78,7 @@ def fine_tune(
             known here (path and revision). The bucket noted in ``sft``, beside recipe, seed, size, fact ids, data hash
             and versions, is its ``bucket``, or that of its ``draw``, or null.
         loaded: the same base from `load_base`, to train many models from one load; it is not changed. None loads it.
+        options: what goes on beside the training: tracking, snapshots. None for neither.
 
     Raises:
         MasteryDataError: no facts.
@@ -81,6 +90,63 @@ def fine_tune(
     """
     if not facts:
         raise MasteryDataError("there are no facts to train on; draw at least one")
+
+    def encoded(tokenizer: Any, positions: int | None) -> TrainingSet:
+        examples = encode(
+            tokenizer,
+            facts,
+            answer_only_loss=recipe.answer_only_loss,
+            max_length=recipe.max_length,
+            positions=positions,
+        )
+        return TrainingSet(
+            examples=examples,
+            record={
+                "size": len(facts),
+                "bucket": manifest.get("bucket", manifest.get("draw", {}).get("bucket")),
+                "fact_ids": [fact.id for fact in facts],
+                "data_sha256": digest([[fact.question, fact.object] for fact in facts]),
+            },
+        )
+
+    return fine_tune_on(base, encoded, out, recipe=recipe, seed=seed, manifest=manifest, loaded=loaded, options=options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """Training sequences and what ``sftknow.json`` says of where they come from."""
+
+    examples: Sequence[Example]
+    """In training order, at least one."""
+    record: Mapping[str, Any]
+    """Goes into ``sft``: ``size`` and ``data_sha256`` at least."""
+
+
+def fine_tune_on(
+    base: ModelRef,
+    encoded: Callable[[Any, int | None], TrainingSet],
+    out: Path,
+    *,
+    recipe: SFTRecipe,
+    seed: int,
+    manifest: Mapping[str, Any],
+    loaded: LoadedBase | None = None,
+    options: TrainingOptions | None = None,
+) -> TrainedModel:
+    """As `fine_tune`, on any sequences.
+
+    Args:
+        base: the model to start from.
+        encoded: makes the training set from the tokenizer and the longest sequence that the model takes (None: no
+            limit); what it raises is raised before any training.
+        out: as `fine_tune`.
+        recipe: as `fine_tune`.
+        seed: as `fine_tune`.
+        manifest: as `fine_tune`.
+        loaded: as `fine_tune`.
+        options: as `fine_tune`.
+    """
+    options = options or TrainingOptions()
     _check_place(out, base)
     check_device(recipe)
     if loaded is None:
@@ -91,28 +157,40 @@ def fine_tune(
             raise ValueError(f"loaded is {loaded.ref} in {loaded.dtype}, not {base} in {recipe.load_dtype}")
         model = loaded.copy_model()
     tokenizer = loaded.tokenizer
-    examples = encode(
-        tokenizer,
-        facts,
-        answer_only_loss=recipe.answer_only_loss,
-        max_length=recipe.max_length,
-        positions=getattr(model.config.get_text_config(), "max_position_embeddings", None),
-    )
+    data = encoded(tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
     _check_space(out, model, getattr(torch, recipe.save_dtype))
     # What the checkpoint says about itself is the base's; the trainer writes its own notes into the model's.
     config, generation = copy.deepcopy(model.config), _generation_config(model, tokenizer)
     with atomic_folder(out) as partial, quiet_libraries():
-        curve, device = _train(model, tokenizer, examples, partial / "trainer", recipe=recipe, seed=seed)
+        snapshots = Snapshots(
+            out.with_name(f".{out.name}.trainer"),
+            every=options.save_steps,
+            key=digest([asdict(recipe), seed, data.record, str(base), manifest.get("base")]),
+        )
+        model = prepare(model, recipe.lora, seed)
+        curve, device = train_in_place(
+            model,
+            tokenizer,
+            data.examples,
+            partial / "trainer",
+            snapshots=snapshots,
+            recipe=recipe,
+            seed=seed,
+            report_to=options.report_to,
+            name=out.name,
+        )
+        shutil.rmtree(partial / "trainer", ignore_errors=True)
+        model = merged(model, recipe.lora)
         model.config, model.generation_config = config, generation
         _save(model, tokenizer, partial, getattr(torch, recipe.save_dtype))
+        # A base that loads in float32 has a fine-tuned model that does, whatever it is stored in: widening loses nothing,
+        # and others then score it in the arithmetic that it was scored in here.
+        name_dtype(partial, "float32" if loaded.named_dtype == "float32" else None)
         write_json(partial / LOSS_CURVE, curve)
         sft = {
             "recipe": asdict(recipe),
             "seed": seed,
-            "size": len(facts),
-            "bucket": manifest.get("bucket", manifest.get("draw", {}).get("bucket")),
-            "fact_ids": [fact.id for fact in facts],
-            "data_sha256": digest([[fact.question, fact.object] for fact in facts]),
+            **data.record,
             "steps": len(curve),
             "final_loss": curve[-1]["loss"],
             "device": device,
@@ -120,6 +198,7 @@ def fine_tune(
         }
         origin = {"path": base.path, "revision": loaded.revision, **manifest.get("base", {})}
         write_manifest(partial, "model", {**manifest, "base": origin, "sft": sft})
+    snapshots.clear()
     # The trainer's patches make cycles out of the model; without this a grid would hold several models at a time.
     del model
     gc.collect()
@@ -130,104 +209,6 @@ def fine_tune(
         steps=len(curve),
         final_loss=curve[-1]["loss"],
     )
-
-
-class _SilentTrainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer without its report of every training to the Hub: nothing leaves the machine unasked."""
-
-    def _send_telemetry(self) -> None:
-        return
-
-
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Moves the bar and stops a training that has diverged, instead of letting it save noise."""
-
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
-        loss = logs.get("loss")
-        if loss is None:
-            return
-        if not math.isfinite(loss):
-            raise ModelError(f"the training diverged: loss is {loss} at step {state.global_step}; lower learning_rate")
-        self.bar.set_postfix_str(f"loss {loss:.3f}")
-
-
-def _trainer(
-    model: Any, tokenizer: Any, examples: Sequence[Example], scratch: Path, *, recipe: SFTRecipe, seed: int
-) -> Any:
-    """The SFTTrainer of one training, its collator and order of examples included."""
-    config = SFTConfig(
-        output_dir=str(scratch),
-        seed=seed,
-        learning_rate=recipe.learning_rate,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=1,
-        num_train_epochs=recipe.epochs,
-        optim=recipe.optimizer,
-        lr_scheduler_type=recipe.lr_scheduler,
-        warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of the steps
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.autocast == "bfloat16",
-        fp16=recipe.autocast == "float16",
-        use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="sequential",
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        activation_checkpointing=False,
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        log_level="error",
-        disable_tqdm=True,
-    )
-    # One device, whatever else is in the machine: otherwise the effective batch would be a multiple of batch_size.
-    config._n_gpu = min(config.n_gpu, 1)
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    trainer = _SilentTrainer(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_dict(
-            {"input_ids": [e.input_ids for e in examples], "labels": [e.labels for e in examples]}
-        ),
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=pad),
-        processing_class=tokenizer,
-    )
-    trainer.remove_callback(PrinterCallback)
-    wanted = {"bfloat16": "bf16", "float16": "fp16", None: "no"}[recipe.autocast]
-    if trainer.accelerator.mixed_precision != wanted:
-        raise DeviceError(
-            f"accelerate is set to mixed precision {trainer.accelerator.mixed_precision} and the recipe asks for "
-            f"{recipe.compute_dtype}; unset ACCELERATE_MIXED_PRECISION"
-        )
-    return trainer
-
-
-def _train(
-    model: Any, tokenizer: Any, examples: Sequence[Example], scratch: Path, *, recipe: SFTRecipe, seed: int
-) -> tuple[list[dict[str, float]], str]:
-    """Train the model in place; return the loss curve and the device. Leaves nothing on disk."""
-    steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
-    with deterministic_algorithms(), progress(steps, "fine-tuning", unit="steps") as bar:
-        trainer = _trainer(model, tokenizer, examples, scratch, recipe=recipe, seed=seed)
-        trainer.add_callback(_Watch(bar))
-        trainer.train()
-    if scratch.exists():
-        shutil.rmtree(scratch)
-    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
-    names = ("step", "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy")
-    curve = [{name: entry[name] for name in names if name in entry} for entry in entries]
-    if len(curve) != steps:
-        raise RuntimeError(f"{len(curve)} steps were logged where {steps} were planned")
-    return curve, trainer.args.device.type
 
 
 def _save(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:

@@ -10,6 +10,7 @@ from sftknow.hub.pull import pull
 from sftknow.records import ModelRef
 from sftknow.resources import lab_folder
 from sftknow.storage.artifacts import digest, file_sha256
+from sftknow.storage.checkpoint_index import DELTA_INDEX, stored_small
 from sftknow.storage.manifests import MANIFEST, write_manifest
 
 _HASHED_WHOLE = 2**30
@@ -31,8 +32,8 @@ def resolve_base(path: str, revision: str | None, dtype: str | None) -> BaseMode
     """Find the base model; from the Hub it is pulled at a commit.
 
     Args:
-        path: ``lab``, a folder, or ``org/name``.
-        revision: on the Hub.
+        path: ``lab``, a folder, or ``org/name`` or ``org/name@revision``.
+        revision: on the Hub; goes before one in the path.
         dtype: to load in.
 
     Raises:
@@ -46,10 +47,14 @@ def resolve_base(path: str, revision: str | None, dtype: str | None) -> BaseMode
     elif Path(path).is_dir():
         folder, name = Path(path).resolve(), path
     elif path.count("/") == 1 and not path.startswith((".", "/", "~")):
-        folder = pull(f"{path}@{revision}" if revision else path, repo_type="model")
-        name = f"{path}@{folder.name}"
+        named = ModelRef.parse(path)
+        wanted = revision or named.revision
+        folder = pull(f"{named.path}@{wanted}" if wanted else named.path, repo_type="model")
+        name = f"{named.path}@{folder.name}"
     else:
         raise ModelError(f"there is no model at {path}; give a folder, org/name on the Hub, or `lab`")
+    if (folder / DELTA_INDEX).is_file():
+        raise ModelError(stored_small(folder))
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json: it is no model folder")
     return BaseModel(ref=ModelRef(path=str(folder), dtype=dtype), name=name, sha256=weights_sha256(folder))

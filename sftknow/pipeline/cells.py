@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sftknow.errors import RecipeError
 from sftknow.recipes.schema import GridSection
 
-_NAME = re.compile(r"^(?:b(?P<bucket>[0-4])|mixed)-n(?P<size>\d+|all)-s(?P<seed>\d+)$")
+_NAME = re.compile(r"^(?:b(?P<bucket>[0-4])|mixed|(?P<lora>lora))-n(?P<size>\d+|all)-s(?P<seed>\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +20,13 @@ class Cell:
     size: int | None
     """Number of training facts; None for all of the bucket."""
     seed: int
+    lora: bool = False
+    """Trained with LoRA; such a cell draws over all buckets (paper, Table 7)."""
 
     @property
     def name(self) -> str:
-        """Such as ``b2-n240-s0`` or ``mixed-nall-s1``."""
-        source = "mixed" if self.bucket is None else f"b{self.bucket}"
+        """Such as ``b2-n240-s0``, ``mixed-nall-s1`` or ``lora-n240-s0``."""
+        source = "lora" if self.lora else "mixed" if self.bucket is None else f"b{self.bucket}"
         return f"{source}-n{'all' if self.size is None else self.size}-s{self.seed}"
 
     @classmethod
@@ -39,15 +40,17 @@ class Cell:
             bucket=None if bucket is None else int(bucket),
             size=None if size == "all" else int(size),
             seed=int(match["seed"]),
+            lora=match["lora"] is not None,
         )
 
 
 def grid_cells(grid: GridSection) -> list[Cell]:
     """All cells of the grid, bucket by bucket, small sizes first."""
-    buckets: Sequence[int | None] = [*grid.buckets, None] if grid.mixed else list(grid.buckets)
+    sources: list[tuple[int | None, bool]] = [(bucket, False) for bucket in grid.buckets]
+    sources += [(None, False)] * grid.mixed + [(None, True)] * grid.lora
     return [
-        Cell(bucket=bucket, size=None if size == "all" else size, seed=seed)
-        for bucket in buckets
+        Cell(bucket=bucket, size=None if size == "all" else size, seed=seed, lora=lora)
+        for bucket, lora in sources
         for size in grid.sizes
         for seed in grid.seeds
     ]

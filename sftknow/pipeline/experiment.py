@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 
-from sftknow.answers import Synonyms
-from sftknow.errors import RecipeError
-from sftknow.evaluation.harness import Harness
-from sftknow.evaluation.results import read_eval, write_eval
-from sftknow.facts.sources import FactSet, load_facts
-from sftknow.facts.topics import Topic, load_topics
-from sftknow.finetuning.recipe import SFTRecipe
-from sftknow.finetuning.train import LoadedBase, load_base
-from sftknow.parameters.change import analyse
-from sftknow.parameters.restore import restore
-from sftknow.parameters.tables import read_analysis, write_analysis
-from sftknow.pipeline.base import BaseModel, link_base, resolve_base, weights_sha256
-from sftknow.pipeline.cells import Cell, grid_cells, level_name
+from sftknow.errors import RecipeError, RunError, SftknowError
+from sftknow.evaluation.results import read_eval
+from sftknow.pipeline.base import link_base, resolve_base
+from sftknow.pipeline.cell_stages import CellStages, evaluate
+from sftknow.pipeline.cells import level_name
 from sftknow.pipeline.exposures import write_exposures
-from sftknow.pipeline.grading import grade_dataset, grading_inputs
+from sftknow.pipeline.grading import describe_facts, grade_dataset, grading_inputs, topics_sha256
 from sftknow.pipeline.provenance import provenance
-from sftknow.pipeline.training import dataset_reference, restored_manifest, train_cell
+from sftknow.pipeline.references import dataset_reference
+from sftknow.pipeline.stored_cells import store_small
+from sftknow.pipeline.workbench import Workbench
 from sftknow.recipes.load import dump_recipe
 from sftknow.recipes.schema import Recipe
-from sftknow.records import EvalRun, ModelRef
 from sftknow.report.compose import write_report
-from sftknow.storage.artifacts import RunDirectory, digest, write_json, write_text
-from sftknow.storage.mastery_data import MasteryData
-from sftknow.tokens.analysis import measure_divergence
-from sftknow.tokens.base import BaseView, measure_base
-from sftknow.tokens.forward import load_for_logits
-from sftknow.tokens.selection import select_prompts
-from sftknow.tokens.tables import write_divergence
+from sftknow.storage.artifacts import RunDirectory, write_json, write_text
 
 HEADLINE = "cbqa_mastery_{split}"
 
@@ -42,8 +29,8 @@ HEADLINE = "cbqa_mastery_{split}"
 class Experiment:
     """A recipe at work in a run directory that the caller holds open.
 
-    The order of the methods below is the order of the paper: facts, mastery, fine-tuning, accuracy, divergence,
-    parameters, restoration, report. `run` calls them all.
+    The order is the order of the paper: facts, mastery, and for every cell of the grid fine-tuning, accuracy,
+    divergence and parameters; then restoration and the report. `run` does it all.
 
     Args:
         recipe: what to do.
@@ -53,132 +40,66 @@ class Experiment:
 
     def __init__(self, recipe: Recipe, directory: RunDirectory, say: Callable[[str], None] = print) -> None:
         self.recipe = recipe
-        self.directory = directory
         self.path = directory.path
         self.say = say
-
-    # ---- what the stages share, made at first use -------------------------------------------------------------
-
-    @cached_property
-    def base(self) -> BaseModel:
-        model = self.recipe.model
-        return resolve_base(model.path, model.revision, model.dtype)
-
-    @cached_property
-    def topics(self) -> dict[str, Topic]:
-        extra = self.recipe.facts.topics
-        return load_topics(Path(extra) if extra else None)
-
-    @cached_property
-    def synonyms(self) -> Synonyms:
-        extra = self.recipe.facts.synonyms
-        return Synonyms.load(Path(extra) if extra else None)
-
-    @cached_property
-    def facts(self) -> FactSet:
-        section = self.recipe.facts
-        return load_facts(
-            section.source, topics=self.topics, synonyms=self.synonyms, limit=section.limit, seed=section.seed
-        )
-
-    @cached_property
-    def dataset(self) -> MasteryData:
-        return MasteryData(self.path / "mastery" / "dataset")
-
-    @cached_property
-    def cells(self) -> list[Cell]:
-        """The grid's cells that the graded data can fill; a size beyond a bucket is an error before any training."""
-        cells = grid_cells(self.recipe.grid)
-        counts = [self.dataset.count("train", bucket) for bucket in range(5)]
-        for cell in cells:
-            there = sum(counts) if cell.bucket is None else counts[cell.bucket]
-            if there < (cell.size or 1):
-                raise RecipeError(
-                    f"{cell.name} asks for {cell.size or 'all'} training facts, but "
-                    f"{'the data set' if cell.bucket is None else f'bucket {cell.bucket}'} has {there}; "
-                    f"change grid.buckets or grid.sizes (facts per bucket: {counts})"
-                )
-        return cells
-
-    @cached_property
-    def _sft(self) -> SFTRecipe:
-        return SFTRecipe(**self.recipe.sft.model_dump())
-
-    @cached_property
-    def _loaded_base(self) -> LoadedBase:
-        return load_base(replace(self.base.ref, dtype=None), self._sft)
-
-    @cached_property
-    def _harness(self) -> Harness:
-        section = self.recipe.evaluation
-        return Harness(
-            self.dataset.folder,
-            splits=section.splits,
-            batch_size=self.recipe.model.batch_size,
-            device=self.recipe.model.device,
-            limit=section.limit,
-        )
-
-    @cached_property
-    def _base_view(self) -> BaseView:
-        section = self.recipe.divergence
-        model, tokenizer = load_for_logits(self.base.ref, device=self.recipe.model.device)
-        rows = self.dataset.bucket("test", 4)
-        selection = select_prompts(rows, {name: topic.templates for name, topic in self.topics.items()})
-        return measure_base(
-            model,
-            tokenizer,
-            selection,
-            window=section.window,
-            prompt=section.prompt,
-            batch_size=self.recipe.model.batch_size,
-        )
-
-    # ---- stages -----------------------------------------------------------------------------------------------
+        self.bench = Workbench(recipe, directory, say)
+        self.failed: dict[str, str] = {}
+        """Cells that failed, with the reason."""
 
     def run(self) -> Path:
-        """Do what is not done yet; return the path of ``report.html``."""
+        """Do what is not done yet; return the path of ``report.html``.
+
+        Raises:
+            RunError: a cell failed. The others are done all the same, and so is the report.
+        """
         self.write_inputs()
         self.grade()
-        cells = [self.fine_tune(cell) for cell in self.cells]
-        self.evaluate("base", self.path / "models" / "base")
-        for cell in cells:
-            self.evaluate(cell, self.path / "models" / cell)
-        for cell in cells:
-            self.diverge(cell)
-        for cell in cells:
-            self.analyse(cell)
-        best = self.best_cell()
-        for cell in self.cells_to_restore(best):
-            self.restore(cell)
-        self.choose(best)
-        return self.report()
+        bench = self.bench
+        cells = [CellStages(bench, cell) for cell in bench.cells]
+        to_restore = self._cells_named()
+        evaluate(bench, "base", self.path / "models" / "base", bench.base.sha256)
+        for name, model in self.recipe.grid.baselines.items():
+            self._guarded(name, partial(self.evaluate_baseline, name, model))
+        done = [cell for cell in cells if self._guarded(cell.name, partial(self._train_and_measure, cell))]
+        if done:
+            best = self.best(done)
+            chosen = [c for c in done if c.name in to_restore or (c is best and "best" in to_restore)]
+            restored = [
+                c for c in chosen if self._guarded(f"restoring {c.name}", partial(c.restore, self.restore_levels))
+            ]
+            if best in restored:
+                self.choose(best.name)
+        page = self.report()
+        self._tell_failures(len(cells))
+        return page
+
+    # ---- facts and mastery --------------------------------------------------------------------------------------
 
     def write_inputs(self) -> None:
         """Record the recipe and where everything comes from; refuse what cannot work before any work is done."""
-        self.say(f"facts: {len(self.facts.facts):,} from {self.facts.source}; base model: {self.base.name}")
-        for reason, count in self.facts.removed.items():
-            self.say(f"  left out: {count:,} ({reason})")
+        bench = self.bench
+        facts, base = bench.facts, bench.base
+        self.say(f"base model: {base.name}")
+        for line in describe_facts(facts, bench.topics, self.recipe.grading):
+            self.say(line)
         write_text(self.path / "recipe.yaml", dump_recipe(self.recipe))
-        hashes = {
-            "topics": digest({name: asdict(topic) for name, topic in self.topics.items()}),
-            "synonyms": self.synonyms.sha256,
-        }
-        write_json(self.path / "provenance.json", provenance(self.recipe, self.base, self.facts, hashes))
-        write_exposures(self.path / "facts" / "exposures.parquet", self.facts)
+        hashes = {"topics": topics_sha256(bench.topics), "synonyms": bench.synonyms.sha256}
+        write_json(self.path / "provenance.json", provenance(self.recipe, base, facts, hashes))
+        write_exposures(self.path / "facts" / "exposures.parquet", facts)
 
     def grade(self) -> None:
         """Sample every statement of every fact and write the mastery-split data set (paper, 3.1 and F.1)."""
-        section = self.recipe.grading
-        stage = self.directory.stage("mastery", grading_inputs(self.base, self.facts, self.topics, section))
+        bench, section = self.bench, self.recipe.grading
+        inputs = grading_inputs(bench.base, bench.facts, bench.topics, section)
+        stage = bench.directory.stage("mastery", inputs)
         if not stage.complete:
             self.say("grading: how well does the base model know each fact?")
             stage.start()
             grade_dataset(
-                self.base,
-                self.facts,
-                self.topics,
-                self.synonyms,
+                bench.base,
+                bench.facts,
+                bench.topics,
+                bench.synonyms,
                 section,
                 work=stage.folder,
                 out=stage.folder / "dataset",
@@ -186,102 +107,49 @@ class Experiment:
             )
             stage.finish()
         linked = self.path / "models" / "base"
-        link_base(self.base, linked, dataset_reference(self.dataset, linked))
+        link_base(bench.base, linked, dataset_reference(bench.dataset, linked))
 
-    def fine_tune(self, cell: Cell) -> str:
-        """Train one cell of the grid (paper, 3.3); return its name."""
-        stage = self.directory.stage(
-            f"models/{cell.name}",
-            {
-                "base": self.base.sha256,
-                "data": self.dataset.fingerprint,
-                "cell": asdict(cell),
-                "sft": asdict(self._sft),
-            },
+    # ---- the grid -------------------------------------------------------------------------------------------------
+
+    def _train_and_measure(self, cell: CellStages) -> None:
+        cell.fine_tune()
+        cell.measure()
+        if self.recipe.grid.storage == "delta":
+            store_small(self.bench.base, cell.folder)
+
+    def evaluate_baseline(self, name: str, model: str) -> None:
+        """Score a model that is not trained here, such as the base's instruct version (paper, Table 7)."""
+        found = resolve_base(model, None, self.recipe.model.named_dtype)
+        evaluate(self.bench, name, Path(found.ref.path), found.sha256)
+
+    def _guarded(self, name: str, work: Callable[[], object]) -> bool:
+        """Do one cell's work; note why it failed and go on with the others. A kill or Ctrl-C still ends the run."""
+        try:
+            work()
+        except SftknowError as error:
+            self._note_failure(name, str(error))
+            return False
+        except Exception as error:
+            # Not the user's to mend: what went wrong is kept whole for a bug report, and the other cells go on.
+            write_text(self.path / "failures" / f"{name.replace('/', '-')}.txt", traceback.format_exc())
+            self._note_failure(name, f"{type(error).__name__}: {error}; see failures/ in the run directory")
+            return False
+        return True
+
+    def _note_failure(self, name: str, reason: str) -> None:
+        self.failed[name] = reason
+        self.say(f"{name} failed: {reason}")
+
+    def _tell_failures(self, cells: int) -> None:
+        if not self.failed:
+            return
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in self.failed.items())
+        raise RunError(
+            f"{len(self.failed)} of {cells + len(self.recipe.grid.baselines)} models failed: {reasons}. The others and "
+            "the report are done; start the same command again to try these again"
         )
-        if not stage.complete:
-            self.say(f"fine-tuning {cell.name}")
-            stage.start()
-            trained = train_cell(
-                self.base, self.dataset, cell, stage.folder, recipe=self._sft, loaded=self._loaded_base
-            )
-            stage.finish({"steps": trained.steps, "final_loss": trained.final_loss})
-        return cell.name
 
-    def evaluate(self, name: str, checkpoint: Path) -> EvalRun:
-        """Score one model on the cbqa_mastery tasks (paper, 3.3)."""
-        section = self.recipe.evaluation
-        stage = self.directory.stage(
-            f"evaluation/{name}",
-            {
-                "weights": weights_sha256(checkpoint),
-                "dtype": self.recipe.model.dtype,
-                "data": self.dataset.fingerprint,
-                "splits": section.splits,
-                "limit": section.limit,
-            },
-        )
-        if not stage.complete:
-            self.say(f"evaluating {name}")
-            stage.start()
-            ref = ModelRef(path=str(checkpoint), dtype=self.recipe.model.dtype)
-            write_eval(stage.folder, self._harness.score_path(ref, name=name))
-            stage.finish()
-        return read_eval(stage.folder)
-
-    def diverge(self, cell: str) -> None:
-        """How far the first predicted token of a cell moved from the base's (paper, 4.1)."""
-        section = self.recipe.divergence
-        checkpoint = self.path / "models" / cell
-        stage = self.directory.stage(
-            f"divergence/{cell}",
-            {
-                "base": self.base.sha256,
-                "weights": weights_sha256(checkpoint),
-                "dtype": self.recipe.model.dtype,
-                "data": self.dataset.fingerprint,
-                "divergence": section.model_dump(),
-            },
-        )
-        if not stage.complete:
-            self.say(f"token divergence of {cell}")
-            stage.start()
-            ref = ModelRef(path=str(checkpoint), dtype=self.recipe.model.dtype)
-            model, tokenizer = load_for_logits(ref, device=self.recipe.model.device)
-            result = measure_divergence(
-                self._base_view, model, tokenizer, k=section.k, bootstrap=section.bootstrap, seed=0
-            )
-            write_divergence(stage.folder, result)
-            stage.finish()
-
-    def analyse(self, cell: str) -> None:
-        """Which parameters of a cell changed, and how much (paper, 5.1)."""
-        section = self.recipe.parameters
-        checkpoint = self.path / "models" / cell
-        stage = self.directory.stage(
-            f"changes/{cell}",
-            {"base": self.base.sha256, "weights": weights_sha256(checkpoint), "parameters": section.model_dump()},
-        )
-        if not stage.complete:
-            self.say(f"parameter changes of {cell}")
-            stage.start()
-            analysis = analyse(
-                Path(self.base.ref.path),
-                checkpoint,
-                section.levels,
-                region=section.region,
-                layers=section.layers,
-                strategy=section.strategy,
-                seed=section.seed,
-                epsilon=section.epsilon,
-                arithmetic=section.arithmetic,
-            )
-            write_analysis(stage.folder, analysis)
-            stage.finish()
-
-    def best_cell(self) -> str:
-        """The fine-tuned model with the highest mean accuracy on dev (on test where there is no dev)."""
-        return max((cell.name for cell in self.cells), key=lambda name: self._headline(name, self._choosing_split))
+    # ---- restoration ----------------------------------------------------------------------------------------------
 
     @property
     def _choosing_split(self) -> str:
@@ -290,47 +158,29 @@ class Experiment:
     def _headline(self, model: str, split: str) -> float:
         return read_eval(self.path / "evaluation" / model).value(HEADLINE.format(split=split)).value
 
-    def cells_to_restore(self, best: str) -> list[str]:
-        """Names of the cells that the recipe wants restored.
+    def best(self, cells: Sequence[CellStages]) -> CellStages:
+        """The fine-tuned model with the highest mean accuracy on dev (on test where there is no dev)."""
+        return max(cells, key=lambda cell: self._headline(cell.name, self._choosing_split))
+
+    def _cells_named(self) -> set[str]:
+        """Names of the cells that the recipe wants restored; ``best`` may be among them.
 
         Raises:
             RecipeError: it names a cell that is not in the grid.
         """
-        wanted = self.recipe.restore.cells
-        names = [cell.name for cell in self.cells]
+        wanted, names = self.recipe.restore.cells, [cell.name for cell in self.bench.cells]
         if wanted == "all":
-            return names
-        chosen: list[str] = []
-        for name in ("best",) if wanted == "best" else wanted:
-            if name != "best" and name not in names:
+            return {*names, "best"}
+        asked = {"best"} if wanted == "best" else set(wanted)
+        for name in sorted(asked - {"best"}):
+            if name not in names:
                 raise RecipeError(f"restore.cells: {name} is not in the grid; it has {', '.join(names)}")
-            resolved = best if name == "best" else name
-            if resolved not in chosen:
-                chosen.append(resolved)
-        return chosen
+        return asked
 
     @property
     def restore_levels(self) -> Sequence[str]:
         """Levels that are restored; they must be among the analysed ones."""
         return self.recipe.restore.levels or self.recipe.parameters.levels
-
-    def restore(self, cell: str) -> None:
-        """Set a cell's most changed parameters back, level by level, and score each (paper, 5.2)."""
-        tuned = self.path / "models" / cell
-        plan = read_analysis(self.path / "changes" / cell).plan
-        for level in self.restore_levels:
-            name = f"{cell}/{level_name(level)}"
-            stage = self.directory.stage(
-                f"restored/{name}",
-                {"base": self.base.sha256, "weights": weights_sha256(tuned), "plan": plan, "level": level},
-            )
-            if not stage.complete:
-                self.say(f"restoring {level} of {cell}")
-                stage.start()
-                manifest = restored_manifest(self.base, tuned, stage.folder)
-                restored = restore(Path(self.base.ref.path), tuned, plan, level, stage.folder, manifest=manifest)
-                stage.finish({"restored": restored.restored})
-            self.evaluate(f"{cell}@{level_name(level)}", stage.folder)
 
     def choose(self, cell: str) -> None:
         """Choose the level on dev and confirm it on test; the paper chooses on test."""
@@ -345,14 +195,10 @@ class Experiment:
         }
         write_json(
             self.path / "choice.json",
-            {
-                "cell": cell,
-                "level": level,
-                "model": models[level],
-                "chosen_on": split,
-                **scores,
-            },
+            {"cell": cell, "level": level, "model": models[level], "chosen_on": split, **scores},
         )
+
+    # ---- the end --------------------------------------------------------------------------------------------------
 
     def report(self) -> Path:
         """Tables, figures and the page."""

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Any
 
-from sftknow.finetuning.recipe import SFTRecipe
-from sftknow.finetuning.train import LoadedBase, fine_tune
+from sftknow.finetuning.recipe import LoraSettings, SFTRecipe
+from sftknow.finetuning.train import LoadedBase, TrainingOptions, fine_tune
 from sftknow.pipeline.base import BaseModel
 from sftknow.pipeline.cells import Cell
+from sftknow.pipeline.references import base_reference as base_reference
+from sftknow.pipeline.references import dataset_reference as dataset_reference
+from sftknow.pipeline.references import restored_manifest as restored_manifest
+from sftknow.recipes.schema import LoraSection, SFTSection
 from sftknow.records import ModelRef, TrainedModel, to_json
-from sftknow.storage.manifests import read_manifest
 from sftknow.storage.mastery_data import MasteryData
 from sftknow.training_data.draws import draw
 
 
-def dataset_reference(dataset: MasteryData, model: Path) -> dict[str, str]:
-    """How a model's manifest names its graded data set: relative to the model, so that both can be moved together."""
-    return {"path": os.path.relpath(dataset.folder, model), "fingerprint": dataset.fingerprint}
+def sft_recipe(section: SFTSection, lora: LoraSection | None = None) -> SFTRecipe:
+    """The recipe of a training, with adapters where their settings are given.
 
-
-def base_reference(base: BaseModel) -> dict[str, Any]:
-    """How a model's manifest names its base."""
-    return {"path": base.name, "sha256": base.sha256}
+    Raises:
+        RecipeError: dtypes or batches that cannot go together.
+    """
+    return SFTRecipe(**section.model_dump(), lora=LoraSettings(**lora.model_dump()) if lora else None)
 
 
 def train_cell(
-    base: BaseModel, dataset: MasteryData, cell: Cell, out: Path, *, recipe: SFTRecipe, loaded: LoadedBase | None = None
+    base: BaseModel,
+    dataset: MasteryData,
+    cell: Cell,
+    out: Path,
+    *,
+    recipe: SFTRecipe,
+    loaded: LoadedBase | None = None,
+    options: TrainingOptions | None = None,
 ) -> TrainedModel:
     """Draw the training facts, balanced over topics, and fine-tune on them (paper, 3.3).
 
@@ -48,15 +55,5 @@ def train_cell(
             "draw": to_json(manifest),
         },
         loaded=loaded,
+        options=options,
     )
-
-
-def restored_manifest(base: BaseModel, tuned: Path, out: Path) -> dict[str, Any]:
-    """What a restored model's manifest takes over from the fine-tuned one: base, training, graded data set."""
-    before = read_manifest(tuned, "model") or {}
-    manifest: dict[str, Any] = {key: before[key] for key in ("sft", "draw") if key in before}
-    named = before.get("mastery_dataset")
-    if named and "path" in named:
-        place = Path(os.path.normpath(tuned / named["path"]))
-        named = {**named, "path": os.path.relpath(place, out)}
-    return {**manifest, "base": base_reference(base), **({"mastery_dataset": named} if named else {})}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sftknow.answers import Match
 from sftknow.records import BUCKETS, Split
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -19,17 +21,26 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")]
+
+
 class ModelSection(Section):
     path: str = "lab"
     """``lab`` (the model that ships with sftknow), a folder, or ``org/name`` on the Hub."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
-    dtype: Dtype = "float32"
-    """Dtype for grading, evaluation and divergence."""
+    dtype: Dtype | Literal["auto"] = "auto"
+    """Dtype for grading and evaluation; ``auto`` is what the model's config names, as in lm-eval. Divergence is measured
+    in it too, in float32 where it is ``auto``: rounded logits diverge by themselves."""
     batch_size: Annotated[int, Field(ge=1)] = 128
     """Questions at once in evaluation and divergence."""
     device: str = "auto"
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1`` …"""
+
+    @property
+    def named_dtype(self) -> Dtype | None:
+        """The dtype to load in, None for ``auto``."""
+        return None if self.dtype == "auto" else self.dtype
 
 
 class FactsSection(Section):
@@ -45,6 +56,35 @@ class FactsSection(Section):
     """A synonyms file that is merged over the paper's Table 12."""
 
 
+class VLLMSection(Section):
+    """Options of the vLLM sampler."""
+
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
+    """GPUs that share one copy of the model."""
+    data_parallel: Annotated[int, Field(ge=1)] = 1
+    """Copies of the model, each on GPUs of its own."""
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    """Most tokens of a statement with its continuation; None for the model's own, at most 4,096."""
+    cache_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of the key-value cache in GiB; None for 2 on a CPU, and on GPUs for what vLLM leaves room for."""
+    arguments: dict[str, bool | int | float | str] = {}
+    """Further arguments of vLLM's engine by their own names, such as ``gpu_memory_utilization: 0.8``."""
+
+
+class RaySection(Section):
+    """Which Ray cluster, and how much of it."""
+
+    address: str | None = None
+    """``host:port``; ``local`` for a cluster of this machine alone; None for the one this machine belongs to."""
+    replicas: Annotated[int, Field(ge=1)] | None = None
+    """Most workers at once; None for as many as fit."""
+    cpus_per_replica: Annotated[float, Field(ge=0)] = 1.0
+    gpus_per_replica: Annotated[float, Field(ge=0)] | None = None
+    """None for one where the cluster has GPUs, and for tensor × data parallel with vLLM on CUDA."""
+    wait_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """How long to wait for a node that can hold a worker; more where machines are started on demand."""
+
+
 class GradingSection(Section):
     samples: Annotated[int, Field(ge=1)] = 10
     """Continuations for each statement template (N_sample)."""
@@ -56,13 +96,46 @@ class GradingSection(Section):
     shard_size: Annotated[int, Field(ge=1)] = 256
     """Facts saved at once: what a kill can cost."""
     keep_texts: bool = False
-    """Store every continuation, so that other synonyms can be tried without the model."""
+    """Store every continuation, so that other synonyms and matching rules can be tried without the model."""
+    match: Match = "contains"
+    """What makes a continuation a hit: it ``contains`` an answer (the paper's), contains it as a whole ``word``, or is
+    it and nothing else (``exact``). The two stricter ones draw every continuation to its end, which costs time."""
+    case_sensitive: bool = True
+    """Whether upper and lower case must agree (``exact`` never asks for it)."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """What continues the statements. Single samples differ between the two, their distribution does not."""
+    engine: Literal["local", "ray"] = "local"
+    """Where: in this process, or on the nodes of a Ray cluster. It has no bearing on the result."""
+    vllm: VLLMSection = VLLMSection()
+    ray: RaySection = RaySection()
+
+
+class LoraSection(Section):
+    """Low-rank adapters, merged on save; used by the grid's ``lora`` cells."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[int, Field(ge=1)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Names of layers, or ``all-linear``: every linear layer but the output head."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """None for that of ``sft``."""
+
+
+class TrackingSection(Section):
+    """What is told of a training while it goes on, and to whom. Nothing leaves the machine unless it is named here."""
+
+    report_to: tuple[Literal["trackio", "wandb", "tensorboard"], ...] = ()
+    save_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between two snapshots from which a start after a kill goes on; None trains a cut-off model anew."""
 
 
 class SFTSection(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Effective batch size in examples."""
+    per_device_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """Examples on the device at once, a divisor of the effective batch (gradient accumulation); None for all."""
     epochs: Annotated[int, Field(ge=1)] = 1
     optimizer: str = "adamw_torch"
     lr_scheduler: str = "cosine"
@@ -88,12 +161,21 @@ class GridSection(Section):
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     mixed: bool = False
     """Also draw over all buckets at random (the paper's SFT (Mixed))."""
+    lora: bool = False
+    """Also train the mixed draws with LoRA (paper, Table 7)."""
+    baselines: Mapping[ModelName, str] = {}
+    """Models that are only evaluated, by a name of your own: ``{instruct: org/name}`` (paper, Table 7)."""
+    storage: Literal["delta", "full"] = "delta"
+    """How fine-tuned models are kept once they are measured: small, as what differs from the base, for `sftknow
+    materialize`; or as whole checkpoints."""
 
 
 class EvaluationSection(Section):
     splits: tuple[Split, ...] = ("dev", "test", "testood")
     limit: Annotated[int, Field(ge=1)] | None = None
     """Questions for each leaf task; None for all."""
+    dataset: str | None = None
+    """Graded data set (folder or Hub id) that `sftknow evaluate --recipe` takes for models that name none."""
 
 
 class DivergenceSection(Section):
@@ -101,7 +183,12 @@ class DivergenceSection(Section):
     """Largest logits of the fine-tuned model that are compared."""
     window: Annotated[int, Field(ge=1)] = 3
     """The answer must start within this many tokens of the base model's completion."""
-    prompt: Literal["statement", "question"] = "statement"
+    base_prompt: Literal["statement", "question"] = "statement"
+    """What the base is shown: a statement to complete (the paper's reading), or the question of fine-tuning."""
+    tuned_prompt: Literal["statement", "question"] = "statement"
+    """What the fine-tuned model is shown."""
+    buckets: Annotated[tuple[Bucket, ...], Field(min_length=1)] = (0, 1, 2, 3, 4)
+    """Test buckets to measure. The headline is the highest; the paper measures 4."""
     bootstrap: Annotated[int, Field(ge=100)] = 2000
 
 
@@ -133,6 +220,8 @@ class Recipe(Section):
     facts: FactsSection = FactsSection()
     grading: GradingSection = GradingSection()
     sft: SFTSection = SFTSection()
+    lora: LoraSection = LoraSection()
+    tracking: TrackingSection = TrackingSection()
     grid: GridSection = GridSection()
     evaluation: EvaluationSection = EvaluationSection()
     divergence: DivergenceSection = DivergenceSection()

@@ -1,6 +1,6 @@
 """Which tensor of a checkpoint lies where: read from safetensors headers, without loading a tensor.
 
-The index is plain data. `sftknow.storage.checkpoints` reads tensors by it, `checkpoint_writer` writes by it.
+The index is plain data. `sftknow.storage.checkpoints` reads tensors by it, `checkpoint_layout` plans output by it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from sftknow.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
+DELTA_INDEX = "delta.json"
+"""In a folder that keeps a checkpoint as what differs from its base; see `sftknow.storage.deltas`."""
 
 ITEM_BYTES: Mapping[str, int] = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
@@ -210,7 +212,14 @@ def _refuse_quantised(index: CheckpointIndex) -> None:
             raise CheckpointError(f"{index.folder} is quantised ({entry.name} is {entry.dtype}); {way_out}")
 
 
+def stored_small(folder: Path) -> str:
+    """What to say of a folder that keeps a checkpoint as a delta where whole weights are needed."""
+    return f"{folder} is stored small; write the whole checkpoint first: sftknow materialize {folder} --out FOLDER"
+
+
 def _no_weights(folder: Path) -> str:
+    if (folder / DELTA_INDEX).is_file():
+        return stored_small(folder)
     pickles = sorted(
         path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth"} and "training" not in path.name
     )
@@ -219,4 +228,7 @@ def _no_weights(folder: Path) -> str:
             f"{folder} holds pickled weights ({listed(pickles)}), which sftknow never opens; load the model with "
             "transformers where you trust it and save_pretrained it, which writes safetensors"
         )
+    packed = sorted(path.name for path in folder.glob("*.gguf"))
+    if packed:
+        return f"{folder} holds GGUF files ({listed(packed)}), not safetensors; give the checkpoint they were made from"
     return f"{folder} has neither {SINGLE_FILE} nor {SHARD_INDEX}; give the folder of a whole checkpoint"

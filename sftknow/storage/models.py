@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sftknow.errors import DeviceError, ModelError
 from sftknow.records import ModelRef
+from sftknow.storage.artifacts import read_json, write_json
+from sftknow.storage.checkpoint_index import DELTA_INDEX, stored_small
 
 _UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """What transformers raises for folders and repositories that hold no model it can load."""
@@ -84,6 +86,8 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
         isinstance(getattr(torch, wanted, None), torch.dtype) and getattr(torch, wanted).is_floating_point
     ):
         raise ModelError(f"{wanted!r} is no dtype to load a model in; use float32, bfloat16 or float16")
+    if (Path(ref.path) / DELTA_INDEX).is_file():
+        raise ModelError(stored_small(Path(ref.path)))
     if (Path(ref.path) / "adapter_config.json").is_file():
         raise ModelError(f"{ref} is an adapter, not a whole model; merge it into its base (merge_and_unload) and save")
     with quiet_libraries():
@@ -107,3 +111,25 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
+
+
+def named_dtype(ref: ModelRef) -> str | None:
+    """The dtype that a model's config names for loading, such as ``bfloat16``; None where it names none."""
+    with quiet_libraries():
+        try:
+            config = AutoConfig.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
+        except _UNLOADABLE as error:
+            raise ModelError(f"{ref} has no configuration that can be read ({_first_line(error)})") from error
+    dtype = config.get_text_config().dtype or config.dtype
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def name_dtype(folder: Path, dtype: str | None) -> None:
+    """Let a saved model's config name the dtype to load in, whatever its weights are stored in; None leaves it.
+
+    Every loader that is told nothing goes by it: transformers, lm-eval, vLLM.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    if dtype is not None and config.get("dtype") != dtype:
+        write_json(path, {**config, "dtype": dtype})

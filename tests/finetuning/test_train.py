@@ -28,10 +28,11 @@ from transformers import (
 )
 
 from sftknow.errors import CheckpointError, DeviceError, MasteryDataError, ModelError
-from sftknow.finetuning import train
+from sftknow.finetuning import train, trainer
 from sftknow.finetuning.examples import IGNORED, answer_ids, chat_template, encode
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.finetuning.train import LoadedBase, fine_tune, load_base
+from sftknow.finetuning.trainer import build_trainer
 from sftknow.prompts import prompt_ids
 from sftknow.records import Fact, ModelRef, TrainedModel, to_json
 from sftknow.storage.manifests import dataset_of_model, read_manifest
@@ -82,7 +83,7 @@ def weights(model: TrainedModel) -> bytes:
 
 def trainer_of(loaded: LoadedBase, recipe: SFTRecipe, folder: Path, facts: list[Fact] = FACTS) -> Any:
     examples = encode(loaded.tokenizer, facts, answer_only_loss=recipe.answer_only_loss, max_length=recipe.max_length)
-    return train._trainer(loaded.copy_model(), loaded.tokenizer, examples, folder, recipe=recipe, seed=0)
+    return build_trainer(loaded.copy_model(), loaded.tokenizer, examples, folder, recipe=recipe, seed=0)
 
 
 @pytest.mark.parametrize("answer_only", [True, False])
@@ -171,7 +172,8 @@ def test_the_checkpoint_loads_and_answers_like_any_other(trained: TrainedModel, 
     assert tokenizer.pad_token_id == base.pad_token_id
     ids = tokenizer.apply_chat_template([{"role": "user", "content": question}], return_dict=False)
     assert ids == prompt_ids(base, question)
-    assert model.dtype == torch.bfloat16
+    assert {t.dtype for t in load_file(trained.checkpoint / "model.safetensors").values()} == {torch.bfloat16}
+    assert model.dtype == torch.float32, "stored in bfloat16, loaded in the dtype that the base is loaded in"
     generation = model.generation_config
     assert not generation.do_sample
     assert generation.eos_token_id == tokenizer.eos_token_id
@@ -186,7 +188,8 @@ def test_names_shapes_and_configuration_are_the_bases(trained: TrainedModel, tin
     assert {t.dtype for t in after.values()} == {torch.bfloat16}
     assert all(not torch.equal(after[name], before[name].bfloat16()) for name in after)
     configs = [json.loads((folder / "config.json").read_text()) for folder in (tiny_model, trained.checkpoint)]
-    assert configs[1] == {**configs[0], "dtype": "bfloat16"}
+    assert configs[0]["dtype"] == "float32"
+    assert configs[1] == configs[0]
 
 
 def test_the_manifest_says_what_was_done(trained: TrainedModel, ref: ModelRef) -> None:
@@ -340,7 +343,7 @@ def test_bad_requests_stop_before_the_first_step(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(train, "_train", never)
+    monkeypatch.setattr(train, "train_in_place", never)
     out = tmp_path / "out"
     with pytest.raises(MasteryDataError, match="no facts"):
         fine_tune(ref, [], out, recipe=RECIPE, seed=0, manifest={}, loaded=loaded)
@@ -392,7 +395,7 @@ def killed_at_step_3(ref: ModelRef, loaded: LoadedBase, tmp_path: Path, monkeypa
 
     def child() -> None:
         torch.set_num_threads(1)  # the parent's threads do not exist in a fork
-        monkeypatch.setattr(train._Watch, "on_step_end", die)
+        monkeypatch.setattr(trainer._Watch, "on_step_end", die)
         fine_tune(ref, FACTS, tmp_path / "out", recipe=RECIPE, seed=0, manifest={}, loaded=loaded)
 
     process = multiprocessing.get_context("fork").Process(target=child)

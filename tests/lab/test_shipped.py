@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftknow.answers import Synonyms
@@ -50,7 +51,8 @@ def knowledge(model: Path, facts: FactSet, *, every: int) -> tuple[np.ndarray, n
 
 def test_model_is_small() -> None:
     assert (MODEL / "model.safetensors").stat().st_size <= 8_000_000
-    assert json.loads((MODEL / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {t.dtype for t in load_file(MODEL / "model.safetensors").values()} == {torch.bfloat16}
+    assert json.loads((MODEL / "config.json").read_text())["dtype"] == "float32", "stored small, loaded in float32"
 
 
 def test_facts_are_the_worlds(facts: FactSet) -> None:
