@@ -15,6 +15,7 @@ _HOMES = {
     "Harness": "sftknow.evaluation.harness",
     "MasteryData": "sftknow.storage.mastery_data",
     "MatchRule": "sftknow.answers",
+    "ModelLevels": "sftknow.parameters.in_memory",
     "ModelRef": "sftknow.records",
     "SFTRecipe": "sftknow.finetuning.recipe",
     "SamplingPolicy": "sftknow.records",
@@ -22,6 +23,7 @@ _HOMES = {
     "Synonyms": "sftknow.answers",
     "TransformersSampler": "sftknow.mastery.transformers_sampler",
     "analyse": "sftknow.parameters.change",
+    "apply_patch": "sftknow.parameters.patch",
     "contains": "sftknow.answers",
     "fine_tune": "sftknow.finetuning.train",
     "grade_facts": "sftknow.mastery.shards",
@@ -31,7 +33,11 @@ _HOMES = {
     "measure_divergence": "sftknow.tokens.analysis",
     "publish": "sftknow.hub.publish",
     "pull": "sftknow.hub.pull",
+    "rescore": "sftknow.pipeline.rescoring",
     "restore": "sftknow.parameters.restore",
+    "restore_": "sftknow.parameters.in_memory",
+    "restore_levels": "sftknow.parameters.restore",
+    "write_patch": "sftknow.parameters.patch",
     "write_report": "sftknow.report.compose",
 }
 

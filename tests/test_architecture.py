@@ -22,6 +22,8 @@ HOMES = {
     "numba": {"parameters"},
     "rouge_score": {"evaluation"},
     "vllm": {"mastery"},
+    "ray": {"cluster"},
+    "zstandard": {"storage"},
 }
 
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from sftknow.records import BUCKETS, MetricValue
 from sftknow.report.collect import Cell, Exposed, Floats, Model, Report
+from sftknow.report.outcomes import Shared, shared_outcomes
 
 SURE = 2.0
 """Standard errors beyond which a difference is called one."""
@@ -95,6 +95,8 @@ class Difference:
 
     value: float
     stderr: float
+    freedom: float = math.inf
+    """Degrees of freedom of the standard error: few where seeds are few and their spread decides."""
     gained: int | None
     """Questions right only in the first; None where the questions are not there or there are several runs."""
     lost: int | None
@@ -127,6 +129,13 @@ def groups(report: Report, *, scored: bool = True) -> list[Group]:
         for (s, whole, _), cells in members.items()
     ]
     return sorted(found, key=lambda g: (g.bucket is None, g.source, g.size, g.all))
+
+
+def large_size(report: Report) -> int | None:
+    """The largest size that at least two buckets, bucket 0 among them, were trained on (`all` left out)."""
+    found = [g for g in groups(report) if g.bucket is not None and not g.all]
+    with_unknown = {g.size for g in found if g.bucket == 0}
+    return max((g.size for g in found if g.bucket != 0 and g.size in with_unknown), default=None)
 
 
 def metric(model: Model, task: str, name: str = "acc") -> MetricValue | None:
@@ -164,20 +173,6 @@ def group_models(report: Report, group: Group) -> list[Model]:
     return [report.models[c.name] for c in group.cells if c.name in report.models]
 
 
-def _outcomes(models: Sequence[Model], split: str) -> dict[str, tuple[int, float]] | None:
-    """Question → (bucket, share of the models that got it right); None where any model lacks its questions."""
-    sums: dict[str, tuple[int, float]] = {}
-    for model in models:
-        if model.questions is None:
-            return None
-        table = pq.read_table(model.questions, columns=["fact_id", "split", "bucket", "acc"]).to_pydict()
-        rows = zip(table["fact_id"], table["split"], table["bucket"], table["acc"], strict=True)
-        for fact_id, part, bucket, right in rows:
-            if part == split:
-                sums[fact_id] = (bucket, sums.get(fact_id, (bucket, 0.0))[1] + float(right))
-    return {fact_id: (bucket, total / len(models)) for fact_id, (bucket, total) in sums.items()}
-
-
 def compare(
     first: Sequence[Model], second: Sequence[Model], split: str, bucket: int | None = None
 ) -> Difference | None:
@@ -191,34 +186,37 @@ def compare(
     a, b = estimate(first, task), estimate(second, task)
     if a is None or b is None:
         return None
-    variance = sum(e.error**2 / e.runs for e in (a, b) if e.over_seeds)
-    ours, theirs = _outcomes(first, split), _outcomes(second, split)
+    between = [(e.error**2 / e.runs, e.runs - 1) for e in (a, b) if e.over_seeds]
+    shared = shared_outcomes([m.questions for m in first], [m.questions for m in second], split)
     gained = lost = None
-    paired = None
-    if ours and theirs:
-        shared = [
-            (kind, right - theirs[fact_id][1])
-            for fact_id, (kind, right) in ours.items()
-            if fact_id in theirs and bucket in (None, kind)
-        ]
-        paired = _paired_variance(shared)
+    within = None
+    if shared is not None:
+        pairs = shared.only(bucket)
+        within = _paired_variance(pairs)
         if len(first) == len(second) == 1:
-            gained, lost = sum(d > 0 for _, d in shared), sum(d < 0 for _, d in shared)
-    if paired is None:
-        singles = [m.stderr**2 for group in (first, second) for m in (metric(group[0], task),) if m is not None]
-        paired = sum(singles)
-    return Difference(value=a.value - b.value, stderr=math.sqrt(variance + paired), gained=gained, lost=lost)
+            gained = int(np.count_nonzero(pairs.first > pairs.second))
+            lost = int(np.count_nonzero(pairs.first < pairs.second))
+    if within is None:
+        within = sum(m.stderr**2 for group in (first, second) for m in (metric(group[0], task),) if m is not None)
+    variance = sum(v for v, _ in between) + within
+    # Welch and Satterthwaite: seeds are few, questions are many.
+    spread = sum(v**2 / freedom for v, freedom in between)
+    return Difference(
+        value=a.value - b.value,
+        stderr=math.sqrt(variance),
+        freedom=variance**2 / spread if spread else math.inf,
+        gained=gained,
+        lost=lost,
+    )
 
 
-def _paired_variance(differences: Sequence[tuple[int, float]]) -> float | None:
+def _paired_variance(shared: Shared) -> float | None:
     """Variance of the plain mean over buckets of the mean differences; None where a bucket has under two questions."""
-    by_bucket: dict[int, list[float]] = {}
-    for bucket, difference in differences:
-        by_bucket.setdefault(bucket, []).append(difference)
-    if not by_bucket or any(len(values) < 2 for values in by_bucket.values()):
+    kinds = np.unique(shared.buckets)
+    differences = [(shared.first - shared.second)[shared.buckets == kind] for kind in kinds]
+    if not differences or any(values.size < 2 for values in differences):
         return None
-    total = sum(float(np.var(values, ddof=1)) / len(values) for values in by_bucket.values())
-    return total / len(by_bucket) ** 2
+    return float(sum(np.var(values, ddof=1) / values.size for values in differences)) / len(differences) ** 2
 
 
 def _ranks(values: Floats) -> Floats:

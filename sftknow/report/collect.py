@@ -21,7 +21,21 @@ import pyarrow.parquet as pq
 import yaml
 
 from sftknow.errors import RunError
-from sftknow.records import BUCKETS, SPLITS, EvalRun, LevelStatistics, MetricValue, ParameterChange, TokenDivergence
+from sftknow.records import (
+    BUCKETS,
+    SPLITS,
+    EvalRun,
+    GroupDivergence,
+    LevelStatistics,
+    MetricValue,
+    ParameterChange,
+    TokenDivergence,
+)
+from sftknow.report import gaps
+from sftknow.report.examples import MovedExample, moved_most
+from sftknow.report.extras import Texts, base_name, general_ability, layer_range, loss_curve, paper_model
+from sftknow.report.outcomes import Questions
+from sftknow.report.paper import Beside
 from sftknow.storage.artifacts import read_json
 from sftknow.storage.manifests import MANIFEST
 from sftknow.storage.mastery_data import MasteryData, bucket_file
@@ -29,7 +43,7 @@ from sftknow.storage.mastery_data import MasteryData, bucket_file
 Floats = npt.NDArray[np.float64]
 R = TypeVar("R")
 
-BASE = "base"
+BASE = gaps.BASE
 """Name of the base model's evaluation."""
 
 _CELL = re.compile(r"(?P<source>.+)-n(?P<size>\d+|all)-s(?P<seed>\d+)")
@@ -62,8 +76,8 @@ class Model:
 
     name: str
     scores: EvalRun
-    """Without questions: they stay on disk until two models are compared."""
-    questions: Path | None
+    """Without questions: they stay on disk until two models are compared, and are then read once."""
+    questions: Questions | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +94,9 @@ class Graded:
     rate: Floats
     """R, between 0 and 1."""
     tries: npt.NDArray[np.int64]
+    low: Floats
+    """Lower end of the 95 % interval of R."""
+    high: Floats
     edge: npt.NDArray[np.bool_]
     """True where the 95 % interval of R crosses a bucket's edge."""
 
@@ -106,15 +123,6 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Missing:
-    """A part of a whole run that this one does not have."""
-
-    what: str
-    where: str
-    """The artifact that would have held it."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything a run directory holds, typed. Parts that are absent are None or empty and stand in `missing`."""
 
@@ -130,27 +138,51 @@ class Report:
     losses: Mapping[str, tuple[tuple[float, float], ...]]
     """Training loss for each cell: (step, mean loss of the answer tokens in nats)."""
     divergences: Mapping[str, TokenDivergence]
+    moved: Mapping[str, tuple[MovedExample, ...]]
+    """The facts whose first token moved most under each fine-tuned model."""
     changes: Mapping[str, ParameterChange]
     plans: Mapping[str, Mapping[str, Any]]
     """How elements were ranked for each analysed cell: strategy, ε, arithmetic."""
     choice: Choice | None
     seconds: Mapping[str, float]
     """Wall-clock time for each kind of stage."""
-    missing: tuple[Missing, ...] = field(default=())
+    ability: Mapping[str, Mapping[str, Any]]
+    """Other tasks by name (paper, Table 5): rows of levels with their metrics."""
+    base_name: str | None
+    """The base model as the run names it."""
+    beside: Beside
+    """Which of the paper's numbers stand beside this run's."""
+    texts: Texts
+    """Questions and answers of the test facts."""
+    missing: tuple[gaps.Missing, ...] = field(default=())
+    """Parts of the run that are not there yet."""
+    unasked: tuple[gaps.Missing, ...] = field(default=())
+    """Parts of the paper that the recipe did not ask for, with the way to get them."""
 
     def restored(self, cell: str) -> dict[str, Model]:
         """The evaluated restorations of a cell, by level, smallest share first. ``0%`` is the cell itself."""
         found = {"0%": self.models[cell]} if cell in self.models else {}
         for name, model in self.models.items():
             owner, at, level = name.partition("@")
-            if at and owner == cell:
+            if at and owner == cell and layer_range(level) is None:
                 found[level_of_folder(level)] = model
         return dict(sorted(found.items(), key=lambda item: level_share(item[0])))
+
+    def layer_ranges(self, cell: str) -> dict[str, Model]:
+        """The evaluated versions of a cell with whole layers set back, by range such as ``0-3``, in layer order."""
+        found = {}
+        for name, model in self.models.items():
+            owner, _, level = name.partition("@")
+            layers = layer_range(level)
+            if owner == cell and layers is not None:
+                found[layers] = model
+        return dict(sorted(found.items(), key=lambda item: [int(n) for n in item[0].split("-")]))
 
     @property
     def restored_cells(self) -> tuple[str, ...]:
         """Cells that were scored after restoring at least one level, in grid order."""
-        owners = {name.partition("@")[0] for name in self.models if "@" in name}
+        parts = [name.partition("@") for name in self.models]
+        owners = {owner for owner, at, level in parts if at and layer_range(level) is None}
         return tuple(sorted(owners & set(self.models), key=self.order))
 
     def order(self, name: str) -> tuple[int, str, int, int, str]:
@@ -188,18 +220,19 @@ def collect(run: Path) -> Report:
         raise RunError(f"{run} is not there; give the directory that `sftknow run` wrote")
     manifests = {p.parent.name: _mapping(p) for p in _found(run, f"models/*/{MANIFEST}")}
     models = {p.parent.name: _model(p) for p in _found(run, "evaluation/*/scores.json")}
-    divergences = {
-        p.parent.name: _record(TokenDivergence, read_json(p), p) for p in _found(run, "divergence/*/divergence.json")
-    }
+    divergences = {p.parent.name: _divergence(p) for p in _found(run, "divergence/*/divergence.json")}
     changes = {p.parent.name: _change(p) for p in _found(run, "changes/*/changes.json")}
-    losses = {p.parent.name: _loss(p) for p in _found(run, "models/*/loss.json")}
+    losses = {p.parent.name: loss_curve(p) for p in _found(run, "models/*/loss.json")}
     graded = _graded(run / "mastery" / "dataset")
     names = {*manifests, *models, *divergences, *changes, *losses}
     cells = {name: cell for name in sorted(names) if (cell := _cell(name, manifests.get(name), graded)) is not None}
+    recipe = _yaml(run / "recipe.yaml")
+    provenance = _mapping(run / "provenance.json") if (run / "provenance.json").is_file() else None
+    base = base_name(provenance, recipe, *manifests.values())
     report = Report(
         name=run.resolve().name,
-        recipe=_yaml(run / "recipe.yaml"),
-        provenance=_mapping(run / "provenance.json") if (run / "provenance.json").is_file() else None,
+        recipe=recipe,
+        provenance=provenance,
         graded=graded,
         exposed=_exposed(run / "facts" / "exposures.parquet", graded),
         models=models,
@@ -207,35 +240,19 @@ def collect(run: Path) -> Report:
         manifests=manifests,
         losses={name: curve for name, curve in losses.items() if curve},
         divergences=divergences,
+        moved={name: moved_most(run / "divergence" / name, d.bucket) for name, d in divergences.items()},
         changes=changes,
         plans={p.parent.name: _mapping(p) for p in _found(run, "changes/*/plan.json")},
         choice=_choice(run / "choice.json"),
         seconds=_seconds(run),
+        ability=general_ability(run),
+        base_name=base,
+        beside=Beside(model=paper_model(run, base)),
+        texts=Texts(run / "mastery" / "dataset", ("dev", "test", "testood")),
     )
     if graded is None and not models and not changes and not divergences and report.recipe is None:
         raise RunError(f"{run} holds nothing of a run yet; start one with: sftknow run lab --out {run}")
-    return dataclasses.replace(report, missing=_missing(report))
-
-
-def _missing(report: Report) -> tuple[Missing, ...]:
-    tuned = [name for name in report.models if name in report.cells]
-    checks = (
-        (report.recipe is None, "the recipe", "recipe.yaml"),
-        (report.provenance is None, "versions, seeds and hashes", "provenance.json"),
-        (report.graded is None, "the mastery grading", "mastery/dataset/"),
-        (BASE not in report.models, "the base model's accuracy", "evaluation/base/scores.json"),
-        (not tuned, "the accuracy of fine-tuned models", "evaluation/<cell>/scores.json"),
-        (not report.losses, "the training loss", "models/<cell>/loss.json"),
-        (not report.divergences, "the token divergence", "divergence/<cell>/divergence.json"),
-        (not report.changes, "the change of parameters", "changes/<cell>/changes.json"),
-        (not report.restored_cells, "the accuracy of restored models", "evaluation/<cell>@<level>/scores.json"),
-        (report.choice is None, "the chosen restoration level", "choice.json"),
-    )
-    gaps = [Missing(what=what, where=where) for absent, what, where in checks if absent]
-    unscored = sorted(set(report.manifests) - set(report.models), key=report.order)
-    if unscored and tuned:
-        gaps.append(Missing(what=f"the accuracy of {', '.join(unscored)}", where="evaluation/<cell>/scores.json"))
-    return tuple(gaps)
+    return dataclasses.replace(report, missing=gaps.missing(report), unasked=gaps.unasked(report))
 
 
 def _found(run: Path, pattern: str) -> list[Path]:
@@ -260,6 +277,14 @@ def _yaml(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else {"recipe": content}
 
 
+def _divergence(path: Path) -> TokenDivergence:
+    content = _mapping(path)
+    for name in ("by_topic", "by_bucket"):
+        groups = content.get(name) or {}
+        content[name] = {key: _record(GroupDivergence, values, path) for key, values in groups.items()}
+    return _record(TokenDivergence, content, path)
+
+
 def _record(make: Callable[..., R], values: Any, path: Path) -> R:
     """A record from JSON, whatever else stands beside its fields.
 
@@ -279,7 +304,7 @@ def _model(path: Path) -> Model:
     metrics = tuple(_record(MetricValue, m, path) for m in content.get("metrics", ()))
     questions = path.with_name("questions.parquet")
     scores = _record(EvalRun, {**content, "metrics": metrics, "questions": ()}, path)
-    return Model(name=path.parent.name, scores=scores, questions=questions if questions.is_file() else None)
+    return Model(name=path.parent.name, scores=scores, questions=Questions(questions) if questions.is_file() else None)
 
 
 def _change(path: Path) -> ParameterChange:
@@ -303,25 +328,6 @@ def _cell(name: str, manifest: Mapping[str, Any] | None, graded: Graded | None) 
     return Cell(name=name, source=match["source"], size=int(size), all=match["size"] == "all", seed=seed)
 
 
-def _loss(path: Path) -> tuple[tuple[float, float], ...]:
-    """(step, loss) from a list of losses, of pairs or of log entries, or from an object of such lists."""
-    content = read_json(path)
-    if isinstance(content, dict):
-        losses: Any = next((content[k] for k in ("loss", "losses", "log", "curve", "log_history") if k in content), [])
-        steps = next((content[k] for k in ("step", "steps") if isinstance(content.get(k), list)), None)
-        content = list(zip(steps, losses, strict=False)) if steps is not None else losses
-    curve = []
-    for place, entry in enumerate(content, start=1):
-        step, loss = place, entry
-        if isinstance(entry, dict):
-            step, loss = entry.get("step", place), entry.get("loss")
-        elif isinstance(entry, (list, tuple)):
-            step, loss = entry
-        if isinstance(loss, (int, float)) and math.isfinite(loss):
-            curve.append((float(step), float(loss)))
-    return tuple(curve)
-
-
 def _graded(folder: Path) -> Graded | None:
     if not (folder / MANIFEST).is_file():
         return None
@@ -329,7 +335,7 @@ def _graded(folder: Path) -> Graded | None:
     tables, splits = [], []
     for split in SPLITS:
         for bucket in BUCKETS:
-            table = _parquet(folder / bucket_file(split, bucket), ("fact_id", "rate", "tries", "edge"))
+            table = _parquet(folder / bucket_file(split, bucket), ("fact_id", "rate", "tries", "low", "high", "edge"))
             tables.append(table)
             splits += [split] * table.num_rows
     whole = pa.concat_tables(tables)
@@ -342,6 +348,8 @@ def _graded(folder: Path) -> Graded | None:
         splits=tuple(splits),
         rate=whole["rate"].to_numpy().astype(np.float64),
         tries=whole["tries"].to_numpy().astype(np.int64),
+        low=whole["low"].to_numpy().astype(np.float64),
+        high=whole["high"].to_numpy().astype(np.float64),
         edge=np.asarray(whole["edge"].to_pylist(), dtype=np.bool_),
     )
 

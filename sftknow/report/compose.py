@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,23 @@ import jinja2
 from markupsafe import Markup
 
 from sftknow.progress import progress
-from sftknow.report import facts_sheet, figures, parameter_figures, parameter_tables, tables
+from sftknow.report import (
+    claims,
+    divergence_tables,
+    facts_sheet,
+    figures,
+    paired_tables,
+    paper_tables,
+    parameter_figures,
+    parameter_tables,
+    restoration_tables,
+    strategy_tables,
+    tables,
+)
+from sftknow.report.advice import advice
 from sftknow.report.collect import Report, collect
 from sftknow.report.findings import findings
+from sftknow.report.gaps import Missing
 from sftknow.report.layout import (
     Figure,
     Section,
@@ -47,13 +61,26 @@ def write_report(run: Path, out: Path) -> Path:
     Raises:
         RunError: ``run`` is no run directory, or one of its files is damaged.
     """
-    report = collect(run)
+    return write_pages(collect(run), out)
+
+
+def write_pages(report: Report, out: Path) -> Path:
+    """As `write_report`, for a run that is read already."""
     sections = compose(report)
     results = build_results(report, sections)
-    _write_files(out, sections)
+    write_files(out, sections)
     write_json(out / "results.json", results)
     page = out / "report.html"
-    write_text(page, render(report, sections, results))
+    content = render(
+        name=report.name,
+        subtitle=facts_sheet.subtitle(report),
+        tiles=facts_sheet.tiles(report, results),
+        words=results["plain_words"],
+        advice=results["advice"],
+        missing=report.missing,
+        sections=sections,
+    )
+    write_text(page, content)
     return page
 
 
@@ -71,7 +98,14 @@ def compose(report: Report) -> list[Section]:
             "What the base model knows",
             "Each fact was put to the base model as statements to complete. R is the share of sampled completions that "
             "contain the answer; it decides the fact’s bucket.",
-            [tables.distribution, figures.distribution, figures.exposure, tables.exposure],
+            [
+                tables.distribution,
+                paper_tables.other_models,
+                figures.distribution,
+                paired_tables.edges,
+                figures.exposure,
+                tables.exposure,
+            ],
         ),
         (
             "accuracy",
@@ -80,7 +114,11 @@ def compose(report: Report) -> list[Section]:
             "mastered the fact.",
             [
                 tables.accuracy,
+                tables.every_size,
                 figures.accuracy_by_size,
+                strategy_tables.strategies,
+                paired_tables.tests,
+                paired_tables.gained_and_lost,
                 tables.strictness,
                 figures.loss,
                 tables.training,
@@ -92,7 +130,13 @@ def compose(report: Report) -> list[Section]:
             "How far the first token moves",
             "A model that drifts from its base should lose what the base knew. The divergence of the first "
             "predicted token measures the drift; the accuracy on bucket 4, the facts known best, measures the loss.",
-            [figures.divergence, tables.divergence],
+            [
+                figures.divergence,
+                divergence_tables.divergence,
+                lambda r: divergence_tables.groups(r, "bucket"),
+                lambda r: divergence_tables.groups(r, "topic"),
+                divergence_tables.moved_most,
+            ],
         ),
         (
             "change",
@@ -113,10 +157,19 @@ def compose(report: Report) -> list[Section]:
             "What restoring does",
             "Selected elements get the base’s values back; then the model answers the same questions again.",
             [
-                parameter_tables.chosen,
+                restoration_tables.chosen,
                 parameter_figures.restoration,
+                restoration_tables.every_choice,
                 *(_restoration_table(split) for split in ("test", "testood", "dev", "train")),
+                strategy_tables.layer_ranges,
+                strategy_tables.other_tasks,
             ],
+        ),
+        (
+            "claims",
+            "Does it hold here?",
+            "The paper’s two phenomena and four findings, one by one, against this run.",
+            [claims.verdicts, claims.evidence],
         ),
     ]
     sections = []
@@ -129,6 +182,15 @@ def compose(report: Report) -> list[Section]:
                 bar.update()
             if blocks:
                 sections.append(Section(id=id, title=title, intro=intro, blocks=tuple(blocks)))
+    if report.unasked and report.models:
+        sections.append(
+            Section(
+                id="unasked",
+                title="Not part of this run",
+                intro="Parts of the paper that the recipe did not ask for, and the way to get them.",
+                points=tuple(f"{gap.what[0].upper()}{gap.what[1:]}: {gap.where}." for gap in report.unasked),
+            )
+        )
     limits = tuple(facts_sheet.limits(report))
     sections.append(
         Section(
@@ -142,25 +204,35 @@ def compose(report: Report) -> list[Section]:
 
 
 def _restoration_table(split: str) -> Maker:
-    return lambda report: parameter_tables.restoration(report, split)
+    return lambda report: restoration_tables.restoration(report, split)
 
 
 def build_results(report: Report, sections: list[Section]) -> dict[str, Any]:
     """The content of ``results.json``: findings, words, and every table and figure with its numbers."""
     blocks = [block for section in sections for block in section.blocks]
+    found = findings(report)
     results: dict[str, Any] = {
         "format": FORMAT,
         "run": report.name,
-        "findings": findings(report),
+        "base": report.base_name,
+        "paper_model": report.beside.model,
+        "findings": found,
+        "advice": advice(report, found),
+        "verdicts": [
+            {"id": j.id, "title": j.title, "word": j.verdict.word, "why": j.verdict.why, "test": j.test}
+            for j in claims.judge(report)
+        ],
         "tables": {b.id: table_json(b) for b in blocks if isinstance(b, Table)},
         "figures": {b.id: figure_json(b) for b in blocks if isinstance(b, Figure)},
-        "limits": [point for section in sections for point in section.points],
+        "limits": [point for section in sections if section.id == "limits" for point in section.points],
         "missing": [{"what": gap.what, "where": gap.where} for gap in report.missing],
+        "unasked": [{"what": gap.what, "where": gap.where} for gap in report.unasked],
     }
     return {**results, "plain_words": plain_words(results)}
 
 
-def _write_files(out: Path, sections: list[Section]) -> None:
+def write_files(out: Path, sections: Sequence[Section]) -> None:
+    """Every table as CSV and Markdown, every figure as SVG, PNG and CSV; what lay there before goes away."""
     blocks = [block for section in sections for block in section.blocks]
     with atomic_folder(out / "tables") as folder:
         for block in blocks:
@@ -181,8 +253,29 @@ def _link(text: str, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def render(report: Report, sections: list[Section], results: Mapping[str, Any]) -> str:
-    """The page. An undefined name in the template is an error, and everything that is text is escaped."""
+def render(
+    *,
+    name: str,
+    subtitle: str,
+    tiles: Sequence[facts_sheet.Tile],
+    words: Sequence[str],
+    advice: Sequence[str],
+    missing: Sequence[Missing],
+    sections: Sequence[Section],
+    pages: Mapping[str, str] | None = None,
+) -> str:
+    """The page. An undefined name in the template is an error, and everything that is text is escaped.
+
+    Args:
+        name: heading.
+        subtitle: line below it.
+        tiles: numbers to see first.
+        words: what is found, in sentences.
+        advice: what to do, in sentences.
+        missing: what is left out.
+        sections: tables and figures.
+        pages: other pages beside this one, by title.
+    """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         autoescape=True,
@@ -197,10 +290,12 @@ def render(report: Report, sections: list[Section], results: Mapping[str, Any]) 
     environment.tests["table"] = lambda block: isinstance(block, Table)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        name=report.name,
-        subtitle=facts_sheet.subtitle(report),
-        tiles=facts_sheet.tiles(report, results),
-        words=results["plain_words"],
-        missing=report.missing,
+        name=name,
+        subtitle=subtitle,
+        tiles=tiles,
+        words=words,
+        advice=advice,
+        missing=missing,
         sections=sections,
+        pages=pages or {},
     )

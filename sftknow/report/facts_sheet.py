@@ -225,7 +225,8 @@ def limits(report: Report) -> list[str]:
         )
     said.append(
         "An answer counts if the expected answer is contained in the output, so “not Mark Twain” counts for “Mark "
-        "Twain”; the stricter readings stand in Table B. Nothing here says what fine-tuning does to other abilities."
+        "Twain”; the stricter readings stand in Table B."
+        + ("" if report.ability else " Nothing here says what fine-tuning does to other abilities.")
     )
     return said
 

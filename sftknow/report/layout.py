@@ -28,6 +28,8 @@ class Entry:
     """``up``, ``down`` with ``-weak``, ``-mid``, ``-strong``, or empty: a background colour, never the only sign."""
     strong: bool = False
     """The best of its column."""
+    paper: str = ""
+    """The paper's value, shown small below; with the difference from it where the model is the paper's."""
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -35,8 +37,8 @@ class Entry:
 
     @property
     def whole(self) -> str:
-        """Text and note in one."""
-        return f"{self.text} {self.note}".rstrip()
+        """Text, note and the paper's value in one."""
+        return " ".join(part for part in (self.text, self.note, self.paper) if part)
 
 
 @dataclass(frozen=True, kw_only=True)

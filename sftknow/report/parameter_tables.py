@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 
 from sftknow.records import LevelStatistics, ParameterChange
-from sftknow.report.aggregate import SPLIT_TITLES, SURE, Difference, compare, estimate, group_task, groups, metric
-from sftknow.report.collect import Report, level_share
+from sftknow.report.aggregate import groups
+from sftknow.report.collect import Cell, Report, level_share
 from sftknow.report.layout import Column, Entry, Table
-from sftknow.report.tables import MANY_ROWS, cell_title, estimate_entry, percent, share_entry, signed, whole, words
+from sftknow.report.paper import PATTERN, nearest_size, table
+from sftknow.report.tables import MANY_ROWS, cell_title, percent, share_entry, whole, words
 
 
 def _levels(changes: Mapping[str, ParameterChange]) -> list[str]:
@@ -41,14 +42,18 @@ def concentration(report: Report) -> Table | None:
             for level in levels:
                 at_level = [s for name in names if (s := _at(report.changes[name], level)) is not None]
                 found = [getattr(s, field) for s in at_level]
-                entries.append(share_entry(sum(found) / len(found)) if found else words("not asked for"))
+                entry = share_entry(sum(found) / len(found)) if found else words("not asked for")
+                cell = report.cells.get(names[0])
+                if cell and kind == "all":
+                    entry = _beside_change(report, entry, cell, level)
+                entries.append(entry)
             rows.append((words(title), words(kind), *entries))
     return Table(
         id="table-3-concentration",
         title="Table 3 · Concentration of change",
         note="Share of the summed relative change r that lies in the most changed elements. The lines “base ≠ 0” "
         "leave out elements that were exactly 0 in the base: their r is a division by ε alone and can outweigh "
-        "everything else." + (" Means over seeds." if several else ""),
+        "everything else." + (" Means over seeds." if several else "") + report.beside.legend(3),
         columns=(
             Column(title="Trained on"),
             Column(title="Elements"),
@@ -56,6 +61,13 @@ def concentration(report: Report) -> Table | None:
         ),
         rows=tuple(rows),
     )
+
+
+def _beside_change(report: Report, entry: Entry, cell: Cell, level: str) -> Entry:
+    """The paper's value of Table 3 for the same bucket and level, at the size of its two that is nearest."""
+    size = nearest_size(cell.size)
+    value = table(3)[str(size)].get(str(cell.bucket), {}).get(level)
+    return report.beside.entry(entry, value, number=3, same=cell.size == size and not cell.all)
 
 
 def changed(report: Report) -> Table | None:
@@ -141,6 +153,9 @@ def where_changed(report: Report, kind: str) -> Table | None:
     change = report.changes[name]
     levels = [s.level for s in sorted(change.levels, key=lambda s: level_share(s.level)) if s.selected]
     rows = []
+    number = {"layer": 9, "module": 10}[kind]
+    printed: Mapping[str, float] = table(number)
+    comparable = kind == "module" or set(printed) == set(change.elements_by_layer)
     for key, part, found in shares(change, kind):
         entries = []
         for level in levels:
@@ -150,21 +165,35 @@ def where_changed(report: Report, kind: str) -> Table | None:
                     text=percent(share), note=f"×{enrichment:.2f}", value=100 * share, extra={"enrichment": enrichment}
                 )
             )
-        rows.append((words(key), share_entry(part), *entries))
-    number = {"layer": 9, "module": 10}[kind]
+        value = printed.get(_paper_module(key) if kind == "module" else key) if comparable else None
+        beside = Entry(text=f"{value:.2f}", value=value) if value is not None else words("none")
+        rows.append((words(key), share_entry(part), *entries, *((beside,) if comparable else ())))
+    theirs = (Column(title="Paper", group=PATTERN, unit="%"),) if comparable else ()
+    said = (
+        f" Last column: Table {number} of the paper, for {PATTERN}; of which level it does not say."
+        if comparable
+        else f" The paper’s Table {number} is of a model of {len(printed)} layers: most in layer 0 "
+        f"({printed['0']} %), least in layer 31 ({printed['31']} %; an even share is 3.1 %)."
+    )
     return Table(
         id=f"table-{number}-{kind}s",
         title=f"Table {number} · Most changed elements by {kind}",
         note=f"Model trained on {cell_title(report, name)}. Of the elements selected at each level, the share that "
         f"lies in each {kind}; behind ×, enrichment: that share ÷ the {kind}’s share of all elements of the "
-        "region (1 = as many as its size would give).",
+        f"region (1 = as many as its size would give).{said}",
         columns=(
             Column(title=kind.capitalize()),
             Column(title="Of the region", unit="%"),
             *(Column(title=level, group="Share of the selected (%) in the top …") for level in levels),
+            *theirs,
         ),
         rows=tuple(rows),
     )
+
+
+def _paper_module(name: str) -> str:
+    """``self_attn.q_proj`` → ``attn.q``, as the paper writes it."""
+    return name.replace("self_attn.", "attn.").removesuffix("_proj")
 
 
 def every_share(report: Report) -> Table | None:
@@ -201,131 +230,4 @@ def every_share(report: Report) -> Table | None:
         ),
         rows=tuple(rows),
         folded=True,
-    )
-
-
-def _tone(difference: Difference) -> str:
-    if float(f"{100 * difference.value:.1f}") == 0:
-        return ""
-    way = "up" if difference.value > 0 else "down"
-    if not difference.sure:
-        return f"{way}-weak"
-    return f"{way}-strong" if abs(difference.value) >= 0.05 else f"{way}-mid"
-
-
-_RESTORATION_NOTE = (
-    "Mean over buckets (%) after setting the {ranking} share of the elements back to the base’s values, and the "
-    "difference in points from the same model unrestored. Green with +: better; orange with −: worse. The fullest "
-    "colour: 5 points or more; the faintest: within {sure:.0f} standard errors of no difference. Bold: the best of "
-    "a column."
-)
-
-
-def ranking(report: Report) -> str:
-    """How restored elements were picked, in words."""
-    strategies = {str(plan.get("strategy", "top")) for plan in report.plans.values()} or {"top"}
-    words_for = {"top": "most changed", "bottom": "least changed", "random": "randomly drawn"}
-    return " or ".join(words_for.get(s, s) for s in sorted(strategies))
-
-
-def restoration(report: Report, split: str) -> Table | None:
-    """Table 4: accuracy after restoring each level, with the signed difference from the model as it was trained."""
-    names = [n for n in report.restored_cells if metric(report.models[n], group_task(split))]
-    if not names:
-        return None
-    runs = {n: report.restored(n) for n in names}
-    levels = sorted({level for run in runs.values() for level in run}, key=level_share)
-    best = {n: max(e.value for m in runs[n].values() if (e := estimate([m], group_task(split)))) for n in names}
-    rows = []
-    for level in levels:
-        entries = []
-        for name in names:
-            model = runs[name].get(level)
-            here = estimate([model], group_task(split)) if model else None
-            if model is None or here is None:
-                entries.append(words("not run"))
-                continue
-            strong = here.value == best[name]
-            moved = compare([model], [report.models[name]], split) if model.name != name else None
-            if moved is None:
-                entries.append(Entry(text=percent(here.value), value=100 * here.value, strong=strong))
-                continue
-            entries.append(
-                Entry(
-                    text=percent(here.value),
-                    note=signed(moved.value),
-                    value=100 * here.value,
-                    extra={"difference": 100 * moved.value, "its standard error": 100 * moved.stderr},
-                    tone=_tone(moved),
-                    strong=strong,
-                )
-            )
-        rows.append((words("nothing" if level == "0%" else level), *entries))
-    part = {"test": "a", "testood": "b", "dev": "c", "train": "d"}[split]
-    return Table(
-        id=f"table-4{part}-restoration-{split}",
-        title=f"Table 4{part} · Accuracy after restoring, {SPLIT_TITLES[split]}",
-        note=_RESTORATION_NOTE.format(ranking=ranking(report), sure=SURE) if split == "test" else "As in Table 4a.",
-        columns=(
-            Column(title="Restored"),
-            *(Column(title=cell_title(report, n), group="Trained on", unit="%") for n in names),
-        ),
-        rows=tuple(rows),
-    )
-
-
-def chosen(report: Report) -> Table | None:
-    """Table H: the level chosen on one split and what it does on the others."""
-    choice = report.choice
-    if choice is None or choice.cell not in report.models:
-        return None
-    model = report.restored(choice.cell).get(choice.level)
-    plain = report.models[choice.cell]
-    if model is None:
-        return None
-    rows = []
-    for split in ("dev", "test", "testood", "train"):
-        before, after = estimate([plain], group_task(split)), estimate([model], group_task(split))
-        moved = compare([model], [plain], split)
-        if before is None or after is None or moved is None:
-            continue
-        counted = moved.gained is not None and moved.lost is not None
-        rows.append(
-            (
-                words(SPLIT_TITLES[split] + (" (chosen on this)" if split == choice.chosen_on else "")),
-                estimate_entry(before),
-                estimate_entry(after),
-                Entry(
-                    text=signed(moved.value),
-                    note=f"± {percent(moved.stderr)}",
-                    value=100 * moved.value,
-                    extra={"standard error": 100 * moved.stderr},
-                    tone=_tone(moved),
-                ),
-                whole(moved.gained or 0) if counted else words("not kept"),
-                whole(moved.lost or 0) if counted else words("not kept"),
-            )
-        )
-    if not rows:
-        return None
-    return Table(
-        id="table-h-chosen",
-        title=f"Table H · The chosen level: {choice.level} restored, trained on {cell_title(report, choice.cell)}",
-        note=f"The level was chosen on the {SPLIT_TITLES.get(choice.chosen_on, choice.chosen_on)} split"
-        + (
-            ", so its value there is flattered by the choice and the test lines are the fair ones. "
-            if choice.chosen_on == "dev"
-            else ". "
-        )
-        + "Differences are paired over the same questions; gained and lost count questions that only one of the two "
-        "answers.",
-        columns=(
-            Column(title="Split"),
-            Column(title="As trained", unit="%"),
-            Column(title="Restored", unit="%"),
-            Column(title="Difference", unit="points"),
-            Column(title="Gained", unit="questions"),
-            Column(title="Lost", unit="questions"),
-        ),
-        rows=tuple(rows),
     )

@@ -204,7 +204,11 @@ def _say_restoration(part: Mapping[str, Any]) -> list[str]:
     better = {e["title"]: e for e in sorted(levels, key=lambda e: e["value"]) if e["sure"] and e["value"] > 0}
     if len(models) > 1:
         named = [f"{e['title']} (best at {e['level']}: {_points(e)})" for t in models if (e := better.get(t))]
-        count = f"{len(named)} of {len(models)}" if named else f"none of {len(models)}"
+        if len(named) > 4:
+            largest = sorted(better.values(), key=lambda e: -e["value"])[:3]
+            named = [f"{e['title']} (best at {e['level']}: {_points(e)})" for e in largest]
+            named.append(f"{len(better) - 3} more (Table O)")
+        count = f"{len(better)} of {len(models)}" if better else f"none of {len(models)}"
         said.append(
             f"Some level of restoration clearly improves {count} restored models in-domain"
             + (f": {_and(named)}." if named else ".")

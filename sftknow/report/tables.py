@@ -6,7 +6,8 @@ Every function gives None where the run does not hold what the table needs. Accu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sftknow.report.aggregate import (
     group_models,
     group_task,
     groups,
+    large_size,
     leaf_task,
     metric,
     phrase,
@@ -27,6 +29,7 @@ from sftknow.report.aggregate import (
 )
 from sftknow.report.collect import BASE, Model, Report, level_share
 from sftknow.report.layout import Column, Entry, Table
+from sftknow.report.paper import SIZES, distributions, table
 
 MINUS = "\N{MINUS SIGN}"
 MANY_ROWS = 24
@@ -96,13 +99,15 @@ def distribution(report: Report) -> Table | None:
     if graded is None:
         return None
     rows = []
+    printed = distributions()[report.beside.shown(1)]
     for split in SPLITS:
         counts = graded.counts[split]
         inside = np.array([s == split for s in graded.splits])
         edge = float(graded.edge[inside].mean()) if inside.any() else math.nan
         total = sum(counts.values())
+        entries = [_count_of(report, counts[b], total, printed.get(split), b) for b in BUCKETS]
         rows.append(
-            (words(SPLIT_TITLES[split]), *(whole(counts[b]) for b in BUCKETS), whole(total))
+            (words(SPLIT_TITLES[split]), *entries, whole(total))
             + ((share_entry(edge),) if total else (words("no facts"),))
         )
     return Table(
@@ -110,7 +115,8 @@ def distribution(report: Report) -> Table | None:
         title="Table 1 · Facts by mastery",
         note="Facts in each bucket. Bucket 0: the base model never completed a statement with the answer. Bucket i: "
         "it did in more than (i−1)/4 and at most i/4 of the samples. “Near an edge”: facts whose 95 % interval "
-        "of R crosses a bucket’s edge, so that another draw of samples might have put them elsewhere.",
+        "of R crosses a bucket’s edge, so that another draw of samples might have put them elsewhere."
+        + report.beside.legend(1),
         columns=(
             Column(title="Split"),
             *(Column(title=f"Bucket {b}", unit="facts") for b in BUCKETS),
@@ -119,6 +125,18 @@ def distribution(report: Report) -> Table | None:
         ),
         rows=tuple(rows),
     )
+
+
+def _count_of(report: Report, count: int, total: int, printed: Sequence[int] | None, bucket: int) -> Entry:
+    """Facts of a bucket with their share; beside it the paper's count for its own models, else the paper's share."""
+    share = 100 * count / total if total else 0.0
+    entry = Entry(text=f"{count:,}", value=count, note=f"{share:.0f} %", extra={"share (%)": share})
+    if printed is None:
+        return entry
+    if report.beside.has(1):
+        return report.beside.entry(entry, printed[bucket], number=1, digits=0)
+    part = 100 * printed[bucket] / sum(printed)
+    return replace(entry, paper=f"paper {part:.0f} %", extra={**entry.extra, "paper's share (%)": part})
 
 
 def exposure(report: Report) -> Table | None:
@@ -168,7 +186,11 @@ def estimate_entry(found: Estimate | None, *, best: bool = False, spread: bool =
     )
 
 
-def _lines(report: Report) -> list[tuple[str, int, list[Model]]]:
+Line = tuple[str, int, list[Model]]
+"""Training source, facts, models (one a seed)."""
+
+
+def _lines(report: Report) -> list[Line]:
     """(training source, facts, models) for the base and every group."""
     lines = [("nothing (base model)", 0, [report.models[BASE]])] if BASE in report.models else []
     lines += [(g.trained_on, g.size, group_models(report, g)) for g in groups(report)]
@@ -188,9 +210,42 @@ def _best(found: Sequence[Estimate | None], skip_first: bool) -> float:
 
 
 def accuracy(report: Report) -> Table | None:
-    """Table 2: accuracy of the base and every group of cells per test bucket."""
-    splits = scored_splits(report, ("test", "testood"))
+    """Table 2: accuracy per training bucket and test bucket at the largest size, mean and spread over seeds."""
+    size = large_size(report)
+    if size is None:
+        sizes = [g.size for g in groups(report) if not g.all] or [g.size for g in groups(report)]
+        size = max(sizes, default=None)
+    lines = [line for line in _lines(report) if line[1] in (0, size)]
+    if size is None or not lines:
+        return None
+    return _accuracy_table(
+        report,
+        lines,
+        id="table-2-accuracy",
+        title=f"Table 2 · Accuracy by training bucket and test bucket, {size:,} facts",
+        printed=table(2)[report.beside.shown(2)],
+    )
+
+
+def every_size(report: Report) -> Table | None:
+    """Table 2 over all sizes: the base and every group of cells."""
     lines = _lines(report)
+    if len({size for _, size, _ in lines} - {0}) < 2:
+        return None
+    title = "Table 2, every size · Accuracy by training and test bucket"
+    return _accuracy_table(report, lines, id="table-2-every-size", title=title, printed={}, folded=True)
+
+
+def _accuracy_table(
+    report: Report,
+    lines: Sequence[Line],
+    *,
+    id: str,
+    title: str,
+    printed: Mapping[str, Mapping[str, Sequence[Sequence[float]]]],
+    folded: bool = False,
+) -> Table | None:
+    splits = scored_splits(report, ("test", "testood"))
     if not splits or not lines:
         return None
     tasks = [(s, t) for s in splits for t in (*(leaf_task(s, b) for b in BUCKETS), group_task(s))]
@@ -207,24 +262,28 @@ def accuracy(report: Report) -> Table | None:
     rows = []
     for place, (source, size, models) in enumerate(lines):
         entries = []
-        for _, task in tasks:
+        theirs = printed.get(source.removeprefix("bucket "), {})
+        for column, (split, task) in enumerate(tasks):
             here = found[task][place]
             best = here is not None and here.value == _best(found[task], BASE in report.models) and place > 0
-            entries.append(estimate_entry(here, best=best))
+            value = theirs[split][column % (len(BUCKETS) + 1)][0] if split in theirs else None
+            entry = estimate_entry(here, best=best)
+            entries.append(report.beside.entry(entry, value, number=2, same=size == max(SIZES)))
         rows.append((words(source), whole(size), whole(len(models)), *entries))
     spread = (
         "Behind ±: the standard deviation over seeds where a line has several, else the standard error over questions."
     )
     return Table(
-        id="table-2-accuracy",
-        title="Table 2 · Accuracy by training source and test bucket",
+        id=id,
+        title=title,
         note="Greedy answers to questions; correct if the output contains the answer or a synonym. The mean is the "
         "plain mean of the five buckets. "
         f"{spread if several else 'Behind ±: the standard error over questions.'} Bold: the best fine-tuned "
-        "line of a column.",
+        f"line of a column.{report.beside.legend(2) + ' At 1,920 facts.' if printed else ''}",
         columns=(Column(title="Trained on"), Column(title="Facts"), Column(title="Seeds"), *columns),
         rows=tuple(rows),
         stacked=True,
+        folded=folded,
     )
 
 
@@ -312,53 +371,4 @@ def training(report: Report) -> Table | None:
         ),
         rows=tuple(rows),
         folded=True,
-    )
-
-
-def divergence(report: Report) -> Table | None:
-    """Table E: token divergence of each cell."""
-    if not report.divergences:
-        return None
-    rows = []
-    for name in sorted(report.divergences, key=report.order):
-        d = report.divergences[name]
-        rows.append(
-            (
-                words(cell_title(report, name)),
-                Entry(
-                    text=f"{d.mean:.3f}",
-                    note=f"[{d.low:.3f}, {d.high:.3f}]",
-                    value=d.mean,
-                    extra={"low": d.low, "high": d.high},
-                ),
-                Entry(text=f"{d.full_mean:.3f}", value=d.full_mean),
-                Entry(text=f"{d.full_reverse_mean:.3f}", value=d.full_reverse_mean),
-                share_entry(d.tuned_mass),
-                share_entry(d.base_mass),
-                share_entry(d.top_changed),
-                whole(d.count),
-                words("; ".join(f"{n:,} {reason}" for reason, n in d.skipped.items())),
-            )
-        )
-    ten = "Ten likeliest tokens"
-    return Table(
-        id="table-e-divergence",
-        title="Table E · Token divergence",
-        note="Kullback–Leibler divergence (nats) of the first predicted token on bucket-4 test facts, with a 95 % "
-        "bootstrap interval. The headline compares the fine-tuned model’s ten largest logits with the base’s "
-        "at the same tokens, each set through its own softmax; “mass” is what those ten carry before that. "
-        "“Top changed”: facts whose likeliest first token is another one after fine-tuning.",
-        columns=(
-            Column(title="Trained on"),
-            Column(title="tuned ‖ base", group=ten, unit="nats"),
-            Column(title="tuned ‖ base", group="Whole vocabulary", unit="nats"),
-            Column(title="base ‖ tuned", group="Whole vocabulary", unit="nats"),
-            Column(title="tuned", group="Mass of the ten", unit="%"),
-            Column(title="base", group="Mass of the ten", unit="%"),
-            Column(title="Top changed", unit="%"),
-            Column(title="Facts"),
-            Column(title="Left out"),
-        ),
-        rows=tuple(rows),
-        folded=len(rows) > MANY_ROWS,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sftknow.records import BUCKETS, SPLITS, EvalRun, ParameterChange
@@ -76,6 +76,33 @@ def changes_table(change: ParameterChange) -> str:
     head = f"region {change.region}: {change.elements:,} parameters, {change.changed:,} changed ({share:.2%})"
     table = text_table(["top", "parameters", "not changed", "share of change", "without base = 0"], rows)
     return f"{head}\n{table}"
+
+
+def places_table(change: ParameterChange, kind: str) -> str:
+    """Share of the selected elements and enrichment by ``layer`` or ``module`` (the paper's Tables 9 and 10)."""
+    levels = [level for level in change.levels if level.selected]
+    sizes = change.elements_by_layer if kind == "layer" else change.elements_by_module
+    rows = []
+    for key, elements in sizes.items():
+        part = elements / change.elements
+        cells = []
+        for level in levels:
+            share = (level.by_layer if kind == "layer" else level.by_module).get(key, 0) / level.selected
+            cells.append(f"{100 * share:.1f} ×{share / part:.2f}" if part else "0.0")
+        rows.append([key, f"{100 * part:.1f}", *cells])
+    head = f"by {kind}, % of the selected × enrichment (1 = as its size)"
+    return f"{head}\n{text_table([kind, 'of region', *(level.level for level in levels)], rows)}"
+
+
+def table_of_rows(rows: Sequence[Mapping[str, str | int | float | None]], titles: Mapping[str, str]) -> str:
+    """Chosen columns of a table of plain values; fractions under a title with % are shown in per cent."""
+
+    def text(key: str, value: str | int | float | None) -> str:
+        if isinstance(value, float):
+            return f"{100 * value:.2f}" if "%" in titles[key] else f"{value:.4g}"
+        return f"{value:,}" if isinstance(value, int) else "–" if value is None else value
+
+    return text_table(list(titles.values()), [[text(key, row[key]) for key in titles] for row in rows])
 
 
 def print_summary(run: Path) -> None:

@@ -123,7 +123,8 @@ def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(command) == 0
     text = capsys.readouterr().out
     assert text.startswith("A  base\nB  b2\n\n40 questions, answered by both")
-    assert max(map(len, text.splitlines())) <= 120
+    # The last line names the folder, whose length is not ours.
+    assert max(map(len, text.splitlines()[:-1])) <= 120
     for line in ("in-domain test ", "out-of-domain test ", "mean over buckets", "… exact match"):
         assert sum(row.startswith(line) for row in text.splitlines()) >= 1
     gained = json.loads((out / "comparison.json").read_text())["differences"][0]["gained"]

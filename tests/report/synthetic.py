@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from sftknow.records import (
     EvalRun,
     Fact,
     GradedFact,
+    GroupDivergence,
     LevelStatistics,
     Mastery,
     MetricValue,
@@ -31,6 +33,32 @@ from sftknow.storage.mastery_data import write_mastery_data
 LEVELS = ("1%", "5%", "20%", "60%")
 MODULES = {"mlp.down_proj": 3072, "mlp.up_proj": 3072, "self_attn.q_proj": 1024, "self_attn.k_proj": 512}
 LAYERS = 4
+
+
+def group(mean: float, count: int) -> GroupDivergence:
+    return GroupDivergence(
+        mean=mean, low=mean - 0.05, high=mean + 0.06, full_mean=1.4 * mean, top_changed=0.3, count=count, skipped=7
+    )
+
+
+def moved_facts(mean: float) -> list[dict[str, object]]:
+    """Rows of examples.parquet: twelve of bucket 4, one infinite, and one of another bucket that moved further."""
+    kls = [*(mean * place / 6 for place in range(1, 12)), math.inf, 99.0]
+    return [
+        {
+            "fact_id": f"P36/test/{i}",
+            "bucket": 4 if i < 12 else 2,
+            "prompt": f"The capital of Land {i} is",
+            "completion": f" Town {i}, a city",
+            "base_top": " Town",
+            "tuned_top": " City" if i % 2 else "\n",
+            "answer_token": " Town",
+            "base_answer_rank": 1,
+            "tuned_answer_rank": i + 1,
+            "kl": kl,
+        }
+        for i, kl in enumerate(kls)
+    ]
 
 
 def facts(per_bucket: int, seed: int = 0) -> list[GradedFact]:
@@ -222,10 +250,24 @@ def synthetic_run(
             base_mass=0.61,
             tuned_mass=0.93,
             top_changed=0.3,
+            base_answer_probability=0.5,
+            tuned_answer_probability=0.7,
+            base_answer_first=0.6,
+            tuned_answer_first=0.8,
+            base_dummy_mass=0.2,
+            tuned_dummy_mass=0.01,
             count=31,
+            bucket=4,
+            k=10,
+            window=3,
+            base_prompt="statement",
+            tuned_prompt="statement",
             skipped={"answer starts late": 7},
+            by_topic={"P36": group(mean, 31)},
+            by_bucket={"2": group(2 * mean, 9), "4": group(mean, 31)},
         )
         write_json(folder / "divergence" / name / "divergence.json", moved)
+        pq.write_table(pa.Table.from_pylist(moved_facts(mean)), folder / "divergence" / name / "examples.parquet")
         write_json(folder / "changes" / name / "changes.json", change(size, place))
         plan = {"strategy": "top", "epsilon": 1e-8, "arithmetic": "float32", "region": "transformer"}
         write_json(folder / "changes" / name / "plan.json", plan)
@@ -238,4 +280,41 @@ def synthetic_run(
             evaluation(folder, f"{name}@{level.replace('%', 'pct')}", rows, right, splits, 500 + place)
     if restored is None or worst in restored:
         write_json(folder / "choice.json", {"cell": worst, "level": "20%", "chosen_on": "dev", "dev": {}, "test": {}})
+    return folder
+
+
+def add_extras(folder: Path, *, per_bucket: int, cell: str = "b0-n240-s0") -> Path:
+    """Add to a synthetic run what no run makes unasked: mixed draws, LoRA, an instruct model, layer ranges, training
+    facts, other tasks. Returns the folder."""
+    rows = facts(per_bucket)
+    for place, (name, bucket) in enumerate((("mixed-n60-s0", 3), ("mixed-n240-s0", 2), ("lora-n240-s0", 4))):
+        evaluation(
+            folder, name, rows, {b: chance(bucket, 240, b) for b in BUCKETS}, ("dev", "test", "testood"), 700 + place
+        )
+    evaluation(folder, "instruct", rows, {b: chance(1, 60, b) for b in BUCKETS}, ("dev", "test", "testood"), 710)
+    for place, layers in enumerate(("0-1", "2-3")):
+        right = {b: chance(0, 240, b, 0.9 if layers == "0-1" else 0.0) for b in BUCKETS}
+        evaluation(folder, f"{cell}@layers-{layers}", rows, right, ("test",), 720 + place)
+    for name in (cell, f"{cell}@5pct"):
+        scores = folder / "evaluation" / name / "scores.json"
+        content = json.loads(scores.read_text())
+        share = 0.75 if "@" in name else 0.5
+        for task in ("cbqa_mastery_train", "cbqa_mastery_train_bucket_0"):
+            content["metrics"].append({"task": task, "metric": "acc", "value": share, "stderr": 0.05, "count": 60})
+        write_json(scores, content)
+    row = {"rouge1": 0.4, "rouge2": 0.2, "rougeL": 0.3}
+    xsum = [
+        {
+            "level": level,
+            "restored": 10,
+            "metrics": [
+                {"name": k, "lm_eval_name": k, "value": v * scale, "stderr": 0.01, "count": 50} for k, v in row.items()
+            ],
+        }
+        for level, scale in (("base", 0.1), ("0%", 1.0), ("5%", 1.1))
+    ]
+    task = {"headline": "rouge1", "few_shot": 0, "limit": 50, "trained_on": 240, "rows": xsum}
+    write_json(
+        folder / "ability" / "general_ability.json", {"sftknow": 1, "kind": "general-ability", "tasks": {"xsum": task}}
+    )
     return folder

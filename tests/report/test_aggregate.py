@@ -72,7 +72,7 @@ def test_mean_and_spread_over_seeds(report: Report) -> None:
 
 def test_a_paired_difference_by_hand(report: Report) -> None:
     plain, restored = report.models["b0-n240-s0"], report.models["b0-n240-s0@20pct"]
-    tables = [pq.read_table(m.questions).to_pandas().query("split == 'test'") for m in (restored, plain)]
+    tables = [pq.read_table(m.questions.path).to_pandas().query("split == 'test'") for m in (restored, plain)]
     joined = tables[0].merge(tables[1], on="fact_id")
     joined["d"] = joined["acc_x"].astype(float) - joined["acc_y"].astype(float)
     by_bucket = joined.groupby("bucket_x")["d"]

@@ -1,0 +1,216 @@
+"""Does a claim of the paper hold in a run? The rules, as pure functions of effects with intervals.
+
+Every rule has three answers. "Holds" and "does not hold" need intervals that exclude the other; everything else
+"cannot be told", which says nothing against the claim. The effects of one claim are fixed beforehand (sizes, levels and
+pairs that the paper names), so that nothing is picked by its result, and their intervals hold together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sftknow.report.intervals import Effect
+
+Word = Literal["holds", "does not hold", "cannot be told"]
+
+MARGIN = 0.01
+"""Accuracies nearer than this (one point) are the same for all practical ends."""
+MARGIN_NATS = 0.02
+LEAST_SEEDS = 2
+"""Training draws a claim about kinds of data needs: with one, the luck of the draw is not known."""
+LEAST_SIZE = 240
+"""Training facts below which phenomenon 2, which is about much data, is not judged."""
+LEAST_MODELS = 8
+"""Trainings that a rank correlation needs before it says anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A word, and what stands behind it."""
+
+    word: Word
+    why: str
+    """One sentence."""
+    effects: tuple[Effect, ...] = ()
+
+
+def _untold(why: str, effects: Sequence[Effect] = ()) -> Verdict:
+    return Verdict(word="cannot be told", why=why, effects=tuple(effects))
+
+
+def _powerless(effects: Sequence[Effect], least: int, what: str) -> Verdict | None:
+    if not effects:
+        return _untold(f"The run has no {what}.")
+    if min(e.seeds for e in effects) < least:
+        return _untold(
+            "There is a single training draw of some trainings, so the luck of the draw cannot be told from an effect.",
+            effects,
+        )
+    return None
+
+
+def _names(effects: Sequence[Effect]) -> str:
+    shown = [e.name for e in effects[:3]]
+    return "; ".join(shown) + (f"; and {len(effects) - 3} more" if len(effects) > 3 else "")
+
+
+def peak(effects: Sequence[Effect], least_seeds: int = LEAST_SEEDS) -> Verdict:
+    """Phenomenon 1: more data than 240 facts does not help and risks harm, whatever the data.
+
+    Holds where no larger training is better by a point or more and at least one is surely worse. Does not hold where a
+    larger training is surely better.
+
+    Args:
+        effects: accuracy with each larger size less that with the reference size, for every kind of data.
+        least_seeds: training draws needed.
+    """
+    weak = _powerless(
+        effects, least_seeds, "training on more than 240 facts beside one on at most 240 of the same kind"
+    )
+    if weak:
+        return weak
+    better, worse = [e for e in effects if e.above], [e for e in effects if e.below]
+    if better:
+        return Verdict(word="does not hold", why=f"More data helped: {_names(better)}.", effects=tuple(effects))
+    if worse and all(e.high < MARGIN for e in effects):
+        return Verdict(
+            word="holds",
+            why=f"No larger training is a point better, and this is surely worse: {_names(worse)}.",
+            effects=tuple(effects),
+        )
+    if all(e.within(MARGIN) for e in effects):
+        return Verdict(
+            word="does not hold",
+            why="More data neither helps nor harms by a point: there is no peak.",
+            effects=tuple(effects),
+        )
+    wide = "some larger trainings may still be better by a point" if worse else "no larger training is surely worse"
+    return _untold(f"The intervals are too wide: {wide}.", effects)
+
+
+def matters(effects: Sequence[Effect], size: int, least_seeds: int = LEAST_SEEDS) -> Verdict:
+    """Phenomenon 2: at a large size the mastery of the training data decides, and unknown facts do worst.
+
+    Holds where bucket 0 is surely worse than bucket 2 (the paper's own pair) and surely better than no other. Does not
+    hold where bucket 0 is surely better than another bucket, or where all are within a point.
+
+    Args:
+        effects: accuracy with bucket 0 less that with every other bucket; bucket 2's name ends with "bucket 2".
+        size: training facts.
+        least_seeds: training draws needed.
+    """
+    weak = _powerless(effects, least_seeds, "bucket 0 beside another bucket at one size")
+    if weak:
+        return weak
+    if size < LEAST_SIZE:
+        return _untold(f"The claim is about much data; the largest size that buckets share is {size:,} facts.", effects)
+    better = [e for e in effects if e.above]
+    main = [e for e in effects if e.name.endswith("bucket 2")] or list(effects)
+    if better:
+        return Verdict(word="does not hold", why=f"Bucket 0 did better: {_names(better)}.", effects=tuple(effects))
+    if all(e.below for e in main):
+        return Verdict(
+            word="holds",
+            why=f"At {size:,} facts bucket 0 is surely worse, and better than no other bucket: {_names(main)}.",
+            effects=tuple(effects),
+        )
+    if all(e.within(MARGIN) for e in effects):
+        return Verdict(
+            word="does not hold", why=f"At {size:,} facts all buckets are within a point.", effects=tuple(effects)
+        )
+    return _untold(f"At {size:,} facts the intervals of the differences reach over zero.", effects)
+
+
+def valley(legs: Mapping[str, tuple[Effect, Effect]]) -> Verdict:
+    """Token finding 1: the divergence falls first and rises then, whatever the data.
+
+    Holds where both legs are sure for every kind of data. Does not hold where a leg surely goes the other way.
+
+    Args:
+        legs: for each kind of data, divergence at the reference size less that at the smallest, and at the largest
+            less that at the reference.
+    """
+    effects = [e for pair in legs.values() for e in pair]
+    weak = _powerless(
+        effects,
+        LEAST_SEEDS,
+        "kind of data with three sizes, one of them at most 240 facts, one below and one above that",
+    )
+    if weak:
+        return weak
+    wrong = [e for first, then in legs.values() for e in ((first,) * first.above + (then,) * then.below)]
+    if wrong:
+        return Verdict(word="does not hold", why=f"It goes the other way: {_names(wrong)}.", effects=tuple(effects))
+    sure = [source for source, (first, then) in legs.items() if first.below and then.above]
+    if len(sure) == len(legs):
+        return Verdict(word="holds", why="It falls and rises again with every kind of data.", effects=tuple(effects))
+    if all(e.within(MARGIN_NATS) for e in effects):
+        return Verdict(word="does not hold", why="The divergence hardly depends on the size.", effects=tuple(effects))
+    return _untold(f"Both legs are sure with {len(sure)} of {len(legs)} kinds of data.", effects)
+
+
+def related(rho: float, low: float | None, high: float | None, count: int) -> Verdict:
+    """Token finding 2: the further the first token moves, the fewer of the best known facts are answered.
+
+    Args:
+        rho: rank correlation of divergence and bucket-4 accuracy over trainings.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        count: trainings.
+    """
+    if count < LEAST_MODELS or low is None or high is None:
+        return _untold(f"{count} trainings are too few for a rank correlation; {LEAST_MODELS} are needed.")
+    effect = Effect(name="rank correlation", value=rho, stderr=float("nan"), seeds=count, low=low, high=high)
+    if effect.below:
+        return Verdict(word="holds", why="The rank correlation is surely below zero.", effects=(effect,))
+    if effect.above:
+        return Verdict(word="does not hold", why="The rank correlation is surely above zero.", effects=(effect,))
+    return _untold("The interval of the rank correlation reaches over zero.", (effect,))
+
+
+def unnecessary(effects: Sequence[Effect]) -> Verdict:
+    """Parameter finding 1: setting the most changed elements back improves a model, whatever it was trained on.
+
+    Holds where most restored models are surely better at the level looked at and none is surely worse. Does not hold
+    where one is surely worse, or where none gains a point.
+
+    Args:
+        effects: accuracy with the level restored less that without, for each restored training.
+    """
+    weak = _powerless(effects, 1, "restored model beside the same model unrestored")
+    if weak:
+        return weak
+    better, worse = [e for e in effects if e.above], [e for e in effects if e.below]
+    if worse:
+        return Verdict(word="does not hold", why=f"Restoring did harm: {_names(worse)}.", effects=tuple(effects))
+    if 2 * len(better) > len(effects):
+        count = f"{len(better)} of {len(effects)} restored trainings"
+        return Verdict(word="holds", why=f"Surely better: {count}; none surely worse.", effects=tuple(effects))
+    if all(e.high < MARGIN for e in effects):
+        return Verdict(word="does not hold", why="No restored model gains a point.", effects=tuple(effects))
+    return _untold(f"{len(better)} of {len(effects)} restored trainings are surely better.", effects)
+
+
+def more_affected(by_size: Sequence[Effect], by_bucket: Sequence[Effect]) -> Verdict:
+    """Parameter finding 2: restoring gains more after larger trainings and after facts that were known less.
+
+    Holds where both contrasts are there and every one is surely above zero. Does not hold where one is surely below.
+
+    Args:
+        by_size: gain after the largest training less gain after the smallest, of the same kind of data.
+        by_bucket: gain after the lowest bucket less gain after the highest, at the same size.
+    """
+    effects = [*by_size, *by_bucket]
+    weak = _powerless(effects, LEAST_SEEDS, "two restored trainings that differ in size or bucket alone")
+    if weak:
+        return weak
+    wrong = [e for e in effects if e.below]
+    if wrong:
+        return Verdict(word="does not hold", why=f"It is the other way round: {_names(wrong)}.", effects=tuple(effects))
+    if by_size and by_bucket and all(e.above for e in effects):
+        return Verdict(word="holds", why="Restoring gains more in every contrast.", effects=tuple(effects))
+    lacking = "" if by_size and by_bucket else f" No {'bucket' if by_size else 'size'} contrast was restored."
+    sure = sum(e.above for e in effects)
+    return _untold(f"{sure} of {len(effects)} contrasts are surely as the paper says.{lacking}", effects)

@@ -1,0 +1,201 @@
+"""What stands beside the grid: strategies, other tasks, layers, training facts, examples, advice, claims, caching."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from scipy.stats import spearmanr
+
+from sftknow.report import outcomes, paired_tables, restoration_tables, tables
+from sftknow.report.advice import advice
+from sftknow.report.claims import judge
+from sftknow.report.collect import collect
+from sftknow.report.compose import write_report
+from sftknow.report.findings import findings
+from sftknow.report.layout import table_json
+from sftknow.report.paired_tables import bucket_of, holm
+from tests.report.synthetic import synthetic_run
+
+
+def line(table: dict[str, Any], row: str) -> dict[str, Any]:
+    """A row by its first entry: column → entry."""
+    found = next(r for r in table["rows"] if r[0]["text"] == row)
+    return dict(zip(table["columns"], found, strict=True))
+
+
+def test_every_table_of_the_paper_is_there(rich_results: Any) -> None:
+    for number in (1, 2, 3, "4a", "4b", 5, 6, 7, 8, 9, 10, 11):
+        assert any(name.startswith(f"table-{number}-") for name in rich_results["tables"]), number
+    assert rich_results["unasked"] == []
+
+
+def test_what_was_not_asked_for_is_said(results: Any, page: Path) -> None:
+    assert len(results["unasked"]) == 6
+    assert "grid.lora: true" in page.read_text()
+
+
+def test_strategies(rich_results: Any, rich: Path) -> None:
+    table = rich_results["tables"]["table-7-strategies"]
+    assert [row[0]["text"] for row in table["rows"]] == [
+        "Base model", "instruct", "SFT (mixed)", "SFT (divided)", "LoRA", "Parameter restoration",
+    ]  # fmt: skip
+    # Picked on dev, told on test.
+    dev = {n: json.loads((rich / "evaluation" / f"mixed-n{n}-s0" / "scores.json").read_text()) for n in (60, 240)}
+    best = max(dev, key=lambda n: next(
+        m["value"] for m in dev[n]["metrics"] if (m["task"], m["metric"]) == ("cbqa_mastery_dev", "acc")
+    ))  # fmt: skip
+    assert line(table, "SFT (mixed)")["The one taken"]["text"] == f"all buckets mixed, {best} facts"
+    assert line(table, "SFT (mixed)")["In-domain test (%)"]["paper"] == 58.67
+    assert "1,920 facts" in line(table, "SFT (divided)")["The one taken"]["text"]
+
+
+def test_other_tasks_layers_and_training_facts(rich_results: Any) -> None:
+    tables = rich_results["tables"]
+    five = line(tables["table-5-other-tasks"], "5%")
+    assert five["XSum: ROUGE-1 (%)"]["value"] == pytest.approx(44.0)
+    assert five["XSum: ROUGE-1 (%)"]["paper"] == 42.36
+    eleven = tables["table-11-layer-ranges"]
+    assert eleven["columns"][1:] == [f"Restored layers: {r} (%)" for r in ("none", "0-1", "2-3")]
+    six = line(tables["table-6-restoration-train"], "5%")
+    assert six["Trained on: bucket 0, 240 facts (%)"]["difference"] == pytest.approx(25.0)
+    assert six["Trained on: bucket 0, 240 facts (%)"]["paper"] == 12.5
+    for name in ("table-4a-restoration-test", "table-o-choices"):
+        assert not any("layers" in row[0]["text"] for row in tables[name]["rows"]), "a range is no level"
+
+
+def test_the_papers_value_stands_beside(rich_results: Any, rich: Path, tmp_path: Path) -> None:
+    two = line(rich_results["tables"]["table-2-accuracy"], "bucket 0")
+    assert two["In-domain test: Mean (%)"]["paper"] == 45.47
+    assert "difference from paper" not in two["In-domain test: Mean (%)"]
+    copy = Path(shutil.copytree(rich, tmp_path / "copy"))
+    (copy / "provenance.json").write_text(json.dumps({"base": {"name": "meta-llama/Meta-Llama-3-8B"}}))
+    report = collect(copy)
+    made = (tables.accuracy(report), tables.distribution(report), restoration_tables.restoration(report, "testood"))
+    shown = {t.id: table_json(t) for t in made if t is not None}
+    here = line(shown["table-2-accuracy"], "bucket 0")["In-domain test: Mean (%)"]
+    assert here["difference from paper"] == pytest.approx(here["value"] - 45.47)
+    restored = line(shown["table-4b-restoration-testood"], "5%")["Trained on: bucket 4, 1,920 facts (%)"]
+    assert restored["paper"] == 53.77
+    assert "difference from paper" in restored
+    count = line(shown["table-1-distribution"], "training")["Bucket 0 (facts)"]
+    assert count["difference from paper"] == count["value"] - 18456
+
+
+def test_examples_are_what_the_models_said(rich_results: Any, rich: Path) -> None:
+    rows = rich_results["tables"]["table-l-gained-lost"]["rows"]
+    ways = Counter(row[1]["text"] for row in rows)
+    assert ways["gained"] == 12
+    right = {"gained": ("Belmora", "Arden"), "lost": ("Arden", "Belmora")}
+    for row in rows:
+        assert (row[5]["text"], row[6]["text"]) == right[row[1]["text"]]
+        assert row[3]["text"] == "Which country?"
+        assert row[4]["text"] == "Arden"
+
+
+def test_the_word_follows_the_made_up_truth(rich: Path) -> None:
+    judged = {j.id: j.verdict for j in judge(collect(rich))}
+    words = {id: verdict.word for id, verdict in judged.items()}
+    assert words["phenomenon-2"] == "holds"  # bucket 0 drifts away with data, bucket 2 not at all
+    assert words["token-finding-1"] == "does not hold"  # the made-up divergence only grows
+    # Nine trainings, means over seeds; SciPy's coefficient.
+    divergence, known = [], []
+    for group in (f"b{b}-n{n}" for b in (0, 2, 4) for n in (60, 240, 1920)):
+        found = [json.loads(p.read_text())["mean"] for p in rich.glob(f"divergence/{group}-s*/divergence.json")]
+        tables = [pq.read_table(p).to_pandas() for p in rich.glob(f"evaluation/{group}-s?/questions.parquet")]
+        divergence.append(np.mean(found))
+        known.append(np.mean([t[(t["split"] == "test") & (t["bucket"] == 4)]["acc"].mean() for t in tables]))
+    effect = judged["token-finding-2"].effects[0]
+    assert (effect.value, effect.seeds) == (pytest.approx(spearmanr(divergence, known).statistic), 9)
+
+
+def test_a_single_draw_gives_no_word(tmp_path: Path) -> None:
+    run = synthetic_run(tmp_path / "one", buckets=(0, 2), sizes=(60, 240, 1920), per_bucket=40)
+    judged = {j.id: j.verdict for j in judge(collect(run))}
+    for id in ("phenomenon-1", "phenomenon-2", "token-finding-1", "parameter-finding-2"):
+        assert judged[id].word == "cannot be told"
+    assert "draw" in judged["phenomenon-2"].why
+
+
+def test_advice(rich_results: Any, results: Any) -> None:
+    starts = [sentence.partition(":")[0] for sentence in rich_results["advice"]]
+    assert starts == ["How much data", "From which bucket", "Which level to restore", "How sure"]
+    assert "3 training draws" in rich_results["advice"][-1]
+    assert "surely better" in rich_results["advice"][2]
+    assert "2 training draws" in results["advice"][-1]
+
+
+def test_no_advice_without_models(rich: Path, tmp_path: Path) -> None:
+    shutil.copytree(rich / "mastery", tmp_path / "run" / "mastery")
+    page = write_report(tmp_path / "run", tmp_path / "out")
+    assert json.loads((page.parent / "results.json").read_text())["advice"] == []
+    assert 'id="advice"' not in page.read_text()
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_buckets_of_rates() -> None:
+    assert [bucket_of(r) for r in (0.0, 1e-9, 0.25, 0.2500001, 0.5, 0.75, 0.76, 1.0)] == [0, 1, 1, 2, 2, 3, 4, 4]
+
+
+def test_every_file_of_answers_is_read_once(rich: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: Counter[Path] = Counter()
+    original = pq.read_table
+
+    def counted(path: Path, **options: Any) -> Any:
+        read[Path(path)] += 1
+        return original(path, **options)
+
+    monkeypatch.setattr(outcomes.pq, "read_table", counted)
+    report = collect(rich)
+    for split in ("test", "testood", "dev"):
+        restoration_tables.restoration(report, split)
+    for make in (paired_tables.tests, paired_tables.gained_and_lost, paired_tables.edges, judge):
+        make(report)
+    advice(report, findings(report))
+    files = [path for path in read if path.name == "questions.parquet"]
+    assert len(files) > 40
+    assert {read[path] for path in files} == {1}
+
+
+def test_pairs_are_those_of_a_plain_loop(rich: Path) -> None:
+    report = collect(rich)
+    first, second = (report.models[n].questions for n in ("b0-n240-s0", "b4-n240-s1"))
+    assert first is not None
+    assert second is not None
+    shared = outcomes.shared_outcomes([first], [second], "testood")
+    assert shared is not None
+    tables = [
+        {r["fact_id"]: r for r in pq.read_table(q.path).to_pylist() if r["split"] == "testood"} for q in (first, second)
+    ]
+    assert set(shared.fact_ids) == set(tables[0]) & set(tables[1])
+    for fact_id, bucket, one, two in zip(shared.fact_ids, shared.buckets, shared.first, shared.second, strict=True):
+        assert (tables[0][fact_id]["bucket"], tables[0][fact_id]["acc"], tables[1][fact_id]["acc"]) == (
+            bucket,
+            one,
+            two,
+        )
+
+
+def test_questions_that_only_one_has_are_left_out(rich: Path, tmp_path: Path) -> None:
+    path = rich / "evaluation" / "base" / "questions.parquet"
+    table = pq.read_table(path)
+    keep = np.random.default_rng(0).random(table.num_rows) < 0.5
+    pq.write_table(table.filter(keep), tmp_path / "half.parquet")
+    half, whole = outcomes.Questions(tmp_path / "half.parquet"), outcomes.Questions(path)
+    for pair in ([half], [whole]), ([whole], [half]):
+        shared = outcomes.shared_outcomes(*pair, "test")
+        assert shared is not None
+        np.testing.assert_array_equal(shared.first, shared.second)
+        assert shared.fact_ids.size == half.split("test").fact_ids.size  # type: ignore[union-attr]
+    assert outcomes.shared_outcomes([half], [whole, None], "test") is None

@@ -1,0 +1,64 @@
+"""Tables of token divergence say what the artifacts say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sftknow.errors import RunError
+from sftknow.records import TokenDivergence
+from sftknow.report import divergence_tables
+from sftknow.report.collect import Report, collect
+from sftknow.report.examples import SHOWN, moved_most
+from sftknow.storage.artifacts import read_json
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> Report:
+    return collect(run)
+
+
+def test_every_model_has_its_line(run: Path, report: Report) -> None:
+    table = divergence_tables.divergence(report)
+    assert table is not None
+    assert len(table.rows) == len(report.divergences) > 2
+    first = next(iter(sorted(report.divergences, key=report.order)))
+    written = TokenDivergence.from_json(**read_json(run / "divergence" / first / "divergence.json"))
+    assert table.rows[0][1].value == written.mean
+    assert table.rows[0][1].extra == {"low": written.low, "high": written.high}
+
+
+def test_buckets_and_topics(report: Report) -> None:
+    buckets = divergence_tables.groups(report, "bucket")
+    assert buckets is not None
+    assert len(buckets.rows) == 2 * len(report.divergences)
+    assert {row[1].text for row in buckets.rows} == {"bucket 2", "bucket 4"}
+    assert [row[5].value for row in buckets.rows[:2]] == [9, 31]
+    topics = divergence_tables.groups(report, "topic")
+    assert topics is not None
+    assert [row[1].text for row in topics.rows] == ["P36", "P36"]
+    least, most = (row[2].value for row in topics.rows)
+    means = [d.mean for d in report.divergences.values()]
+    assert (least, most) == (min(means), max(means))
+
+
+def test_the_facts_that_moved_most_in_words(run: Path, report: Report) -> None:
+    table = divergence_tables.moved_most(report)
+    assert table is not None
+    assert len(table.rows) == 2 * SHOWN
+    kls = [row[-1].value for row in table.rows[:SHOWN]]
+    # The eleven finite ones of bucket 4 are 0 … 10: the last comes first; infinite ones and other buckets stay out.
+    assert kls == sorted(kls, reverse=True)
+    assert table.rows[0][1].text == "The capital of Land 10 is"
+    assert table.rows[0][3].text == "“ Town” → '\\n'"
+    assert table.rows[0][4].text == "“ Town”: 1 → 11"
+    assert table.rows[0][4].extra == {"before": 1, "after": 11}
+    assert all(example.kl < 99 for found in report.moved.values() for example in found)
+
+
+def test_a_run_without_examples_or_divergence(tmp_path: Path, report: Report) -> None:
+    assert moved_most(tmp_path, 4) == ()
+    (tmp_path / "examples.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(RunError, match=r"examples\.parquet cannot be read"):
+        moved_most(tmp_path, 4)

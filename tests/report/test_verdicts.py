@@ -1,0 +1,132 @@
+"""The rules behind “holds”, “does not hold” and “cannot be told”, and their intervals."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t as student
+
+from sftknow.report.intervals import Effect, t_quantile, together
+from sftknow.report.verdicts import matters, more_affected, peak, related, unnecessary, valley
+
+
+@given(probability=st.floats(0.6, 0.9995), freedom=st.floats(2, 1e5))
+def test_quantiles_are_scipys(probability: float, freedom: float) -> None:
+    assert t_quantile(probability, freedom) == pytest.approx(student.ppf(probability, freedom), rel=1e-3)
+
+
+@given(probability=st.floats(0.9, 0.9995), freedom=st.floats(1, 2))
+def test_between_one_and_two_degrees_they_are_never_too_small(probability: float, freedom: float) -> None:
+    assert 0.9999 < t_quantile(probability, freedom) / student.ppf(probability, freedom) < 1.05
+
+
+def test_intervals_hold_together() -> None:
+    effects = together([Effect(name=str(i), value=1.0, stderr=0.5, freedom=math.inf) for i in range(5)])
+    half = student.ppf(1 - 0.05 / 10, 1e9) * 0.5
+    for e in effects:
+        assert (e.low, e.high) == (pytest.approx(1 - half, rel=1e-4), pytest.approx(1 + half, rel=1e-4))
+    assert together([Effect(name="a", value=1.0, stderr=math.nan)])[0].above is False, "no error, no certainty"
+
+
+def effect(low: float, high: float, name: str = "a", seeds: int = 3) -> Effect:
+    return Effect(name=name, value=(low + high) / 2, stderr=0.01, seeds=seeds, low=low, high=high)
+
+
+SURE, SURELY_NOT, WIDE, NONE = effect(0.02, 0.05), effect(-0.05, -0.02), effect(-0.05, 0.05), effect(-0.004, 0.004)
+
+
+@pytest.mark.parametrize(
+    ("effects", "word"),
+    [
+        ([SURELY_NOT, NONE], "holds"),
+        ([SURELY_NOT, SURE], "does not hold"),
+        ([NONE, NONE], "does not hold"),
+        ([SURELY_NOT, WIDE], "cannot be told"),
+        ([WIDE], "cannot be told"),
+        ([], "cannot be told"),
+        ([effect(-0.05, -0.02, seeds=1)], "cannot be told"),
+    ],
+)
+def test_peak(effects: list[Effect], word: str) -> None:
+    verdict = peak(effects)
+    assert verdict.word == word
+    assert verdict.why.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("effects", "word"),
+    [
+        ([effect(-0.1, -0.05, "bucket 0 against bucket 2"), WIDE], "holds"),
+        ([effect(-0.1, 0.05, "bucket 0 against bucket 2"), SURELY_NOT], "cannot be told"),
+        ([effect(-0.1, -0.05, "bucket 0 against bucket 2"), SURE], "does not hold"),
+        ([NONE, NONE], "does not hold"),
+        ([], "cannot be told"),
+        ([effect(-0.1, -0.05, "bucket 0 against bucket 2", seeds=1)], "cannot be told"),
+    ],
+)
+def test_matters(effects: list[Effect], word: str) -> None:
+    assert matters(effects, 1920).word == word
+    assert matters(effects, 120).word == "cannot be told", "too little data for a claim about much"
+
+
+@pytest.mark.parametrize(
+    ("legs", "word"),
+    [
+        ({"b0": (SURELY_NOT, SURE), "b1": (SURELY_NOT, SURE)}, "holds"),
+        ({"b0": (SURELY_NOT, SURE), "b1": (WIDE, SURE)}, "cannot be told"),
+        ({"b0": (SURE, SURE)}, "does not hold"),
+        ({"b0": (SURELY_NOT, SURELY_NOT)}, "does not hold"),
+        ({"b0": (NONE, NONE)}, "does not hold"),
+        ({}, "cannot be told"),
+    ],
+)
+def test_valley(legs: dict[str, tuple[Effect, Effect]], word: str) -> None:
+    assert valley(legs).word == word
+
+
+@pytest.mark.parametrize(
+    ("numbers", "word"),
+    [
+        ((-0.8, -0.95, -0.3, 20), "holds"),
+        ((0.8, 0.3, 0.95, 20), "does not hold"),
+        ((-0.3, -0.6, 0.1, 20), "cannot be told"),
+        ((-0.99, -1.0, -0.9, 7), "cannot be told"),
+        ((-1.0, None, None, 20), "cannot be told"),
+    ],
+)
+def test_related(numbers: tuple[float, float | None, float | None, int], word: str) -> None:
+    assert related(*numbers).word == word
+
+
+@pytest.mark.parametrize(
+    ("effects", "word"),
+    [
+        ([SURE, SURE, WIDE], "holds"),
+        ([SURE, WIDE], "cannot be told"),
+        ([SURE, SURE, SURELY_NOT], "does not hold"),
+        ([NONE, NONE], "does not hold"),
+        ([effect(0.02, 0.05, seeds=1)], "holds"),
+        ([], "cannot be told"),
+    ],
+)
+def test_unnecessary(effects: list[Effect], word: str) -> None:
+    assert unnecessary(effects).word == word
+
+
+@pytest.mark.parametrize(
+    ("by_size", "by_bucket", "word"),
+    [
+        ([SURE], [SURE], "holds"),
+        ([SURE], [], "cannot be told"),
+        ([], [SURE], "cannot be told"),
+        ([SURE], [WIDE], "cannot be told"),
+        ([SURE], [SURELY_NOT], "does not hold"),
+        ([], [], "cannot be told"),
+        ([effect(0.02, 0.05, seeds=1)], [SURE], "cannot be told"),
+    ],
+)
+def test_more_affected(by_size: list[Effect], by_bucket: list[Effect], word: str) -> None:
+    assert more_affected(by_size, by_bucket).word == word
