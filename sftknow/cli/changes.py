@@ -20,20 +20,34 @@ def add_parser(commands: Commands) -> None:
         commands,
         "changes",
         "rank every parameter by its relative change and say where the change is",
-        "sftknow changes base tuned --levels 1%,5%,20% --out changes",
+        "sftknow changes base tuned --levels 1%,5%,20% --out changes\n"
+        "  sftknow changes base tuned --region attention --layers 0-3\n"
+        "  sftknow changes base tuned --layer-sweep 4                  (layers 0-3, 4-7, …)",
     )
     add_pair(parser)
     parser.add_argument(
         "--levels", default=DEFAULT_LEVELS, metavar="A,B", help=f"default: {DEFAULT_LEVELS}".replace("%", "%%")
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write changes.json, plan.json and the tensor table")
+    parser.add_argument(
+        "--layer-sweep",
+        metavar="N|RANGES",
+        help="also the share of the change in every N layers, or in ranges such as 0-3,4-7",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write plan.json, tables (CSV, Parquet, JSON) and figures (SVG, PNG)"
+    )
     parser.set_defaults(run=run)
 
 
 def add_pair(parser: argparse.ArgumentParser) -> None:
-    """The two checkpoints and what decides the order of their parameters; shared with `restore`."""
+    """The two checkpoints and what decides the order of their parameters."""
     add_model(parser, "base", "the pretrained checkpoint")
     add_model(parser, "tuned", "the fine-tuned checkpoint")
+    add_order(parser)
+
+
+def add_order(parser: argparse.ArgumentParser) -> None:
+    """What decides the order of the parameters; shared with `restore`."""
     parser.add_argument(
         "--region",
         default="transformer",
@@ -47,11 +61,23 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arithmetic", choices=("float32", "bfloat16"), default="float32", help="bfloat16: the authors' rounding"
     )
+    parser.add_argument(
+        "--common-rows",
+        action="store_true",
+        help="where the vocabulary grew or shrank, compare the rows of the embeddings that both have",
+    )
+    parser.add_argument(
+        "--memory",
+        default="512MB",
+        metavar="SIZE",
+        help="what the process may take in all, such as 2GB (default: 512MB); results do not depend on it",
+    )
 
 
 def pair_options(arguments: argparse.Namespace) -> PairOptions:
     """The options of `add_pair` as the library wants them."""
     from sftknow.pipeline.checkpoint_pairs import PairOptions
+    from sftknow.storage.checkpoint_layout import parse_size
 
     return PairOptions(
         region=arguments.region,
@@ -60,18 +86,33 @@ def pair_options(arguments: argparse.Namespace) -> PairOptions:
         seed=arguments.seed,
         epsilon=arguments.epsilon,
         arithmetic=arguments.arithmetic,
+        common_rows=arguments.common_rows,
+        memory=parse_size(arguments.memory),
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and print the tables."""
-    from sftknow.parameters.tables import write_analysis
+    from sftknow.parameters.change_tables import layer_range_rows
+    from sftknow.pipeline.change_report import range_changes, write_change_report
     from sftknow.pipeline.checkpoint_pairs import analyse_pair
-    from sftknow.report.terminal import changes_table
+    from sftknow.report.terminal import changes_table, places_table, table_of_rows
 
     levels = arguments.levels.split(",")
     analysis = analyse_pair(arguments.base, arguments.tuned, levels, pair_options(arguments))
+    ranges = range_changes(analysis, arguments.layer_sweep) if arguments.layer_sweep else []
     print(changes_table(analysis.change))
+    for kind in ("module", "layer"):
+        print(f"\n{places_table(analysis.change, kind)}")
+    if ranges:
+        titles = {
+            "layers": "layers",
+            "elements": "parameters",
+            "changed": "changed",
+            "share_of_change": "% of change",
+            "share_of_change_base_not_0": "% without base = 0",
+        }
+        print(f"\n{table_of_rows(layer_range_rows(ranges), titles)}")
     if arguments.out:
-        write_analysis(arguments.out, analysis)
-        print(f"\ntables and plan: {arguments.out}")
+        write_change_report(arguments.out, analysis, ranges)
+        print(f"\nplan, tables and figures: {arguments.out}")

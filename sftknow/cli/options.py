@@ -40,7 +40,9 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="prompts at once (default: 64)")
 
 
-def add_dtype(parser: argparse.ArgumentParser, otherwise: str = "what the model's config names, as lm_eval does") -> None:
+def add_dtype(
+    parser: argparse.ArgumentParser, otherwise: str = "what the model's config names, as lm_eval does"
+) -> None:
     """``--dtype``: what the model is loaded in; None in the namespace where nothing was said."""
     parser.add_argument(
         "--dtype",

@@ -1,25 +1,30 @@
 """What fine-tuning did to the parameters of a region, and the plan for undoing a share of it.
 
-The files are read twice for all levels together (`passes`, then `ranking`), once for ``random``. Memory is bounded by
-the block size, whatever the size of the model.
+The files are read once for all levels together, or twice where a sample misled (`ranking`), by several threads
+(`survey`). Memory is bounded, whatever the size of the model.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftknow.parameters.pairs import BLOCK, CheckpointPair, pair_checkpoints
-from sftknow.parameters.passes import Run, Survey, Tally, random_tallies, survey_region, watched
-from sftknow.parameters.ranking import ordered_tallies
+import numpy as np
+
+from sftknow.errors import CheckpointError
+from sftknow.parameters.leveling import MOST_LEVELS
+from sftknow.parameters.pairs import CheckpointPair, pair_checkpoints
+from sftknow.parameters.ranking import Tally, ordered_tallies, random_tallies
 from sftknow.parameters.regions import OUTSIDE
 from sftknow.parameters.relative import Measure
-from sftknow.parameters.selection import check_strategy, parse_levels, random_cuts
-from sftknow.parameters.statistics import share_of
+from sftknow.parameters.selection import check_strategy, parse_levels
+from sftknow.parameters.statistics import QuarterDecades, histogram_sum, share_of
+from sftknow.parameters.survey import MEMORY, Survey, Workload
+from sftknow.parameters.units import BLOCK, PIECE, units
 from sftknow.records import LevelStatistics, ParameterChange, RestorePlan
-from sftknow.storage.checkpoints import CheckpointReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,10 @@ class TensorChange:
     changed: int
     selected: tuple[int, ...]
     """Selected elements for each level, in the order of the levels."""
+    change: float = math.nan
+    """Sum of r over the tensor, in float64. NaN in an analysis of an earlier version, which did not record it."""
+    change_nonzero_base: float = math.nan
+    """The same without elements whose base value is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +65,8 @@ def analyse(
     seed: int = 0,
     epsilon: float = 1e-8,
     arithmetic: str = "float32",
+    common_rows: bool = False,
+    memory: int = MEMORY,
     block: int = BLOCK,
 ) -> Analysis:
     """Rank the relative change r of every parameter of the region and cut the order at every level (paper, 5.1, B.2).
@@ -70,7 +81,9 @@ def analyse(
         seed: of ``random``.
         epsilon: added to |p|; rounded to float32.
         arithmetic: ``float32``, or ``bfloat16`` for the authors' rounding.
-        block: elements read at a time; memory is proportional to it, results do not depend on it.
+        common_rows: see `pair_checkpoints`.
+        memory: bytes to stay below; with less, fewer threads work. Results do not depend on it.
+        block: elements read at a time, at most 2^20; results do not depend on it.
 
     Raises:
         CheckpointError: the checkpoints do not fit or cannot be compared, a value of the region is NaN or infinite, a
@@ -80,37 +93,32 @@ def analyse(
         UserWarning: no value of the region changed.
     """
     wanted = parse_levels(levels)
+    if len(wanted) > MOST_LEVELS:
+        raise CheckpointError(f"{len(wanted)} levels are too many at once; give at most {MOST_LEVELS}")
     check_strategy(strategy)
     measure = Measure(epsilon=epsilon, arithmetic=arithmetic)
     if block < 1:
         raise ValueError("block must be at least 1")
-    pair = pair_checkpoints(base, tuned, region, layers)
-    passes = 3 if strategy == "random" else 2
-    with (
-        CheckpointReader(pair.base) as base_reader,
-        CheckpointReader(pair.tuned) as tuned_reader,
-        watched(passes * pair.elements, "comparing parameters") as advance,
-    ):
-        run = Run(pair, base_reader, tuned_reader, measure, block, advance)
-        survey = Survey()
-        if strategy == "random":
-            tallies = [Tally(cut) for cut in random_cuts(pair.elements, wanted, seed, block, advance)]
-            random_tallies(run, survey, tallies, seed)
-        else:
-            survey_region(run, survey, lambda *_: None)
-            tallies = ordered_tallies(run, survey, wanted, strategy)
+    pair = pair_checkpoints(base, tuned, region, layers, common_rows=common_rows)
+    work = Workload(pair=pair, measure=measure, memory=memory, block=min(block, PIECE))
+    if strategy == "random":
+        survey, tallies = random_tallies(work, wanted, seed)
+    else:
+        survey, tallies = ordered_tallies(work, wanted, strategy)
     change = _change(pair, survey, tallies, region, layers)
     if not change.changed:
         warnings.warn(f"{base} and {tuned} hold the same values in the region {region}: nothing changed", stacklevel=2)
+    assert survey.hashes is not None
     plan = RestorePlan(
         strategy=strategy,
         seed=seed,
         region=region,
         layers=layers,
+        common_rows=common_rows,
         epsilon=epsilon,
         arithmetic=arithmetic,
-        base_sha256=survey.base_hash.hexdigest(),
-        tuned_sha256=survey.tuned_hash.hexdigest(),
+        base_sha256=survey.hashes[0].hexdigest(),
+        tuned_sha256=survey.hashes[1].hexdigest(),
         cuts=tuple(tally.cut for tally in tallies),
     )
     return Analysis(change=change, plan=plan, tensors=_tensor_changes(pair, survey, tallies))
@@ -120,14 +128,15 @@ def _change(
     pair: CheckpointPair, survey: Survey, tallies: list[Tally], region: str, layers: str | None
 ) -> ParameterChange:
     sizes = [tensor.elements for tensor in pair.tensors]
-    whole, whole_zero_base = survey.all.sum(), survey.zero_base.sum()
+    zero_base = histogram_sum(survey.histogram[1::2].sum(axis=0))
+    whole = histogram_sum(survey.histogram[0::2].sum(axis=0)) + zero_base
     statistics = [
         LevelStatistics(
             level=tally.cut.level,
             selected=tally.cut.selected,
             selected_unchanged=tally.unchanged,
             concentration=share_of(tally.sum, whole),
-            concentration_nonzero_base=share_of(tally.sum - tally.zero_base_sum, whole - whole_zero_base),
+            concentration_nonzero_base=share_of(tally.sum - tally.zero_base_sum, whole - zero_base),
             by_layer=_by_layer(pair, tally.selected),
             by_module=_by_module(pair, tally.selected),
         )
@@ -137,11 +146,11 @@ def _change(
         region=region,
         layers=layers,
         elements=pair.elements,
-        changed=sum(survey.changed),
+        changed=int(survey.changed.sum(dtype=np.int64)),
         elements_by_layer=_by_layer(pair, sizes),
         elements_by_module=_by_module(pair, sizes),
         levels=tuple(statistics),
-        histogram=survey.decades.table(survey.all.counts),
+        histogram=QuarterDecades(survey.above_edge).table(survey.histogram[:, :, 0].sum(axis=0)),
     )
 
 
@@ -161,14 +170,23 @@ def _by_module(pair: CheckpointPair, counts: Sequence[int]) -> dict[str, int]:
 
 
 def _tensor_changes(pair: CheckpointPair, survey: Survey, tallies: list[Tally]) -> tuple[TensorChange, ...]:
+    changed = [0] * len(pair.tensors)
+    sums: list[list[float]] = [[] for _ in pair.tensors]
+    zero_sums: list[list[float]] = [[] for _ in pair.tensors]
+    for unit, count, (nonzero, zero) in zip(units(pair), survey.changed.tolist(), survey.sums.tolist(), strict=True):
+        changed[unit.position] += count
+        sums[unit.position].append(nonzero)
+        zero_sums[unit.position].append(zero)
     return tuple(
         TensorChange(
             name=tensor.name,
             layer=tensor.place.layer,
             module=tensor.place.module,
             elements=tensor.elements,
-            changed=survey.changed[i],
+            changed=changed[i],
             selected=tuple(tally.selected[i] for tally in tallies),
+            change=math.fsum(sums[i] + zero_sums[i]),
+            change_nonzero_base=math.fsum(sums[i]),
         )
         for i, tensor in enumerate(pair.tensors)
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from sftknow.errors import CheckpointError, RunError
 from sftknow.parameters.regions import OUTPUT_HEADS, Place, Region, natural_order, parse_region, place_of
-from sftknow.storage.artifacts import digest
 from sftknow.storage.checkpoints import (
     FLOAT_BITS,
     CheckpointIndex,
@@ -26,6 +24,7 @@ from sftknow.storage.manifests import read_manifest
 BLOCK = 1 << 22
 """Elements read at a time by default; a block of both models with all that is computed on it takes about 200 MB."""
 
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "lm_head.bias")
 _PREFIXES = ("model.", "transformer.", "gpt_neox.")
 
 
@@ -36,10 +35,16 @@ class TensorPair:
     name: str
     """Its name in the fine-tuned checkpoint."""
     base: TensorEntry
+    """Cut down to the common rows where they are compared, as `tuned` is."""
     tuned: TensorEntry
     place: Place
     first: int
     """Global index of its first element: tensors in natural order of their names, elements row-major."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is compared."""
+        return self.tuned.shape
 
     @property
     def elements(self) -> int:
@@ -60,21 +65,29 @@ class CheckpointPair:
         return sum(tensor.elements for tensor in self.tensors)
 
 
-def pair_checkpoints(base: Path, tuned: Path, region: str, layers: str | None) -> CheckpointPair:
+def pair_checkpoints(
+    base: Path, tuned: Path, region: str, layers: str | None, *, common_rows: bool = False
+) -> CheckpointPair:
     """Index both checkpoints, check that they are of one architecture, and find the region's tensors.
 
     Only headers are read. Shards and dtypes may differ. Names may differ by the prefix that a model with a head puts
     before its body (``h.0…`` and ``transformer.h.0…``).
 
+    Args:
+        common_rows: accept a vocabulary of another size: of embeddings and output head the rows that both have are
+            compared, the first ones; further rows of the fine-tuned checkpoint belong to no region.
+
     Raises:
-        CheckpointError: what `read_index` raises; other shapes, missing or extra tensors, BASE and TUNED swapped,
-            a tied output head stored twice within the region, an empty region, dtypes that cannot be compared.
+        CheckpointError: what `read_index` raises; other shapes, missing or extra tensors, BASE and TUNED swapped or
+            one folder, a tied output head stored twice within the region, an empty region, dtypes that cannot be
+            compared.
     """
     wanted = parse_region(region, layers)
     base_index, tuned_index = read_index(base), read_index(tuned)
     _refuse_swapped(base, tuned)
     partner = _partners(base_index, tuned_index)
-    _refuse_other_vocabulary(base_index, tuned_index, partner)
+    if not common_rows:
+        _refuse_other_vocabulary(base_index, tuned_index, partner)
     _refuse_other_tensors(base_index, tuned_index, partner)
     _refuse_double_head(tuned_index, partner, wanted)
 
@@ -82,6 +95,9 @@ def pair_checkpoints(base: Path, tuned: Path, region: str, layers: str | None) -
     first = 0
     for name in natural_order([name for name in tuned_index.tensors if name in wanted]):
         entry, other = tuned_index.tensors[name], base_index.tensors[partner[name] or name]
+        if entry.shape != other.shape:
+            rows = min(entry.shape[0], other.shape[0])
+            entry, other = _first_rows(entry, rows), _first_rows(other, rows)
         pair = TensorPair(name=name, base=other, tuned=entry, place=place_of(name), first=first)
         _refuse_dtype(pair.base, base)
         _refuse_dtype(pair.tuned, tuned)
@@ -100,40 +116,9 @@ def blocks(
         yield first, base.read(tensor.base, first, count), tuned.read(tensor.tuned, first, count)
 
 
-class RegionHash:
-    """SHA-256 over names, dtypes, shapes and bytes of a region's tensors, independent of shards and block size.
-
-    Feed every tensor's bytes in order with `update`, calling `close` after each tensor; then read `hexdigest`.
-    """
-
-    def __init__(self) -> None:
-        self._tensors: list[tuple[str, str, tuple[int, ...], str]] = []
-        self._current = hashlib.sha256()
-
-    def update(self, bits: NDArray[Any]) -> None:
-        self._current.update(bits.data)
-
-    def close(self, entry: TensorEntry) -> None:
-        self._tensors.append((entry.name, entry.dtype, entry.shape, self._current.hexdigest()))
-        self._current = hashlib.sha256()
-
-    def hexdigest(self) -> str:
-        return digest(self._tensors)
-
-
-def hash_region(
-    index: CheckpointIndex, entries: Sequence[TensorEntry], block: int, advance: Callable[[int], object]
-) -> str:
-    """The `RegionHash` of the entries, given in global order. Reads every byte; ``advance`` is told of the elements."""
-    found = RegionHash()
-    with CheckpointReader(index) as reader:
-        for entry in entries:
-            for first in range(0, entry.elements, block):
-                bits = reader.read(entry, first, min(block, entry.elements - first))
-                found.update(bits)
-                advance(bits.size)
-            found.close(entry)
-    return found.hexdigest()
+def _first_rows(entry: TensorEntry, rows: int) -> TensorEntry:
+    size = (entry.end - entry.start) // entry.shape[0] * rows if entry.shape[0] else 0
+    return replace(entry, shape=(rows, *entry.shape[1:]), end=entry.start + size)
 
 
 def _partners(base: CheckpointIndex, tuned: CheckpointIndex) -> Mapping[str, str | None]:
@@ -153,13 +138,15 @@ def _partners(base: CheckpointIndex, tuned: CheckpointIndex) -> Mapping[str, str
 
 
 def _refuse_swapped(base: Path, tuned: Path) -> None:
+    if base.resolve() == tuned.resolve():
+        raise CheckpointError(f"BASE and TUNED are one folder, {base}: nothing can have changed; give two checkpoints")
     try:
         manifest = read_manifest(base, "model") or {}
     except RunError:  # somebody else's file of that name says nothing about the order
         return
     origin = manifest.get("base")
     path = origin.get("path") if isinstance(origin, Mapping) else None
-    if isinstance(path, str) and base.resolve() != tuned.resolve() and Path(path).resolve() == tuned.resolve():
+    if isinstance(path, str) and any(p.resolve() == tuned.resolve() for p in (Path(path), base / path)):
         raise CheckpointError(
             f"{base} was fine-tuned from {tuned}: BASE and TUNED are swapped; give them in that order"
         )
@@ -167,15 +154,20 @@ def _refuse_swapped(base: Path, tuned: Path) -> None:
 
 def _refuse_other_vocabulary(base: CheckpointIndex, tuned: CheckpointIndex, partner: Mapping[str, str | None]) -> None:
     for name, other in partner.items():
-        before = base.tensors[other].shape if other else ()
-        after = tuned.tensors[name].shape
-        embedding = name in OUTPUT_HEADS or name.endswith(("embed_tokens.weight", "wte.weight", "embed_in.weight"))
-        if embedding and before and before[0] != after[0] and before[1:] == after[1:]:
-            verb = "grew" if after[0] > before[0] else "shrank"
+        if other and _differs_in_rows(name, base.tensors[other].shape, tuned.tensors[name].shape):
+            before, after = base.tensors[other].shape[0], tuned.tensors[name].shape[0]
+            verb = "grew" if after > before else "shrank"
             raise CheckpointError(
-                f"the vocabulary {verb}: {name} has {before[0]} rows in {base.folder}, {after[0]} in {tuned.folder}; "
-                f"bring the fine-tuned model back with resize_token_embeddings({before[0]}) and save it, then compare"
+                f"the vocabulary {verb}: {name} has {before} rows in {base.folder}, {after} in {tuned.folder}; compare "
+                f"the first {min(before, after)} with --common-rows (further rows stay as they were fine-tuned), or "
+                f"bring the fine-tuned model back with resize_token_embeddings({before}) and save it"
             )
+
+
+def _differs_in_rows(name: str, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether an embedding or an output head has another vocabulary, all else being the same."""
+    embedding = name in OUTPUT_HEADS or name.endswith(_EMBEDDINGS)
+    return embedding and bool(before and after) and before[0] != after[0] and before[1:] == after[1:]
 
 
 def _refuse_other_tensors(base: CheckpointIndex, tuned: CheckpointIndex, partner: Mapping[str, str | None]) -> None:
@@ -190,6 +182,8 @@ def _refuse_other_tensors(base: CheckpointIndex, tuned: CheckpointIndex, partner
     for name, other in partner.items():
         before, after = base.tensors[other or name] if other else None, tuned.tensors[name]
         if before and before.shape != after.shape and not place_of(name).buffer:
+            if _differs_in_rows(name, before.shape, after.shape):  # asked for, else it had been refused by now
+                continue
             raise CheckpointError(
                 f"{name} has shape {list(before.shape)} in {base.folder} and {list(after.shape)} in {tuned.folder}; "
                 "give the very model that was fine-tuned as BASE"

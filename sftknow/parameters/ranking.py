@@ -1,175 +1,235 @@
 """Exact cuts of the order of r, and what they select, without sorting anything.
 
-The survey has counted r by its upper 16 bits, so every level's cut is known to lie within one such bin. The pass here
-counts these few bins by their lower 16 bits, which gives threshold and ties. What is counted for each tensor goes to a
-temporary file where it would grow with the model. Where a level ends amid equal values, a part of one tensor is
-read once more if the statistics depend on which of them come first.
+A sample says in which bins of r (`survey`) the levels will end; the survey counts these to the last bit, which gives
+every threshold, how many of its ties are selected and, from what each unit spooled, what each tensor contributes. A
+sample can mislead, but the survey's own counts show it, and name the right bins for a second pass.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.parameters.pairs import TensorPair
-from sftknow.parameters.passes import Run, Survey, Tally
-from sftknow.parameters.selection import (
-    BINS,
-    count_fine,
-    cut_bin,
-    cut_zones,
-    make_cut,
-    order_key,
-    order_keys,
-    selected_elements,
-)
-from sftknow.parameters.statistics import ExactSum, RHistogram, bin_sum
-from sftknow.records import LevelCut
+from sftknow.parameters.leveling import LevelSelector
+from sftknow.parameters.random_order import random_cuts
+from sftknow.parameters.selection import BINS, cut_bin, make_cut, order_key, selected_elements
+from sftknow.parameters.statistics import ExactSum, bin_sum, histogram_sum
+from sftknow.parameters.survey import Survey, Workload, available_threads, read_unit, sample, survey_region
+from sftknow.parameters.survey_kernels import add_pairs, split_pairs
+from sftknow.parameters.units import Unit, units
+from sftknow.records import LevelCut, RestorePlan
+from sftknow.storage.checkpoints import widen
 
-_SPOOL_BYTES = 1 << 25  # kept in memory up to here, in a temporary file beyond
+SAMPLED = 1 << 24
+"""Regions below this many elements are not sampled: passing twice over them takes no time."""
 
-
-@dataclass(frozen=True)
-class _FineCounts:
-    """The second pass: cut bins counted by lower halves of the key, and what lies between them by tensor."""
-
-    bins: list[int]
-    """Cut bins of keys, ascending."""
-    zones: list[NDArray[np.int64]]
-    """By tensor: elements by zone (see `cut_zones`), shape (2 · bins + 1,)."""
-    all: NDArray[np.int64]
-    """All elements of the region, shape (bins, 65,536)."""
-    zero_base: NDArray[np.int64]
-    """Changed elements whose base value is 0, shape (bins, 65,536)."""
-    by_tensor: IO[bytes]
-    """One array a tensor, in order: place in (bins · 65,536), count, count of zero base; shape (3, filled)."""
+_CAUTION = 6.0  # standard errors of a sampled share; neighbouring parameters resemble each other, so it is no law
+_MOST_BINS = 256
 
 
-def ordered_tallies(run: Run, survey: Survey, levels: Sequence[tuple[str, Fraction]], strategy: str) -> list[Tally]:
-    """The second pass of ``top`` and ``bottom``: exact cuts and what they select."""
-    elements = run.pair.elements
-    coarse = survey.all.counts.copy()
-    coarse[0] += elements - sum(survey.changed)
-    coarse = coarse[::-1] if strategy == "bottom" else coarse  # by key
+@dataclass
+class Tally:
+    """What one level selects."""
+
+    cut: LevelCut
+    selected: list[int]
+    """By tensor."""
+    unchanged: int = 0
+    sum: ExactSum = field(default_factory=ExactSum)
+    """Of r over the selected."""
+    zero_base_sum: ExactSum = field(default_factory=ExactSum)
+    """Of those, over elements whose base value is 0."""
+
+
+def ordered_tallies(
+    work: Workload, levels: Sequence[tuple[str, Fraction]], strategy: str
+) -> tuple[Survey, list[Tally]]:
+    """Pass over the region, once or twice, for ``top`` or ``bottom``."""
+    elements = work.pair.elements
     wanted = {level: selected_elements(elements, share) for level, share in levels}
-    places = {level: cut_bin(coarse, count) for level, count in wanted.items() if count}
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
-        fine = _count_cut_bins(run, strategy, sorted({place[0] for place in places.values()}), spool)
-        tallies = []
-        for level, count in wanted.items():
-            if not count:
-                nothing = Tally(make_cut(level, 0, None, 0, strategy))
-                nothing.selected = [0] * len(run.pair.tensors)
-                tallies.append(nothing)
-                continue
-            coarse_bin, needed = places[level]
-            lower, ties = cut_bin(fine.all[fine.bins.index(coarse_bin)], needed)
-            tally = Tally(make_cut(level, count, coarse_bin << 16 | lower, ties, strategy))
-            tally.sum = _sum_from(survey.all, fine.all, fine.bins, tally.cut, strategy)
-            tally.sum += _value_sum(tally.cut.threshold_bits, ties)
-            tally.zero_base_sum = _sum_from(survey.zero_base, fine.zero_base, fine.bins, tally.cut, strategy)
-            tallies.append(tally)
-        _tally_tensors(run, survey, fine, [tally for tally in tallies if tally.cut.selected], strategy)
-    return tallies
+    guessed = _guess(work, list(wanted.values()), strategy)
+    survey = survey_region(work, guessed, hashed=True, description="comparing parameters")
+    found = _cut_bins(survey, elements, wanted, strategy)
+    missed = {r_bin for r_bin, _ in found.values()} - set(survey.bins)
+    if missed:
+        bins = sorted({r_bin for r_bin, _ in found.values()} | {0})
+        again = survey_region(work, bins, hashed=False, description="comparing once more")
+        again.hashes = survey.hashes
+        survey.close()
+        survey = again
+    with closing(survey):
+        return survey, _tallies(work, survey, wanted, found, strategy)
 
 
-def _count_cut_bins(run: Run, strategy: str, bins: list[int], spool: IO[bytes]) -> _FineCounts:
-    zone_of = cut_zones(bins)
-    unmoved_key = order_key(0, strategy)
-    unmoved_zone = int(zone_of[unmoved_key >> 16])
-    shape = (len(bins), BINS)
-    total, total_zero_base = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    fine, zero_base = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)  # of one tensor, then cleared
-    zones = []
-    for tensor in run.pair.tensors:
-        by_zone = np.zeros(2 * len(bins) + 1, dtype=np.int64)
-        for _, found in run.changes(tensor):
-            run.advance(found.count)
-            keys = order_keys(found.bits, strategy)
-            zone = zone_of[keys >> np.uint32(16)]
-            by_zone += np.bincount(zone, minlength=by_zone.size)
-            inside = zone % 2 == 1
-            count_fine(fine, zone[inside], keys[inside])
-            inside &= found.zero_base
-            count_fine(zero_base, zone[inside], keys[inside])
-            unmoved = found.count - found.index.size
-            by_zone[unmoved_zone] += unmoved
-            if unmoved_zone % 2:
-                fine[unmoved_zone >> 1, unmoved_key & 0xFFFF] += unmoved
-        filled = np.flatnonzero(fine)
-        counts, zero_counts = fine.reshape(-1)[filled], zero_base.reshape(-1)[filled]
-        np.save(spool, np.stack([filled, counts, zero_counts]))
-        total.reshape(-1)[filled] += counts
-        total_zero_base.reshape(-1)[filled] += zero_counts
-        fine.reshape(-1)[filled] = zero_base.reshape(-1)[filled] = 0
-        zones.append(by_zone)
-    spool.seek(0)
-    return _FineCounts(bins, zones, total, total_zero_base, spool)
+def random_tallies(work: Workload, levels: Sequence[tuple[str, Fraction]], seed: int) -> tuple[Survey, list[Tally]]:
+    """Pass over the region for ``random``, whose cuts are known beforehand."""
+    cuts = random_cuts(work.pair.elements, levels, seed)
+    plan = RestorePlan(
+        strategy="random", seed=seed, region="", epsilon=work.measure.epsilon, arithmetic=work.measure.arithmetic,
+        base_sha256="", tuned_sha256="", cuts=tuple(cuts),
+    )  # fmt: skip
+    selector = LevelSelector(plan)
+    survey = survey_region(work, [], selector, hashed=True, description="comparing parameters")
+    survey.close()
+    by_level: dict[str, Tally] = {}
+    selected = np.cumsum(survey.ranks, axis=1)
+    all_r = zero_base = ExactSum()
+    for rank, cut in enumerate(selector.cuts):
+        here, zero_here = (histogram_sum(survey.histogram[2 * rank + zero]) for zero in (0, 1))
+        all_r, zero_base = all_r + here + zero_here, zero_base + zero_here
+        counts, changed = selected[:, rank, 0], selected[:, rank, 1]
+        unchanged = int(counts.sum() - changed.sum())
+        by_level[cut.level] = Tally(cut, counts.tolist(), unchanged, all_r, zero_base)
+    return survey, [by_level[level] for level, _ in levels]
 
 
-def _sum_from(
-    histogram: RHistogram, fine: NDArray[np.int64], bins: list[int], cut: LevelCut, strategy: str
+def _guess(work: Workload, wanted: Sequence[int], strategy: str) -> list[int]:
+    """Bins of r in which the cuts will probably fall; that of 0 always among them."""
+    elements = work.pair.elements
+    if elements < SAMPLED:
+        return [0]
+    counts, sampled = sample(work)
+    if not sampled:
+        return [0]
+    from_top = np.cumsum(counts if strategy == "bottom" else counts[::-1])
+    guessed = {0}
+    for count in wanted:
+        if not count:
+            continue
+        share = count / elements
+        margin = _CAUTION * math.sqrt(share * (1 - share) / sampled) + 1 / sampled
+        low, high = (share - margin) * sampled, (share + margin) * sampled
+        start, stop = np.searchsorted(from_top, [max(low, 1), min(high, sampled)]).tolist()
+        guessed |= {place if strategy == "bottom" else BINS - 1 - place for place in range(start, stop + 1)}
+    guessed = {r_bin for r_bin in guessed if counts[r_bin]} | {0}
+    return sorted(guessed) if len(guessed) <= _MOST_BINS else [0]
+
+
+def _cut_bins(survey: Survey, elements: int, wanted: Mapping[str, int], strategy: str) -> dict[str, tuple[int, int]]:
+    """For every level that selects anything: its bin of r, and how many of the bin's elements it needs."""
+    coarse = survey.histogram[:, :, 0].sum(axis=0)
+    coarse[0] += elements - int(survey.changed.sum(dtype=np.int64))
+    by_key = coarse[::-1] if strategy == "bottom" else coarse
+    found = {}
+    for level, count in wanted.items():
+        if count:
+            place, needed = cut_bin(by_key, count)
+            found[level] = (BINS - 1 - place if strategy == "bottom" else place), needed
+    return found
+
+
+def _tallies(
+    work: Workload, survey: Survey, wanted: Mapping[str, int], found: Mapping[str, tuple[int, int]], strategy: str
+) -> list[Tally]:
+    pair, bottom = work.pair, strategy == "bottom"
+    half = len(survey.bins) * BINS
+    fine: NDArray[np.int64] = np.zeros(2 * half, dtype=np.int64)
+    all_units = list(units(pair))
+    for number in range(len(all_units)):
+        add_pairs(survey.pairs(number), fine)
+    sizes = np.array([unit.count for unit in all_units], dtype=np.int64)
+    owners = np.array([unit.position for unit in all_units], dtype=np.int64)
+    unmoved = sizes - survey.changed  # by unit
+    both = fine[:half] + fine[half:]
+    both[0] += unmoved.sum()  # the bin of 0 comes first
+
+    places = {level: survey.bins.index(r_bin) for level, (r_bin, _) in found.items()}
+    cuts: dict[str, LevelCut] = {}
+    for level, (r_bin, needed) in found.items():
+        here = both[places[level] * BINS : (places[level] + 1) * BINS]
+        lower, ties = cut_bin(here[::-1] if bottom else here, needed)
+        lower = BINS - 1 - lower if bottom else lower
+        key = order_key(r_bin << 16 | lower, strategy)
+        cuts[level] = make_cut(level, wanted[level], key, ties, strategy)
+
+    split: NDArray[np.int64] = np.zeros((len(all_units), len(cuts), 4), dtype=np.int64)
+    first = np.array([places[level] * BINS for level in cuts], dtype=np.int64)
+    threshold = first + np.array([cut.threshold_bits & 0xFFFF for cut in cuts.values()], dtype=np.int64)
+    for number in range(len(all_units)):
+        split_pairs(survey.pairs(number), half, first, threshold, split[number])
+
+    def tally(level: str) -> Tally:
+        count = wanted[level]
+        if not count:
+            cut = replace(make_cut(level, 0, None, 0, strategy), tie_end=0)
+            return Tally(cut, [0] * len(pair.tensors))
+        place, number = places[level], list(cuts).index(level)
+        cut = cuts[level]
+        tied = split[:, number, 1] + (unmoved if cut.threshold_bits == 0 else 0)
+        taken = np.clip(cut.ties - (np.cumsum(tied) - tied), 0, tied)
+        last = int(np.flatnonzero(taken)[-1])
+        end, unmoved_ties, zero_ties = _last_tie(work, all_units[last], cut.threshold_bits, int(taken[last]))
+        cut = replace(cut, tie_end=end)
+        if cut.threshold_bits == 0:
+            unmoved_ties += int(unmoved[:last].sum())
+        zero_ties += int(split[:last, number, 2].sum())
+        unmoved_before = bottom and cut.threshold_bits > 0
+        before = split[:, number, 3 if bottom else 0] + taken + (unmoved if unmoved_before else 0)
+        outside = survey.zones[:, : 2 * place + 1] if bottom else survey.zones[:, 2 * place + 2 :]
+        by_tensor = outside.sum(axis=1)
+        np.add.at(by_tensor, owners, before)
+        rows = [_sum_before(survey, fine, row, place, cut, strategy) for row in (0, 1)]
+        return Tally(
+            cut,
+            by_tensor.tolist(),
+            int(unmoved.sum()) if unmoved_before else unmoved_ties,
+            rows[0] + rows[1] + _value_sum(cut.threshold_bits, cut.ties),
+            rows[1] + _value_sum(cut.threshold_bits, zero_ties),
+        )
+
+    with ThreadPoolExecutor(available_threads()) as pool:
+        return list(pool.map(tally, wanted))
+
+
+def _last_tie(work: Workload, unit: Unit, bits: int, wanted: int) -> tuple[int, int, int]:
+    """One past the global index of the unit's ``wanted``-th element with this r; how many of these are unchanged, and
+    how many changed from 0."""
+    tensor = work.pair.tensors[unit.position]
+    # Rank 0 stands for what lies above the threshold, rank 1 for the threshold itself.
+    above = LevelCut(level="", selected=0, threshold_bits=bits, ties=0, tie_end=0)
+    cuts = (above, replace(above, selected=1, tie_end=1 << 62))
+    selector = LevelSelector(
+        RestorePlan(
+            strategy="top", seed=0, region="", epsilon=work.measure.epsilon, arithmetic=work.measure.arithmetic,
+            base_sha256="", tuned_sha256="", cuts=cuts,
+        )
+    )  # fmt: skip
+    seen = unchanged = from_zero = 0
+    for first, base, tuned in read_unit(work, unit):
+        ranks = np.empty(base.size, dtype=np.uint8)
+        selector.ranks(base, tensor.base.dtype, tuned, tensor.tuned.dtype, 0, ranks)
+        tied = np.flatnonzero(ranks == 1)
+        done = seen + tied.size >= wanted
+        tied = tied[: wanted - seen]
+        seen += tied.size
+        p, s = widen(base[tied], tensor.base.dtype), widen(tuned[tied], tensor.tuned.dtype)
+        unchanged += int((p == s).sum())
+        from_zero += int(((p == 0) & (s != 0)).sum())
+        if done:
+            return tensor.first + first + int(tied[-1]) + 1, unchanged, from_zero
+    raise AssertionError(f"{tensor.name} changed while it was read")
+
+
+def _sum_before(
+    survey: Survey, fine: NDArray[np.int64], row: int, place: int, cut: LevelCut, strategy: str
 ) -> ExactSum:
-    """Exact sum of r over the elements that come strictly before the cut's threshold."""
-    key = order_key(cut.threshold_bits, strategy)
-    coarse_bin, lower = key >> 16, key & 0xFFFF
-    counts = fine[bins.index(coarse_bin), lower + 1 :]
-    key_lowers = np.arange(lower + 1, BINS)
+    """Exact sum of r over the changed elements of a histogram's row that come strictly before the cut's threshold."""
+    r_bin, lower = cut.threshold_bits >> 16, cut.threshold_bits & 0xFFFF
+    start = (row * len(survey.bins) + place) * BINS
     if strategy == "bottom":
-        upper_of_r, lowers = BINS - 1 - coarse_bin, BINS - 1 - key_lowers
-        before = histogram.sum(0, upper_of_r)
+        inside, outside = slice(0, lower), histogram_sum(survey.histogram[row], 0, r_bin)
     else:
-        upper_of_r, lowers = coarse_bin, key_lowers
-        before = histogram.sum(upper_of_r + 1)
-    return before + bin_sum(upper_of_r, int(counts.sum()), int(counts @ lowers))
+        inside, outside = slice(lower + 1, BINS), histogram_sum(survey.histogram[row], r_bin + 1)
+    counts = fine[start : start + BINS][inside]
+    return outside + bin_sum(r_bin, int(counts.sum()), int(counts @ np.arange(BINS)[inside]))
 
 
 def _value_sum(bits: int, count: int) -> ExactSum:
     return bin_sum(bits >> 16, count, count * (bits & 0xFFFF))
-
-
-def _tally_tensors(run: Run, survey: Survey, fine: _FineCounts, tallies: list[Tally], strategy: str) -> None:
-    """Give every selected element to its tensor, and the threshold's ties to the first tensors that have them."""
-    unmoved_key = order_key(0, strategy)
-    ties_left = [tally.cut.ties for tally in tallies]
-    for tensor, by_zone, changed in zip(run.pair.tensors, fine.zones, survey.changed, strict=True):
-        places, counts, zero_counts = np.load(fine.by_tensor, allow_pickle=False)
-        unchanged = tensor.elements - changed
-        for i, tally in enumerate(tallies):
-            key = order_key(tally.cut.threshold_bits, strategy)
-            cut_place = fine.bins.index(key >> 16)
-            threshold = cut_place * BINS + (key & 0xFFFF)
-            start, end = np.searchsorted(places, [threshold + 1, (cut_place + 1) * BINS])
-            before = int(by_zone[2 * cut_place + 2 :].sum()) + int(counts[start:end].sum())
-            tied = start > 0 and places[start - 1] == threshold
-            ties, zero_ties = (int(counts[start - 1]), int(zero_counts[start - 1])) if tied else (0, 0)
-            taken = min(ties, ties_left[i])
-            ties_left[i] -= taken
-            unmoved_ties = unchanged if key == unmoved_key else 0
-            if 0 < taken < ties and not ({unmoved_ties, zero_ties} <= {0, ties}):
-                unmoved_ties, zero_ties = _first_ties(run, tensor, tally.cut.threshold_bits, taken)
-            else:  # all of one kind, or all taken, or none
-                unmoved_ties, zero_ties = min(unmoved_ties, taken), min(zero_ties, taken)
-            tally.selected.append(before + taken)
-            tally.unchanged += unchanged if unmoved_key > key else unmoved_ties
-            tally.zero_base_sum += _value_sum(tally.cut.threshold_bits, zero_ties)
-
-
-def _first_ties(run: Run, tensor: TensorPair, bits: int, taken: int) -> tuple[int, int]:
-    """Of the tensor's first ``taken`` elements with this r: how many are unchanged, how many changed from 0."""
-    unchanged = zero_base = 0
-    for _, found in run.changes(tensor):
-        tied = np.flatnonzero(found.all_bits() == np.uint32(bits))[:taken]
-        moved = np.isin(found.index, tied, assume_unique=True)
-        unchanged += tied.size - int(moved.sum())
-        zero_base += int((moved & found.zero_base).sum())
-        taken -= tied.size
-        if not taken:
-            break
-    return unchanged, zero_base

@@ -30,7 +30,9 @@ OUTSIDE = "outside"
 OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
-_TOWER = re.compile(r"(?:^|\.)(?:vision|visual|audio|image)[^.]*\.")
+_TOWER = re.compile(
+    r"(?:^|\.)(?:[^.]*(?:vision|visual|audio|image|projector|perceiver|resampler|qformer|connector)[^.]*)\."
+)
 _NORM = re.compile(r"norm|(?:^|\.)ln_[^.]*(?:\.|$)", re.IGNORECASE)
 _BUFFER = re.compile(
     r"(?:^|\.)(?:rotary_emb\.(?:original_)?inv_freq|(?:attn|attention|self_attn)\.(?:bias|masked_bias)|position_ids)$"

@@ -6,6 +6,8 @@ first, ε too, and every result is rounded to bfloat16 again, as the authors' te
 
 A value counts as changed where s ≠ p as numbers in their own dtypes. So +0 and −0 are equal: r = 0, not changed; a
 restoration that selects such an element still copies the base's bits, sign included.
+
+This is the definition, in NumPy, which the compiled loops of `relative_kernels` are tested against.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from sftknow.storage.checkpoints import round_to_bfloat16, widen
 
 ARITHMETICS = ("float32", "bfloat16")
 
+TOO_LARGE_MESSAGE = "values beyond 3.39e38 become infinite in bfloat16; use the arithmetic float32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
@@ -37,6 +41,12 @@ class Measure:
             raise CheckpointError(f"epsilon {self.epsilon} cannot be used; give a number from 0 to 1e30, usually 1e-8")
         if self.arithmetic not in ARITHMETICS:
             raise CheckpointError(f"unknown arithmetic {self.arithmetic!r}; use one of {', '.join(ARITHMETICS)}")
+
+    @property
+    def stored_epsilon(self) -> np.float32:
+        """ε as the arithmetic has it: a float32, rounded to bfloat16 where that is the arithmetic."""
+        epsilon = np.array([self.epsilon], dtype=np.float32)
+        return np.float32((round_to_bfloat16(epsilon) if self.arithmetic == "bfloat16" else epsilon)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +78,13 @@ def relative_change(base: NDArray[np.float32], tuned: NDArray[np.float32], measu
     with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):
         if measure.arithmetic == "float32":
             change = np.abs(tuned - base)
-            r = change / (np.abs(base) + np.float32(measure.epsilon))
+            r = change / (np.abs(base) + measure.stored_epsilon)
         else:
             base, tuned = round_to_bfloat16(base), round_to_bfloat16(tuned)
             if not (np.isfinite(base).all() and np.isfinite(tuned).all()):
-                raise CheckpointError("values beyond 3.39e38 become infinite in bfloat16; use the arithmetic float32")
+                raise CheckpointError(TOO_LARGE_MESSAGE)
             change = np.abs(round_to_bfloat16(tuned - base))
-            scale = round_to_bfloat16(np.abs(base) + round_to_bfloat16(np.array([measure.epsilon], dtype=np.float32)))
+            scale = round_to_bfloat16(np.abs(base) + measure.stored_epsilon)
             r = change / scale
         r[change == 0] = 0  # 0/0 where ε = 0; before rounding, which takes no NaN
         return r if measure.arithmetic == "float32" else round_to_bfloat16(r)

@@ -1,31 +1,37 @@
-"""Writes a restored checkpoint: the fine-tuned one with the base's values where a plan's level says so.
+"""Writes restored checkpoints: the fine-tuned one with the base's values where a plan's level says so.
 
 Restored values are bit copies of the base's (rounded to the fine-tuned dtype where the dtypes differ), everything else
 is a bit copy of the fine-tuned checkpoint, whose shards, headers, config, tokenizer and custom code the output has too.
+All levels are written in one pass over both checkpoints (`sweep`).
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.errors import CheckpointError, RunError
-from sftknow.parameters.pairs import BLOCK, CheckpointPair, TensorPair, blocks, hash_region, pair_checkpoints
-from sftknow.parameters.passes import watched
-from sftknow.parameters.relative import Measure, changes
-from sftknow.parameters.selection import Selector, check_strategy, order_keys, parse_level, random_keys
+from sftknow.errors import CheckpointError
+from sftknow.parameters.bars import watched
+from sftknow.parameters.outputs import Output, OutputFolders
+from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
+from sftknow.parameters.regions import parse_layers, place_of
+from sftknow.parameters.selection import check_strategy, parse_level
+from sftknow.parameters.sweep import MEMORY, Painter, Sweep
+from sftknow.parameters.verification import verify_pair
 from sftknow.records import LevelCut, RestoredCheckpoint, RestorePlan
-from sftknow.storage.artifacts import atomic_folder
-from sftknow.storage.checkpoint_writer import output_bytes
-from sftknow.storage.checkpoints import CheckpointReader, CheckpointWriter, narrow, nonfinite, widen
-from sftknow.storage.manifests import MANIFEST, read_manifest, write_manifest
+from sftknow.storage.checkpoint_layout import Layout, OutputShard, layout_in_shards, layout_like
+from sftknow.storage.checkpoints import narrow, nonfinite, widen
 
-_SPARE_BYTES = 1 << 20  # for the manifest and the folders themselves
+_MEGABYTE = 10**6
+_QUIET = 1000  # megabytes that take about a second: below, a progress bar is only noise
+
+Finishing = Callable[[Path, Path], object]
+"""Called with a folder that holds all but is not in its place yet, and with that place; what it adds is part of the
+output."""
 
 
 def restore(
@@ -36,57 +42,148 @@ def restore(
     out: Path,
     *,
     manifest: Mapping[str, Any],
-    block: int = BLOCK,
+    memory: int = MEMORY,
 ) -> RestoredCheckpoint:
+    """Write one level of a plan; see `restore_levels`."""
+    return restore_levels(base, tuned, plan, {level: out}, manifests={level: manifest}, memory=memory)[0]
+
+
+def restore_levels(
+    base: Path,
+    tuned: Path,
+    plan: RestorePlan,
+    outputs: Mapping[str, Path],
+    *,
+    manifests: Mapping[str, Mapping[str, Any]] | None = None,
+    memory: int = MEMORY,
+    links: bool = True,
+    shard_bytes: int | None = None,
+    verified: bool = False,
+    notes: Mapping[str, Any] | None = None,
+    finishing: Finishing | None = None,
+) -> list[RestoredCheckpoint]:
     """Write the fine-tuned checkpoint with the selected elements set back to the base's values (paper, 5.1).
 
-    The folder appears under its name only when all of it is written, ``sftknow.json`` with it. An ``out`` that an
-    earlier restoration wrote is replaced; any other folder there is left alone.
+    Each folder appears under its name only when all of it is written, ``sftknow.json`` with it. A folder that an
+    earlier restoration wrote is replaced; any other folder there is left alone. What a kill or a full disk cut off is
+    gone on with by the next call: what is there is compared and kept.
 
     Args:
-        base: folder of the pretrained checkpoint that the plan was made from.
+        base: folder of the pretrained checkpoint that the plan was made from; shards do not matter.
         tuned: folder of the fine-tuned one.
         plan: from `analyse`.
-        level: one of the plan's levels.
-        out: the folder to write.
-        manifest: goes into ``sftknow.json`` as it is, beside ``restoration``, which is added here.
-        block: elements handled at a time; memory is proportional to it, the output does not depend on it.
+        outputs: by level, the folder to write. Levels are of the plan's.
+        manifests: by level, what goes into ``sftknow.json`` as it is, beside ``restoration``, which is added here.
+        memory: bytes that the process may take in all; the output does not depend on it.
+        links: outputs that have the same bytes in a shard share one read-only file with several names (hard links),
+            where the file system has them. The inputs are never linked.
+        shard_bytes: largest size of a shard; None keeps the fine-tuned checkpoint's shards.
+        verified: the plan was made by this process from these files just now, so that they are not hashed again.
+        notes: recorded under ``restoration`` beside what is recorded there anyway.
+        finishing: adds more files to each folder.
+
+    Returns:
+        In the order of ``outputs``.
 
     Raises:
-        CheckpointError: a level the plan lacks, checkpoints that are not those of the plan, an ``out`` that is an input
-            or somebody else's, a full disk, a base value too large for the fine-tuned dtype. Nothing is left behind.
+        CheckpointError: a level the plan lacks, checkpoints that are not those of the plan, a folder that is an input
+            or somebody else's, too little disk or memory, a base value too large for the fine-tuned dtype.
     """
-    cut = find_cut(plan, level)
     check_strategy(plan.strategy)
-    measure = Measure(epsilon=plan.epsilon, arithmetic=plan.arithmetic)
-    _refuse_output(out, base, tuned)
-    pair = pair_checkpoints(base, tuned, plan.region, plan.layers)
-    _refuse_full_disk(out, pair)
-    with watched(3 * pair.elements, f"restoring {level}") as advance:
-        _refuse_other_checkpoints(pair, plan, block, advance)
-        try:
-            with atomic_folder(out) as partial:
-                selected, restored = _write(pair, plan, cut, measure, partial, block, advance)
-                restoration = {
-                    "level": cut.level,
-                    "selected": selected,
-                    "restored": restored,
-                    "elements": pair.elements,
-                    "strategy": plan.strategy,
-                    "seed": plan.seed,
-                    "region": plan.region,
-                    "layers": plan.layers,
-                    "epsilon": plan.epsilon,
-                    "arithmetic": plan.arithmetic,
-                    "threshold_bits": cut.threshold_bits,
-                    "ties": cut.ties,
-                    "base_sha256": plan.base_sha256,
-                    "tuned_sha256": plan.tuned_sha256,
-                }
-                write_manifest(partial, "model", {**manifest, "restoration": restoration})
-        except OSError as error:
-            raise CheckpointError(f"{out} cannot be written: {error.strerror or error}") from error
-    return RestoredCheckpoint(checkpoint=out, level=cut.level, restored=restored)
+    cuts = {level: find_cut(plan, level) for level in outputs}
+    _refuse_twice(list(cuts.values()))
+    order = sorted(outputs, key=lambda level: cuts[level].selected)
+    pair = pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows)
+    layout = layout_in_shards(pair.tuned, shard_bytes) if shard_bytes else layout_like(pair.tuned)
+    wanted = [
+        Output(
+            folder=outputs[level],
+            manifest=(manifests or {}).get(level, {}),
+            restoration={"level": cuts[level].level, **described(plan, cuts[level], pair)},
+        )
+        for level in order
+    ]
+    painter = LevelPainter(plan, [cuts[level] for level in order])
+    folders = OutputFolders(wanted, layout, pair.tuned, inputs=(base, tuned))
+    folders.refuse_full_disk([painter.kinds(shard) for shard in layout.shards] if links else None)
+    if not verified:
+        verify_pair(pair, plan)
+    counts = write_outputs(folders, layout, pair, painter, (3, len(order) + 1), memory, links, ", ".join(order))
+    restored = {}
+    with folders:
+        for i, level in enumerate(order):
+            selected, differing, _ = counts[:, : i + 1].sum(axis=1).tolist()
+            if selected != cuts[level].selected:
+                raise CheckpointError(
+                    f"the plan selects {cuts[level].selected} elements at {level}, but {selected} were found: it is "
+                    "damaged, or the checkpoints changed meanwhile; make the plan again"
+                )
+            wanted[i].restoration |= {"selected": selected, "restored": differing, **(notes or {})}
+            restored[level] = RestoredCheckpoint(checkpoint=outputs[level], level=cuts[level].level, restored=differing)
+        folders.finish(finishing)
+    return [restored[level] for level in outputs]
+
+
+def restore_layers(
+    base: Path,
+    tuned: Path,
+    outputs: Mapping[str, Path],
+    *,
+    region: str = "transformer",
+    manifests: Mapping[str, Mapping[str, Any]] | None = None,
+    memory: int = MEMORY,
+    links: bool = True,
+    shard_bytes: int | None = None,
+    common_rows: bool = False,
+    finishing: Finishing | None = None,
+) -> list[RestoredCheckpoint]:
+    """Write the fine-tuned checkpoint with whole layers set back to the base (paper, Table 11), a folder a range.
+
+    Args:
+        outputs: by range of layers, such as ``0-3``, the folder to write.
+        region: what of these layers is set back.
+
+    The other arguments, what is returned and what is raised are those of `restore_levels`.
+    """
+    ranges = {text: parse_layers(text) for text in outputs}
+    # One by one first, so that a range beyond the last layer is refused by name.
+    single = {text: pair_checkpoints(base, tuned, region, text, common_rows=common_rows) for text in ranges}
+    pair = pair_checkpoints(base, tuned, region, ",".join(ranges), common_rows=common_rows)
+    layout = layout_in_shards(pair.tuned, shard_bytes) if shard_bytes else layout_like(pair.tuned)
+    wanted = [
+        Output(
+            folder=outputs[text],
+            manifest=(manifests or {}).get(text, {}),
+            restoration={
+                "level": "100%",
+                "strategy": "layers",
+                "region": region,
+                "layers": text,
+                "elements": single[text].elements,
+            },
+        )
+        for text in ranges
+    ]
+    painter = LayerPainter(list(ranges.values()))
+    folders = OutputFolders(wanted, layout, pair.tuned, inputs=(base, tuned))
+    folders.refuse_full_disk([painter.kinds(shard) for shard in layout.shards] if links else None)
+    counts = write_outputs(
+        folders, layout, pair, painter, (3, len(ranges)), memory, links, f"layers {', '.join(ranges)}"
+    )
+    restored = []
+    with folders:
+        for i, text in enumerate(ranges):
+            if counts[2, i]:
+                raise CheckpointError(
+                    f"{base} or {tuned} has {counts[2, i]} NaN or infinite values in layers {text}; use checkpoints "
+                    "without them"
+                )
+            wanted[i].restoration |= {"selected": int(counts[0, i]), "restored": int(counts[1, i])}
+            restored.append(
+                RestoredCheckpoint(checkpoint=outputs[text], level=f"layers {text}", restored=int(counts[1, i]))
+            )
+        folders.finish(finishing)
+    return restored
 
 
 def find_cut(plan: RestorePlan, level: str) -> LevelCut:
@@ -103,52 +200,130 @@ def find_cut(plan: RestorePlan, level: str) -> LevelCut:
     raise CheckpointError(f"the plan has no level {level}, only {has}; make a plan that has it")
 
 
-def _write(
+def write_outputs(
+    folders: OutputFolders,
+    layout: Layout,
     pair: CheckpointPair,
-    plan: RestorePlan,
-    cut: LevelCut,
-    measure: Measure,
-    folder: Path,
-    block: int,
-    advance: Callable[[int], object],
-) -> tuple[int, int]:
-    """Write weights and side files; return how many elements were selected and how many of them had another value."""
-    selector = Selector(cut, plan.strategy)
-    selected = restored = 0
-    with (
-        CheckpointReader(pair.base) as base_reader,
-        CheckpointReader(pair.tuned) as tuned_reader,
-        CheckpointWriter(folder, pair.tuned, {tensor.name for tensor in pair.tensors}) as writer,
-    ):
-        for tensor in pair.tensors:
-            for first, base, tuned in blocks(tensor, base_reader, tuned_reader, block):
-                if plan.strategy == "random":
-                    keys = random_keys(plan.seed, tensor.first + first, base.size)
-                else:
-                    found = changes(base, tensor.base.dtype, tuned, tensor.tuned.dtype, measure)
-                    keys = order_keys(found.all_bits(), plan.strategy)
-                mask = selector.mask(keys)
-                replacement = _in_tuned_dtype(base, tensor, mask)
-                result = np.where(mask, replacement, tuned)
-                writer.write(tensor.tuned, first, result)
-                selected += int(mask.sum())
-                restored += _differing(result, tuned, tensor.tuned.dtype)
-                advance(base.size)
-        writer.finish()
-    if selected != cut.selected or selector.ties_left:
-        raise CheckpointError(
-            f"the plan selects {cut.selected} elements at {cut.level}, but {selected} were found: it is damaged, or "
-            "the checkpoints changed meanwhile; make the plan again"
+    painter: Painter,
+    counts: tuple[int, ...],
+    memory: int,
+    links: bool,
+    what: str,
+) -> NDArray[np.int64]:
+    """Write the weights of all outputs; return what the painter counted. What fails is left to be gone on with."""
+    total = layout.bytes * len(folders.outputs) // _MEGABYTE
+    with folders.writing(), watched(total, f"restoring {what}", unit="MB", quiet=_QUIET) as advance:
+        sweep = Sweep(
+            layout,
+            folders.partial,
+            {tensor.name: tensor for tensor in pair.tensors},
+            painter,
+            counts=counts,
+            memory=memory,
+            links=links,
+            advance=advance,
         )
-    return selected, restored
+        return sweep.run()
 
 
-def _in_tuned_dtype(base: NDArray[Any], tensor: TensorPair, mask: NDArray[np.bool_]) -> NDArray[Any]:
-    """The base's bits, or its values rounded to nearest even in the fine-tuned dtype where the dtypes differ."""
+class LevelPainter:
+    """Makes blocks of several nested levels of one plan.
+
+    Counts, shape (3, levels + 1), by rank: elements, those of them whose value is changed, those whose bits are.
+
+    Args:
+        cuts: in ascending order of what they select.
+    """
+
+    def __init__(self, plan: RestorePlan, cuts: Sequence[LevelCut]) -> None:
+        from sftknow.parameters.leveling import LevelSelector
+
+        self.outputs = len(cuts)
+        self._cuts = cuts
+        self._strategy = plan.strategy
+        self._selector = LevelSelector(plan, cuts)
+
+    def kinds(self, shard: OutputShard) -> Sequence[Hashable]:
+        return [self._kind(cut, i) for i, cut in enumerate(self._cuts)]
+
+    def _kind(self, cut: LevelCut, i: int) -> Hashable:
+        if not cut.selected:
+            return "as fine-tuned"
+        if self._strategy == "random" or cut.threshold_bits:
+            return i
+        # The level ends amid the elements that did not change.
+        return "all that changed" if self._strategy == "top" else "as fine-tuned"
+
+    def paint(
+        self,
+        tensor: TensorPair,
+        first: int,
+        base: NDArray[Any],
+        tuned: NDArray[Any],
+        rows: NDArray[Any],
+        start: int,
+        counts: NDArray[np.int64],
+    ) -> None:
+        from sftknow.parameters.blending import blend_rows
+
+        ranks = np.empty(base.size, dtype=np.uint8)
+        self._selector.ranks(base, tensor.base.dtype, tuned, tensor.tuned.dtype, tensor.first + first, ranks)
+        restored = in_tuned_dtype(base, tensor, ranks, self.outputs)
+        sign = tuned.dtype.type(1 << (8 * tuned.itemsize - 1))
+        blend_rows(ranks, restored, tuned, ~sign, rows, start, counts)
+
+
+class LayerPainter:
+    """Makes blocks of outputs that have some layers whole from the base.
+
+    Counts, shape (3, outputs): selected elements, those of them whose value differs, values that are not finite.
+
+    Args:
+        layers: by output.
+    """
+
+    def __init__(self, layers: Sequence[frozenset[int]]) -> None:
+        self.outputs = len(layers)
+        self._layers = layers
+
+    def kinds(self, shard: OutputShard) -> Sequence[Hashable]:
+        there = {place_of(name).layer for name in shard.tensors}
+        return [layers & there for layers in self._layers]
+
+    def paint(
+        self,
+        tensor: TensorPair,
+        first: int,
+        base: NDArray[Any],
+        tuned: NDArray[Any],
+        rows: NDArray[Any],
+        start: int,
+        counts: NDArray[np.int64],
+    ) -> None:
+        broken = sum(nonfinite(base, tensor.base.dtype)) + sum(nonfinite(tuned, tensor.tuned.dtype))
+        bits = tuned if broken else in_tuned_dtype(base, tensor, np.zeros(base.size, dtype=np.uint8), 1)
+        index = np.flatnonzero(bits != tuned)
+        dtype = tensor.tuned.dtype
+        differing = int((widen(bits[index], dtype) != widen(tuned[index], dtype)).sum())
+        for i, layers in enumerate(self._layers):
+            row = rows[i, start : start + tuned.size]
+            if tensor.place.layer in layers:
+                row[:] = bits
+                counts[:, i] += (base.size, differing, broken)
+            else:
+                row[:] = tuned
+
+
+def in_tuned_dtype(base: NDArray[Any], tensor: TensorPair, ranks: NDArray[np.uint8], below: int) -> NDArray[Any]:
+    """The base's bits, or its values rounded to nearest even in the fine-tuned dtype where the dtypes differ.
+
+    Raises:
+        CheckpointError: a value whose rank is ``below`` that does not fit that dtype.
+    """
     if tensor.base.dtype == tensor.tuned.dtype:
         return base
     bits = narrow(widen(base, tensor.base.dtype), tensor.tuned.dtype)
-    if any(nonfinite(bits[mask], tensor.tuned.dtype)):
+    if any(nonfinite(bits[ranks < below], tensor.tuned.dtype)):
         raise CheckpointError(
             f"{tensor.name}: a value of {tensor.base.file.parent} is too large for {tensor.tuned.dtype}, the dtype of "
             f"{tensor.tuned.file.parent}; save the fine-tuned model in {tensor.base.dtype} and make the plan again"
@@ -156,49 +331,26 @@ def _in_tuned_dtype(base: NDArray[Any], tensor: TensorPair, mask: NDArray[np.boo
     return bits
 
 
-def _differing(after: NDArray[Any], before: NDArray[Any], dtype: str) -> int:
-    """How many values differ as numbers; +0 and −0 do not."""
-    index = np.flatnonzero(after != before)
-    return int((widen(after[index], dtype) != widen(before[index], dtype)).sum())
+def described(plan: RestorePlan, cut: LevelCut, pair: CheckpointPair) -> dict[str, Any]:
+    """What ``sftknow.json`` says of a level, but for the counts."""
+    return {
+        "elements": pair.elements,
+        "strategy": plan.strategy,
+        "seed": plan.seed,
+        "region": plan.region,
+        "layers": plan.layers,
+        "common_rows": plan.common_rows,
+        "epsilon": plan.epsilon,
+        "arithmetic": plan.arithmetic,
+        "threshold_bits": cut.threshold_bits,
+        "ties": cut.ties,
+        "tie_end": cut.tie_end,
+        "base_sha256": plan.base_sha256,
+        "tuned_sha256": plan.tuned_sha256,
+    }
 
 
-def _refuse_output(out: Path, base: Path, tuned: Path) -> None:
-    target = out.resolve()
-    for source in (base.resolve(), tuned.resolve()):
-        if target == source or target in source.parents or source in target.parents:
-            raise CheckpointError(f"{out} is, holds or lies within the checkpoint {source}; give another folder")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    try:
-        ours = "restoration" in (read_manifest(out, "model") or {}) if out.is_dir() else False
-    except RunError:
-        ours = False
-    if not ours:
-        raise CheckpointError(f"{out} is there and no restored model ({MANIFEST} does not say so); give another folder")
-
-
-def _refuse_full_disk(out: Path, pair: CheckpointPair) -> None:
-    needed = output_bytes(pair.tuned) + _SPARE_BYTES
-    parent = out.resolve().parent
-    while not parent.exists():
-        parent = parent.parent
-    free = shutil.disk_usage(parent).free
-    if free < needed:
-        raise CheckpointError(
-            f"{out} needs {needed / 1e9:.2f} GB and {parent} has {free / 1e9:.2f} GB left; make room there"
-        )
-
-
-def _refuse_other_checkpoints(
-    pair: CheckpointPair, plan: RestorePlan, block: int, advance: Callable[[int], object]
-) -> None:
-    sides = (
-        (pair.base, [tensor.base for tensor in pair.tensors], plan.base_sha256),
-        (pair.tuned, [tensor.tuned for tensor in pair.tensors], plan.tuned_sha256),
-    )
-    for index, entries, expected in sides:
-        if hash_region(index, entries, block, advance) != expected:
-            raise CheckpointError(
-                f"{index.folder} is not the checkpoint that the plan was made from (other bytes in the region "
-                f"{plan.region}); make the plan again"
-            )
+def _refuse_twice(cuts: Sequence[LevelCut]) -> None:
+    for i, cut in enumerate(cuts):
+        if cut in cuts[:i]:
+            raise CheckpointError(f"the level {cut.level} was asked for twice")

@@ -9,9 +9,8 @@ knows nothing of shards or blocks. The first floor(n·f) elements of the order a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +65,8 @@ def check_strategy(strategy: str) -> None:
         raise CheckpointError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
 
 
-def order_keys(bits: NDArray[np.uint32], strategy: str) -> NDArray[np.uint32]:
-    """Keys of ``top`` or ``bottom`` from bit patterns of r, and back: the function is its own inverse."""
-    return ~bits if strategy == "bottom" else bits
-
-
 def order_key(bits: int, strategy: str) -> int:
-    """`order_keys` for one Python integer."""
+    """Key of ``top`` or ``bottom`` from the bit pattern of r, and back: the function is its own inverse."""
     return bits ^ 0xFFFF_FFFF if strategy == "bottom" else bits
 
 
@@ -82,14 +76,19 @@ def random_keys(seed: int, first: int, count: int) -> NDArray[np.uint32]:
     The upper 32 bits of SplitMix64 (Steele, Lea and Flood, 2014) at position ``index`` of the stream that starts at the
     mixed seed. Integers only, hence the same on every machine.
     """
-    start = np.array([seed % (1 << 64)], dtype=np.uint64)
-    _mix(start)
     state = np.arange(first, first + count, dtype=np.uint64)
     state += np.uint64(1)
     state *= np.uint64(0x9E37_79B9_7F4A_7C15)
-    state += start
+    state += mixed_seed(seed)
     _mix(state)
     return (state >> np.uint64(32)).astype(np.uint32)
+
+
+def mixed_seed(seed: int) -> np.uint64:
+    """Where the stream of keys of a seed starts."""
+    start = np.array([seed % (1 << 64)], dtype=np.uint64)
+    _mix(start)
+    return np.uint64(start[0])
 
 
 def _mix(state: NDArray[np.uint64]) -> None:
@@ -120,80 +119,3 @@ def make_cut(level: str, selected: int, key: int | None, ties: int, strategy: st
     """The record of a cut at ``key``; None where nothing is selected, which no key lies above and no tie belongs to."""
     threshold = _NONE_ABOVE if key is None else key
     return LevelCut(level=level, selected=selected, threshold_bits=order_key(threshold, strategy), ties=ties)
-
-
-def random_cuts(
-    elements: int, levels: Sequence[tuple[str, Fraction]], seed: int, block: int, advance: Callable[[int], object]
-) -> list[LevelCut]:
-    """The cuts of ``random``, which need no checkpoint: the keys are counted by halves, in two runs over the indices.
-
-    ``advance`` is told of the elements done, twice ``elements`` in all.
-    """
-    coarse = np.zeros(BINS, dtype=np.int64)
-    for first in range(0, elements, block):
-        count = min(block, elements - first)
-        add_counts(coarse, random_keys(seed, first, count) >> np.uint32(16))
-        advance(count)
-    wanted = {level: selected_elements(elements, share) for level, share in levels}
-    places = {level: cut_bin(coarse, selected) for level, selected in wanted.items() if selected}
-    bins = sorted({place[0] for place in places.values()})
-    zone = cut_zones(bins)
-    fine = np.zeros((len(bins), BINS), dtype=np.int64)
-    for first in range(0, elements, block):
-        count = min(block, elements - first)
-        keys = random_keys(seed, first, count)
-        zones = zone[keys >> np.uint32(16)]
-        inside = zones % 2 == 1
-        count_fine(fine, zones[inside], keys[inside])
-        advance(count)
-    cuts = []
-    for level, selected in wanted.items():
-        if not selected:
-            cuts.append(make_cut(level, 0, None, 0, "random"))
-            continue
-        coarse_bin, needed = places[level]
-        low, ties = cut_bin(fine[bins.index(coarse_bin)], needed)
-        cuts.append(make_cut(level, selected, coarse_bin << 16 | low, ties, "random"))
-    return cuts
-
-
-def cut_zones(bins: Sequence[int]) -> NDArray[np.int64]:
-    """For every bin of keys the zone it is in: 2j + 1 for the j-th of the ascending ``bins``, 2j right below it."""
-    zone = 2 * np.searchsorted(np.asarray(bins, dtype=np.int64), np.arange(BINS))
-    zone[list(bins)] += 1
-    return zone
-
-
-def count_fine(fine: NDArray[np.int64], zones: NDArray[np.int64], keys: NDArray[np.uint32]) -> None:
-    """Count keys in cut bins by their lower halves into ``fine``, shape (cut bins, 65,536)."""
-    add_counts(fine.reshape(-1), (zones >> 1) * BINS + (keys & np.uint32(0xFFFF)))
-
-
-def add_counts(total: NDArray[np.int64], values: NDArray[Any]) -> None:
-    """total[v] += 1 for every v in ``values``."""
-    if values.size * 8 < total.size:  # a bincount as long as the total costs more than it counts
-        np.add.at(total, values, 1)
-    else:
-        total += np.bincount(values, minlength=total.size)
-
-
-class Selector:
-    """Masks of the elements that one cut selects. Blocks must come in global order, since ties go to the first.
-
-    Attributes:
-        ties_left: equal keys still to be selected; 0 after the last block of a region.
-    """
-
-    def __init__(self, cut: LevelCut, strategy: str) -> None:
-        self._threshold = order_key(cut.threshold_bits, strategy)
-        self.ties_left = cut.ties
-
-    def mask(self, keys: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """True for every selected element of the next block, shape as ``keys``."""
-        threshold = np.uint32(self._threshold)
-        selected = keys > threshold
-        if self.ties_left:
-            tied = np.flatnonzero(keys == threshold)[: self.ties_left]
-            selected[tied] = True
-            self.ties_left -= tied.size
-        return selected

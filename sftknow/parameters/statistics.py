@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.parameters.selection import BINS, add_counts
+from sftknow.parameters.selection import BINS
 
 _INFINITE_BIN = 0x7F80
 _LOWEST_DECADE, _HIGHEST_DECADE = -37, 38
@@ -51,64 +51,52 @@ def share_of(part: ExactSum, whole: ExactSum) -> float:
     return float(Fraction(part.units, whole.units))
 
 
-class RHistogram:
-    """Counts and exact sums of r by its upper 16 bits.
+def histogram_sum(histogram: NDArray[np.int64], first: int = 0, last: int = BINS) -> ExactSum:
+    """Exact sum of r over the bins ``first … last − 1``.
 
-    Attributes:
-        counts: elements by upper half, shape (65,536,).
-        lowers: sums of their lower halves, shape (65,536,).
+    Args:
+        histogram: by upper 16 bits of r the elements and the sum of their lower halves, shape (65,536, 2).
     """
-
-    def __init__(self) -> None:
-        self.counts: NDArray[np.int64] = np.zeros(BINS, dtype=np.int64)
-        self.lowers: NDArray[np.int64] = np.zeros(BINS, dtype=np.int64)
-
-    def add(self, bits: NDArray[np.uint32]) -> None:
-        """Count the bit patterns of r, shape (elements,)."""
-        upper, lower = bits >> np.uint32(16), bits & np.uint32(0xFFFF)
-        add_counts(self.counts, upper)
-        if bits.size * 8 < BINS:
-            np.add.at(self.lowers, upper, lower)
-        else:  # float64 weights: exact below 2^53, which a block's sum stays far below
-            self.lowers += np.bincount(upper, weights=lower, minlength=BINS).astype(np.int64)
-
-    def sum(self, first: int = 0, last: int = BINS) -> ExactSum:
-        """Exact sum of r over the bins ``first … last − 1``."""
-        total = ExactSum()
-        for upper in (np.flatnonzero(self.counts[first:last]) + first).tolist():
-            total += bin_sum(upper, int(self.counts[upper]), int(self.lowers[upper]))
-        return total
+    part = np.zeros_like(histogram)
+    part[first:last] = histogram[first:last]
+    by_exponent = part.reshape(512, 128, 2)  # the 128 bins of one exponent share a unit
+    counts, lowers = by_exponent[:, :, 0].sum(axis=1).tolist(), by_exponent[:, :, 1].sum(axis=1).tolist()
+    fractions = (by_exponent[:, :, 0] @ np.arange(128)).tolist()  # below 2^63 for 2^56 elements
+    units = 0
+    for exponent in np.flatnonzero(by_exponent[: _INFINITE_BIN >> 7, :, 0].any(axis=1)).tolist():
+        leading = counts[exponent] << 23 if exponent else 0
+        units += (leading + (fractions[exponent] << 16) + lowers[exponent]) << max(exponent - 1, 0)
+    return ExactSum(units, counts[_INFINITE_BIN >> 7])
 
 
 class QuarterDecades:
     """How many changed elements have r in [10^(k/4), 10^((k+1)/4)), exactly.
 
     What lies below 1e-37, r = 0 by rounding included, is one bin from 0, and +inf is one bin by itself.
+
+    Attributes:
+        edge_in: by upper 16 bits of r the bits of the edge that cuts through them, all ones where none does.
+        above_edge: elements that are not below that edge, by upper 16 bits, shape (65,536,).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, above_edge: NDArray[np.int64] | None = None) -> None:
         exponents = range(4 * _LOWEST_DECADE, 4 * _HIGHEST_DECADE + 3)
         self._edges = [0.0, *(10.0 ** (k / 4) for k in exponents), float("inf")]
         self._edge_bits = np.array([_bits_at_least(edge) for edge in self._edges], dtype=np.uint32)
         # A bin of upper halves is narrower than a quarter decade, so at most one edge cuts through it.
-        self._edge_in = np.full(BINS, 0xFFFF_FFFF, dtype=np.uint32)
-        self._edge_in[self._edge_bits >> np.uint32(16)] = self._edge_bits
-        self._above_edge: NDArray[np.int64] = np.zeros(BINS, dtype=np.int64)
-
-    def add(self, bits: NDArray[np.uint32]) -> None:
-        """Count the bit patterns of r, shape (elements,)."""
-        upper = bits >> np.uint32(16)
-        add_counts(self._above_edge, upper[bits >= self._edge_in[upper]])
+        self.edge_in = np.full(BINS, 0xFFFF_FFFF, dtype=np.uint32)
+        self.edge_in[self._edge_bits >> np.uint32(16)] = self._edge_bits
+        self.above_edge = np.zeros(BINS, dtype=np.int64) if above_edge is None else above_edge
 
     def table(self, counts: NDArray[np.int64]) -> tuple[tuple[float, int], ...]:
         """(lower edge, elements) from the first bin that is not empty to the last.
 
         Args:
-            counts: of the same elements by upper half, shape (65,536,), as an `RHistogram` has them.
+            counts: of the same elements by upper half, shape (65,536,).
         """
         upper = (self._edge_bits >> np.uint32(16)).astype(np.intp)
         above = np.append(np.cumsum(counts[::-1])[::-1], 0)
-        at_least = np.append(above[upper + 1] + self._above_edge[upper], 0)
+        at_least = np.append(above[upper + 1] + self.above_edge[upper], 0)
         found = at_least[:-1] - at_least[1:]
         filled = np.flatnonzero(found)
         if not filled.size:

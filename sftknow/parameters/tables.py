@@ -28,6 +28,8 @@ def write_analysis(folder: Path, analysis: Analysis) -> None:
         "module": [tensor.module for tensor in analysis.tensors],
         "elements": pa.array([tensor.elements for tensor in analysis.tensors], pa.int64()),
         "changed": pa.array([tensor.changed for tensor in analysis.tensors], pa.int64()),
+        "change": pa.array([tensor.change for tensor in analysis.tensors], pa.float64()),
+        "change base not 0": pa.array([tensor.change_nonzero_base for tensor in analysis.tensors], pa.float64()),
     }
     for i, level in enumerate(analysis.change.levels):
         counts = [tensor.selected[i] for tensor in analysis.tensors]
@@ -55,6 +57,8 @@ def read_analysis(folder: Path) -> Analysis:
                 elements=row["elements"],
                 changed=row["changed"],
                 selected=tuple(row[f"selected {level.level}"] for level in change.levels),
+                change=row.get("change", math.nan),
+                change_nonzero_base=row.get("change base not 0", math.nan),
             )
             for row in rows
         )

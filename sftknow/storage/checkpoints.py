@@ -23,7 +23,6 @@ from sftknow.storage.checkpoint_index import (
     read_header,
     read_index,
 )
-from sftknow.storage.checkpoint_writer import CheckpointWriter
 
 __all__ = [
     "FLOAT_BITS",
@@ -31,7 +30,6 @@ __all__ = [
     "SINGLE_FILE",
     "CheckpointIndex",
     "CheckpointReader",
-    "CheckpointWriter",
     "TensorEntry",
     "listed",
     "narrow",
@@ -79,12 +77,35 @@ class CheckpointReader:
             raise ValueError(f"{entry.name} has no elements {first} to {first + count}")
         return np.frombuffer(self._bytes(entry, first * bits.itemsize, count * bits.itemsize), dtype=bits)
 
+    def read_into(self, entry: TensorEntry, first: int, out: NDArray[Any]) -> None:
+        """`read` into an array of the caller's: shape (count,), contiguous, of the dtype's integers.
+
+        Raises:
+            CheckpointError: the file cannot be read or ends too early.
+        """
+        item = FLOAT_BITS[entry.dtype].itemsize
+        if out.dtype != FLOAT_BITS[entry.dtype] or entry.start + (first + out.size) * item > entry.end:
+            raise ValueError(f"{entry.name} has no elements {first} to {first + out.size} of that width")
+        view, offset = out.data.cast("B"), entry.start + first * item
+        try:
+            self._open(entry)
+            while view:
+                done = os.preadv(self._descriptor, [view], offset)
+                if not done:
+                    raise CheckpointError(f"{entry.file} ends within {entry.name}; copy or download it again")
+                view, offset = view[done:], offset + done
+        except OSError as error:
+            raise CheckpointError(f"{entry.file} cannot be read: {error.strerror}") from None
+
+    def _open(self, entry: TensorEntry) -> None:
+        if entry.file is not self._file and entry.file != self._file:
+            self._close()
+            self._descriptor = os.open(entry.file, os.O_RDONLY)
+            self._file = entry.file
+
     def _bytes(self, entry: TensorEntry, offset: int, count: int) -> bytes:
         try:
-            if entry.file != self._file:
-                self._close()
-                self._descriptor = os.open(entry.file, os.O_RDONLY)
-                self._file = entry.file
+            self._open(entry)
             data = os.pread(self._descriptor, count, entry.start + offset)
         except OSError as error:
             raise CheckpointError(f"{entry.file} cannot be read: {error.strerror}") from None

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sftknow.parameters import passes
+from sftknow.parameters import survey
 from sftknow.parameters.change import analyse
 from tests.parameters.checkpoint_pairs import stored, write_checkpoint
 
@@ -69,7 +69,7 @@ def test_long_work_shows_a_bar(
     write_checkpoint(tmp_path / "tuned", {Q: stored([1, 3], "BF16")})
     analyse(tmp_path / "base", tmp_path / "tuned", ["50%"])
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(passes, "_QUIET", 0)
-    for strategy, total in (("top", "4/4"), ("random", "6/6")):
+    monkeypatch.setattr(survey, "_QUIET", 0)
+    for strategy in ("top", "random"):
         analyse(tmp_path / "base", tmp_path / "tuned", ["50%"], strategy=strategy)
-        assert total in capsys.readouterr().err
+        assert "2/2" in capsys.readouterr().err

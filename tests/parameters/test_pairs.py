@@ -47,6 +47,14 @@ def test_a_vocabulary_that_grew(tmp_path: Path) -> None:
     assert "vocabulary grew" in message
     assert "4 rows" in message
     assert "resize_token_embeddings(4)" in message
+    assert "the first 4 with --common-rows" in message
+    shrunk = refusal(tmp_path, model(), moved(model__embed_tokens__weight=stored(np.ones((3, 2)), "BF16")))
+    assert "vocabulary shrank" in shrunk
+    grown = moved(model__embed_tokens__weight=stored(np.ones((5, 2)), "BF16"))
+    assert compare(tmp_path, model(), grown, common_rows=True).change.elements == 6
+    assert compare(tmp_path, model(), grown, common_rows=True, region="all").change.elements == 14
+    wider = moved(model__embed_tokens__weight=stored(np.ones((5, 3)), "BF16"))
+    assert "has shape [4, 2]" in refusal(tmp_path, model(), wider, common_rows=True)
 
 
 def test_other_shapes(tmp_path: Path) -> None:
@@ -151,6 +159,14 @@ def test_swapped(tmp_path: Path) -> None:
     analyse(tmp_path / "base", tmp_path / "tuned", ["50%"])
     with pytest.raises(CheckpointError, match="swapped"):
         analyse(tmp_path / "tuned", tmp_path / "base", ["50%"])
+
+
+def test_one_folder(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "base", model())
+    (tmp_path / "link").symlink_to(folder)
+    for other in (folder, tmp_path / "link"):
+        with pytest.raises(CheckpointError, match="are one folder"):
+            analyse(folder, other, ["50%"])
 
 
 def test_identical(tmp_path: Path) -> None:

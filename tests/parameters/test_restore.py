@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
+import signal
+import struct
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -14,10 +17,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftknow.errors import CheckpointError
+from sftknow.parameters import outputs as outputs_module
+from sftknow.parameters import sweep
 from sftknow.parameters.change import analyse
-from sftknow.parameters.restore import restore
+from sftknow.parameters.restore import restore, restore_layers, restore_levels
 from sftknow.records import RestorePlan
-from sftknow.storage.checkpoints import CheckpointWriter
+from sftknow.storage.direct_file import DirectFile
+from sftknow.storage.partial_folder import PartialFolder
 from tests.parameters.checkpoint_pairs import read_checkpoint, stored, values_of, write_checkpoint
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
@@ -110,7 +116,7 @@ def test_other_checkpoints_are_refused(pair: tuple[Path, Path, RestorePlan], tmp
 
 def test_a_damaged_plan_is_noticed(pair: tuple[Path, Path, RestorePlan], tmp_path: Path) -> None:
     base, tuned, plan = pair
-    cuts = tuple(dataclasses.replace(cut, ties=cut.ties + 5) for cut in plan.cuts)
+    cuts = tuple(dataclasses.replace(cut, selected=cut.selected + 1) for cut in plan.cuts)
     with pytest.raises(CheckpointError, match="damaged"):
         restore(base, tuned, dataclasses.replace(plan, cuts=cuts), "50%", tmp_path / "out", manifest={})
     with pytest.raises(CheckpointError, match="no level 30%, only 25%, 50%, 100%"):
@@ -153,40 +159,305 @@ def test_too_little_disk(pair: tuple[Path, Path, RestorePlan], tmp_path: Path, m
     base, tuned, plan = pair
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 10, 1_000_000))
-    with pytest.raises(CheckpointError, match=r"needs 0\.00 GB.*make room"):
+    with pytest.raises(CheckpointError, match=r"would take 0\.00 GB.*make room"):
         restore(base, tuned, plan, "50%", tmp_path / "some" / "out", manifest={})
     assert leftovers(tmp_path) == set()
 
 
-def test_a_disk_that_fills_up_leaves_nothing(
+def test_a_disk_that_fills_up(
     pair: tuple[Path, Path, RestorePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing that looks finished; what is written waits for room."""
     base, tuned, plan = pair
-
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(CheckpointWriter, "write", full)
-    with pytest.raises(CheckpointError, match="No space left"):
-        restore(base, tuned, plan, "50%", tmp_path / "out", manifest={})
-    assert leftovers(tmp_path) == set()
-
-
-def test_a_kill_leaves_nothing_that_looks_finished(
-    pair: tuple[Path, Path, RestorePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, tuned, plan = pair
-    child = os.fork()
-    if not child:
-        monkeypatch.setattr(CheckpointWriter, "finish", lambda _: os._exit(9))
-        try:
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectFile, "write", full_disk)
+        with pytest.raises(CheckpointError, match=r"No space left.*\.out\.partial"):
             restore(base, tuned, plan, "50%", tmp_path / "out", manifest={})
-        finally:
-            os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert leftovers(tmp_path) == {".out.partial"}
     restore(base, tuned, plan, "50%", tmp_path / "out", manifest={})
     assert leftovers(tmp_path) == {"out"}
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("at", ["write", "finish", "side files", "manifest", "rename"])
+def test_a_kill_leaves_nothing_that_looks_finished(
+    pair: tuple[Path, Path, RestorePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    base, tuned, plan = pair
+    outputs = {level: tmp_path / f"out{i}" for i, level in enumerate(("25%", "50%", "100%"))}
+    place: tuple[Any, str] = {
+        "write": (DirectFile, "write"),
+        "finish": (DirectFile, "finish"),
+        "side files": (shutil, "copyfile"),
+        "manifest": (outputs_module, "write_manifest"),
+        "rename": (PartialFolder, "finish"),
+    }[at]
+    child = os.fork()
+    if not child:
+        real, calls = getattr(*place), []
+
+        def die(*arguments: Any) -> Any:
+            calls.append(at)
+            if len(calls) == 2:  # in the middle: what came before is done
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments)
+
+        monkeypatch.setattr(*place, die)
+        try:
+            restore_levels(base, tuned, plan, outputs)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    for folder in outputs.values():
+        assert not folder.exists() or (folder / "sftknow.json").is_file(), "there and whole, or not there"
+    restore_levels(base, tuned, plan, outputs)
+    assert leftovers(tmp_path) == {"out0", "out1", "out2"}
+    for level, folder in outputs.items():
+        restore(base, tuned, plan, level, tmp_path / "whole", manifest={})
+        assert read_checkpoint(folder) == read_checkpoint(tmp_path / "whole")
+
+
+def test_a_second_start_keeps_what_is_right(
+    tmp_path: Path, larger: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished shards are read and compared, not written again; a flipped byte in one is mended."""
+    base, tuned = larger
+    plan = analyse(base, tuned, ["5%", "40%"]).plan
+    outputs = {"5%": tmp_path / "five", "40%": tmp_path / "forty"}
+    restore_levels(base, tuned, plan, {level: tmp_path / "clean" / level for level in outputs})
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialFolder, "finish", full_disk)
+        with pytest.raises(CheckpointError, match="No space"):
+            restore_levels(base, tuned, plan, outputs)
+    first, second = sorted((tmp_path / ".five.partial").glob("*.safetensors"))[:2]
+    damaged = bytearray(second.read_bytes())
+    damaged[-5] ^= 1
+    second.write_bytes(damaged)
+    written: list[int] = []
+    real = DirectFile.finish
+    monkeypatch.setattr(DirectFile, "finish", lambda file: (written.append(file.written), real(file))[1])
+    before = first.stat().st_ino, first.stat().st_mtime_ns
+    restore_levels(base, tuned, plan, outputs)
+    assert (
+        (tmp_path / "five" / first.name).stat().st_ino,
+        (tmp_path / "five" / first.name).stat().st_mtime_ns,
+    ) == before
+    assert sorted(written)[-2] == 0 < max(written), "only the damaged shard was written"
+    for level, folder in outputs.items():
+        assert read_checkpoint(folder) == read_checkpoint(tmp_path / "clean" / level)
+    written.clear()
+    restore_levels(base, tuned, plan, outputs)  # all of it is there: verified
+    assert max(written) == 0
+    assert json.loads((tmp_path / "five" / "sftknow.json").read_text())["restoration"]["level"] == "5%"
+
+
+@pytest.fixture
+def larger(tmp_path: Path) -> tuple[Path, Path]:
+    """Three layers in shards, of which one has none of them; few values moved, and one zero changed its sign."""
+    rng = np.random.default_rng(0)
+    base, tuned = {}, {}
+    for layer in range(3):
+        for module in ("self_attn.q_proj", "mlp.down_proj"):
+            p = rng.normal(size=(37, 101))
+            p[5, 7] = 0.0
+            s = np.where(rng.random(p.shape) < 0.3, p * 1.1, p)
+            name = f"model.layers.{layer}.{module}.weight"
+            base[name], tuned[name] = stored(p, "BF16"), stored(s, "BF16")
+    for name in ("lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"):
+        base[name], tuned[name] = stored(rng.normal(size=(9, 33)), "BF16"), stored(rng.normal(size=(9, 33)), "BF16")
+    return write_checkpoint(tmp_path / "base", base, shards=2), write_checkpoint(tmp_path / "tuned", tuned, shards=4)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "sftknow.json"}
+
+
+SEVEN = ("0%", "1%", "5%", "20%", "40%", "60%", "100%")
+
+
+@pytest.mark.parametrize("strategy", ["top", "bottom", "random"])
+def test_seven_levels_at_once_are_seven_runs(
+    tmp_path: Path, larger: tuple[Path, Path], strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tuned = larger
+    plan = analyse(base, tuned, SEVEN, strategy=strategy).plan
+    monkeypatch.setattr(sweep, "_LARGEST_WINDOW", 4096)  # many windows, each with many tensors
+    monkeypatch.setattr(sweep, "_SMALLEST_WINDOW", 4096)
+    outputs = {level: tmp_path / "out" / level for level in SEVEN}
+    done = restore_levels(base, tuned, plan, outputs)
+    assert [(restored.level, restored.checkpoint) for restored in done] == list(outputs.items())
+    monkeypatch.undo()
+    for restored in done:
+        alone = restore(base, tuned, plan, restored.level, tmp_path / "alone", manifest={})
+        assert alone.restored == restored.restored
+        assert files(tmp_path / "alone") == files(restored.checkpoint)
+    assert files(outputs["0%"]) == files(tuned), "0 % is the fine-tuned model, byte for byte"
+    everything, wanted = read_checkpoint(outputs["100%"]), read_checkpoint(base)
+    assert all(everything[name] == wanted[name] for name in wanted if "layers" in name)
+
+
+def test_shared_files(tmp_path: Path, larger: tuple[Path, Path]) -> None:
+    base, tuned = larger
+    plan = analyse(base, tuned, SEVEN).plan
+    inputs = {path: path.stat().st_nlink for path in tuned.iterdir()}
+    linked, apart = ({level: tmp_path / kind / level for level in SEVEN} for kind in ("linked", "apart"))
+    restore_levels(base, tuned, plan, linked)
+    restore_levels(base, tuned, plan, apart, links=False)
+    for level in SEVEN:
+        assert files(linked[level]) == files(apart[level])
+        assert all(path.stat().st_nlink == 1 for path in apart[level].iterdir())
+    assert {path: path.stat().st_nlink for path in tuned.iterdir()} == inputs, "inputs are never linked"
+    shared = [path for path in linked["60%"].iterdir() if path.stat().st_nlink > 1]
+    assert shared, "beyond the changed share the levels are the same"
+    assert all(path.stat().st_mode & 0o222 == 0 for path in shared), "read only: writing to one would write to others"
+    # A new output in one's place leaves the others as they were.
+    before = files(linked["40%"])
+    restore_levels(base, tuned, plan, {"1%": linked["60%"]})
+    assert files(linked["40%"]) == before
+    assert files(linked["60%"]) == files(apart["1%"])
+
+
+def test_levels_that_look_the_same_but_are_not(tmp_path: Path) -> None:
+    """Past the changed share r is 0, but a zero of the other sign is restored all the same, so files differ."""
+    p = np.zeros(4000)
+    p[:100] = 1
+    s = p.copy()
+    s[:100] = 2
+    s[3000] = -0.0
+    base = write_checkpoint(tmp_path / "base", {WEIGHT: stored(p, "F32")})
+    tuned = write_checkpoint(tmp_path / "tuned", {WEIGHT: stored(s, "F32")})
+    plan = analyse(base, tuned, ["50%", "60%", "90%", "100%"]).plan
+    outputs = {cut.level: tmp_path / cut.level for cut in plan.cuts}
+    restore_levels(base, tuned, plan, outputs)
+    restored = {level: read_checkpoint(folder)[WEIGHT] for level, folder in outputs.items()}
+    assert restored["50%"] == restored["60%"] != restored["90%"] == restored["100%"]
+    assert restored["100%"] == read_checkpoint(base)[WEIGHT]
+
+
+@pytest.mark.parametrize("limit", [3000, 20_000])
+def test_shards_anew(tmp_path: Path, larger: tuple[Path, Path], limit: int) -> None:
+    base, tuned = larger
+    plan = analyse(base, tuned, ["20%"]).plan
+    restore(base, tuned, plan, "20%", tmp_path / "as-is", manifest={})
+    restore_levels(base, tuned, plan, {"20%": tmp_path / "anew"}, shard_bytes=limit)
+    assert read_checkpoint(tmp_path / "anew") == read_checkpoint(tmp_path / "as-is")
+    single = 37 * 101 * 2 + 200
+    assert max(path.stat().st_size for path in (tmp_path / "anew").glob("*.safetensors")) <= max(limit, single)
+
+
+def test_a_plan_restores_the_same_bytes_from_other_shards(tmp_path: Path, larger: tuple[Path, Path]) -> None:
+    base, tuned = larger
+    plan = analyse(base, tuned, ["0%", "20%"]).plan
+    restore(base, tuned, plan, "20%", tmp_path / "here", manifest={})
+    restore_levels(base, tuned, plan, {"0%": tmp_path / "one"}, shard_bytes=10**9)
+    assert [path.name for path in (tmp_path / "one").glob("*.safetensors")] == ["model.safetensors"]
+    restore(base, tmp_path / "one", plan, "20%", tmp_path / "there", manifest={})
+    assert read_checkpoint(tmp_path / "there") == read_checkpoint(tmp_path / "here")
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2, 3, 5])
+def test_elements_at_odd_places(tmp_path: Path, padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The format allows any header length, so elements may be cut by the windows' edges."""
+    rng = np.random.default_rng(padding)
+    p = rng.normal(size=5000)
+    base = write_checkpoint(tmp_path / "base", {NORM: stored([1], "F32"), WEIGHT: stored(p, "F32")})
+    tuned = write_checkpoint(
+        tmp_path / "tuned", {NORM: stored([1], "F32"), WEIGHT: stored(p * rng.choice([1, 2], 5000), "F32")}
+    )
+    raw = (tuned / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", raw[:8])[0]
+    header = raw[8 : 8 + length].rstrip() + b" " * (padding + (-len(raw[8 : 8 + length].rstrip())) % 8)
+    (tuned / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + raw[8 + length :])
+    plan = analyse(base, tuned, ["10%", "70%"]).plan
+    wanted = {level: restore(base, tuned, plan, level, tmp_path / f"w{level}", manifest={}) for level in ("10%", "70%")}
+    monkeypatch.setattr(sweep, "_LARGEST_WINDOW", 4096)
+    monkeypatch.setattr(sweep, "_SMALLEST_WINDOW", 4096)
+    outputs = {level: tmp_path / level for level in wanted}
+    for done in restore_levels(base, tuned, plan, outputs):
+        assert done.restored == wanted[done.level].restored
+        assert files(outputs[done.level]) == files(tmp_path / f"w{done.level}")
+        found = np.frombuffer(read_checkpoint(done.checkpoint)[WEIGHT], dtype=np.float32)
+        start = np.frombuffer(read_checkpoint(tuned)[WEIGHT], dtype=np.float32)
+        assert int((found != start).sum()) == done.restored
+
+
+def test_memory(tmp_path: Path, larger: tuple[Path, Path]) -> None:
+    base, tuned = larger
+    plan = analyse(base, tuned, SEVEN).plan
+    with pytest.raises(CheckpointError, match=r"100 MB of memory are too little; give at least \d+ MB"):
+        restore_levels(base, tuned, plan, {"1%": tmp_path / "out"}, memory=10**8)
+    for memory in (3 * 10**8, 10**10):
+        window, threads = sweep.window_bytes(memory, 7)
+        assert threads * window * 13 < memory
+    assert leftovers(tmp_path) == set()
+
+
+def test_outputs_apart(tmp_path: Path, larger: tuple[Path, Path]) -> None:
+    base, tuned = larger
+    plan = analyse(base, tuned, ["1%", "5%", "20%"]).plan
+    for other in (tmp_path / "out", tmp_path / "out" / "within"):
+        with pytest.raises(CheckpointError, match="give each its own"):
+            restore_levels(base, tuned, plan, {"1%": tmp_path / "out", "5%": other})
+    with pytest.raises(CheckpointError, match="asked for twice"):
+        restore_levels(base, tuned, plan, {"20%": tmp_path / "a", "1/5": tmp_path / "b"})
+    assert leftovers(tmp_path) == set()
+
+
+def test_layer_ranges(tmp_path: Path, larger: tuple[Path, Path]) -> None:
+    """Table 11: of some layers everything in the region is the base's, all else is as it was fine-tuned."""
+    base, tuned = larger
+    outputs = {"0": tmp_path / "0", "1-2": tmp_path / "1-2", "0-2": tmp_path / "all"}
+    done = restore_layers(base, tuned, outputs, manifests={"0": {"note": 1}})
+    before, after = read_checkpoint(base), read_checkpoint(tuned)
+    for text, layers in (("0", (0,)), ("1-2", (1, 2)), ("0-2", (0, 1, 2))):
+        inside = tuple(f"model.layers.{layer}." for layer in layers)
+        wanted = {name: (before if name.startswith(inside) else after)[name] for name in after}
+        assert read_checkpoint(outputs[text]) == wanted
+    assert done[2].restored == done[0].restored + done[1].restored > 0
+    manifest = json.loads((outputs["0"] / "sftknow.json").read_text())
+    assert (manifest["note"], manifest["restoration"]["layers"], manifest["restoration"]["strategy"]) == (
+        1,
+        "0",
+        "layers",
+    )
+    full = analyse(base, tuned, ["100%"], layers="1-2").plan
+    restore(base, tuned, full, "100%", tmp_path / "by-plan", manifest={})
+    assert read_checkpoint(tmp_path / "by-plan") == read_checkpoint(outputs["1-2"])
+    with pytest.raises(CheckpointError, match="no layer 3"):
+        restore_layers(base, tuned, {"0": tmp_path / "x", "2-3": tmp_path / "y"})
+    assert not (tmp_path / "x").exists()
+
+
+def test_layers_with_nan(tmp_path: Path) -> None:
+    base = write_checkpoint(tmp_path / "base", {WEIGHT: stored([1, np.nan], "F32")})
+    tuned = write_checkpoint(tmp_path / "tuned", {WEIGHT: stored([1, 2], "F32")})
+    with pytest.raises(CheckpointError, match="1 NaN or infinite"):
+        restore_layers(base, tuned, {"0": tmp_path / "out"})
+    assert leftovers(tmp_path) == set()
+
+
+def test_common_rows(tmp_path: Path) -> None:
+    """A vocabulary that grew: the new rows are nobody's but the fine-tuned model's."""
+    name = "model.embed_tokens.weight"
+    base = write_checkpoint(tmp_path / "base", {WEIGHT: stored([1, 2], "F32"), name: stored([[1, 2], [3, 4]], "F32")})
+    grown = {WEIGHT: stored([1, 3], "F32"), name: stored([[1, 5], [3, 4], [7, 8]], "F32")}
+    tuned = write_checkpoint(tmp_path / "tuned", grown)
+    with pytest.raises(CheckpointError, match=r"vocabulary grew.*--common-rows"):
+        analyse(base, tuned, ["100%"], region="all")
+    found = analyse(base, tuned, ["0%", "100%"], region="all", common_rows=True)
+    assert (found.change.elements, found.change.changed, found.plan.common_rows) == (6, 2, True)
+    outputs = {"0%": tmp_path / "none", "100%": tmp_path / "all"}
+    restore_levels(base, tuned, found.plan, outputs)
+    assert read_checkpoint(outputs["0%"]) == read_checkpoint(tuned)
+    restored = read_checkpoint(outputs["100%"])
+    assert restored[name] == stored([[1, 2], [3, 4], [7, 8]], "F32")[1].tobytes()
+    assert restored[WEIGHT] == stored([1, 2], "F32")[1].tobytes()
+    # And one that shrank: the base's further rows are left out.
+    shrunk = analyse(tuned, base, ["100%"], region="all", common_rows=True)
+    assert shrunk.change.elements == 6
 
 
 def test_a_real_model(tiny_model: Path, tmp_path: Path) -> None:

@@ -7,11 +7,9 @@ import pytest
 
 from sftknow.errors import CheckpointError
 from sftknow.parameters.selection import (
-    Selector,
     cut_bin,
     parse_level,
     parse_levels,
-    random_cuts,
     random_keys,
     selected_elements,
 )
@@ -62,17 +60,6 @@ def test_floor() -> None:
 def test_random_keys_are_split_mix() -> None:
     for seed in (0, 1, -1, 2**64 + 5):
         assert random_keys(seed, 10**12, 20).tolist() == [split_mix(seed, 10**12 + i) for i in range(20)]
-
-
-def test_random_selection_is_uniform_and_differs_by_seed() -> None:
-    levels = [("25%", Fraction(1, 4))]
-    masks = []
-    for seed in range(2):
-        (cut,) = random_cuts(40_000, levels, seed, 7_000, lambda _: None)
-        masks.append(Selector(cut, "random").mask(random_keys(seed, 0, 40_000)))
-        assert masks[-1].sum() == cut.selected == 10_000
-        assert all(2350 < part.sum() < 2650 for part in np.split(masks[-1], 4))
-    assert 2350 < (masks[0] & masks[1]).sum() < 2650  # independent: a sixteenth of all
 
 
 def test_cut_bin() -> None:

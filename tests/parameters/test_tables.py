@@ -61,3 +61,35 @@ def test_damage_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "changes" / name).unlink()
     with pytest.raises(CheckpointError, match=name):
         read_analysis(tmp_path / "changes")
+
+
+def test_report_of_a_pair(tmp_path: Path) -> None:
+    """Tables say what the records say, in three formats; figures are there; ranges of layers add up."""
+    import csv
+
+    from sftknow.pipeline.change_report import range_changes, write_change_report
+
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(4)]
+    write_checkpoint(tmp_path / "base", {name: stored([1, 2, 4, 8], "F32") for name in names})
+    write_checkpoint(tmp_path / "tuned", {name: stored([1, 2, 4, 8 + i], "F32") for i, name in enumerate(names)})
+    found = analyse(tmp_path / "base", tmp_path / "tuned", ["1/16", "50%"])
+    ranges = range_changes(found, "2")
+    assert [entry.layers for entry in ranges] == ["0-1", "2-3"]
+    assert [entry.changed for entry in ranges] == [1, 2]
+    assert [entry.share for entry in ranges] == pytest.approx([1 / 6, 5 / 6])
+    assert [entry.share for entry in range_changes(found, "0,1-3")] == pytest.approx([0, 1])
+    with pytest.raises(CheckpointError, match="no layer 4"):
+        range_changes(found, "2-5")
+    write_change_report(tmp_path / "out", found, ranges)
+    assert read_analysis(tmp_path / "out") == found
+    with (tmp_path / "out" / "tables" / "modules.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["level"], row["selected"], row["enrichment"]) for row in rows] == [
+        ("1/16", "1", "1.0"),
+        ("50%", "8", "1.0"),
+    ]
+    layers = pq.read_table(tmp_path / "out" / "tables" / "layers.parquet").to_pylist()
+    assert [row["selected"] for row in layers if row["level"] == "1/16"] == [0, 0, 0, 1]
+    assert json.loads((tmp_path / "out" / "tables" / "layer_ranges.json").read_text())[1]["elements"] == 8
+    pictures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"concentration.svg", "histogram.png", "figure-d-layer.svg", "figure-d-module.png"} <= pictures

@@ -10,17 +10,15 @@ import torch
 from safetensors.torch import save_file
 
 from sftknow.errors import CheckpointError
-from sftknow.storage.checkpoint_writer import output_bytes, side_files
 from sftknow.storage.checkpoints import (
     CheckpointReader,
-    CheckpointWriter,
     narrow,
     nonfinite,
     read_index,
     round_to_bfloat16,
     widen,
 )
-from tests.parameters.checkpoint_pairs import read_checkpoint, stored, write_checkpoint, write_file
+from tests.parameters.checkpoint_pairs import stored, write_checkpoint, write_file
 
 TENSORS = {
     "b": torch.arange(12.0).reshape(3, 4).bfloat16(),
@@ -164,29 +162,23 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
         reader.read(index.tensors["a"], 0, 9)
 
 
-@pytest.mark.parametrize("shards", [1, 3])
-def test_writer(tmp_path: Path, shards: int) -> None:
-    tensors = {name: stored(np.arange(4), "BF16") for name in "edcba"}
-    index = read_index(write_checkpoint(tmp_path / "in", tensors, shards=shards))
-    out = tmp_path / "out"
-    out.mkdir()
-    with CheckpointWriter(out, index, {"b", "e"}) as writer:
-        for name in "be":
-            entry = index.tensors[name]
-            writer.write(entry, 2, np.full(2, 7, dtype=np.uint16))
-            writer.write(entry, 0, np.full(2, 6, dtype=np.uint16))
-        with pytest.raises(ValueError, match="not to be replaced"):
-            writer.write(index.tensors["a"], 0, np.zeros(1, dtype=np.uint16))
-        with pytest.raises(ValueError, match="not to be replaced"):
-            writer.write(index.tensors["b"], 3, np.zeros(2, dtype=np.uint16))
-        assert not (out / "model.safetensors.index.json").exists()
-        writer.finish()
-    replaced = np.array([6, 6, 7, 7], dtype=np.uint16).tobytes()
-    expected = {name: replaced if name in "be" else tensors[name][1].tobytes() for name in tensors}
-    assert read_checkpoint(out) == expected
-    again = read_index(out)
-    assert {name: (e.start, e.shape, e.file.name) for name, e in again.tensors.items()} == {
-        name: (e.start, e.shape, e.file.name) for name, e in index.tensors.items()
-    }
-    assert output_bytes(index) == sum(path.stat().st_size for path in out.iterdir())
-    assert [str(path) for path in side_files(out)] == ["config.json"]
+def test_reading_into_an_array(tmp_path: Path) -> None:
+    index = read_index(
+        write_checkpoint(tmp_path, {"a": stored(np.arange(9), "F32"), "b": stored(np.arange(5), "BF16")})
+    )
+    out = np.empty(4, dtype=np.uint32)
+    with CheckpointReader(index) as reader:
+        reader.read_into(index.tensors["a"], 3, out)
+        np.testing.assert_array_equal(widen(out, "F32"), np.float32([3, 4, 5, 6]))
+        with pytest.raises(ValueError, match="no elements"):
+            reader.read_into(index.tensors["a"], 6, out)
+        with pytest.raises(ValueError, match="of that width"):
+            reader.read_into(index.tensors["b"], 0, out)
+        (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-30])
+        with pytest.raises(CheckpointError, match="ends within a"):
+            reader.read_into(index.tensors["a"], 5, out)
+
+
+def test_gguf(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
+    assert "GGUF" in refusal(tmp_path)

@@ -1,0 +1,47 @@
+"""The compiler of the kernels: numba, without fast-math, with IEEE division, the interpreter lock released.
+
+The machine code is kept on disk (beside the module, else in the user's cache folder, else nowhere), so that it is
+compiled once for a machine and not once for a start. Importing this module imports numba: import it late.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def compiled(function: F) -> F:
+    """Compile at the first call for each combination of argument types; the result releases the interpreter lock."""
+    options = {"nogil": True, "error_model": "numpy", "fastmath": False, "boundscheck": False}
+    try:
+        made = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder that a cache could be written to
+        return cast(F, numba.njit(**options)(function))
+    # Numba would keep machine code as long as the function's own file is unchanged, whatever it calls elsewhere.
+    made._cache._cache_file._source_stamp = _sources()
+    return cast(F, made)
+
+
+def inlined(function: F) -> F:
+    """A small helper that is compiled into the kernels that call it."""
+    return cast(F, numba.njit(inline="always", error_model="numpy", fastmath=False)(function))
+
+
+@cache
+def _sources() -> str:
+    """What all kernels are made from."""
+    folder = Path(__file__).parent
+    files = [
+        folder / "compiled.py",
+        folder / "vectors.py",
+        folder / "blending.py",
+        *sorted(folder.glob("*_kernels.py")),
+    ]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -1,0 +1,165 @@
+"""Large files written past the page cache, where the file system allows it.
+
+A checkpoint of many gigabytes gains nothing from the page cache and pays for it twice, in memory and in the kernel's
+time. With O_DIRECT the disk takes blocks straight from the writer's buffers; these, their lengths and their places in
+the file must then be multiples of `ALIGNMENT`, and the end of the file is cut to length at last. File systems that
+refuse get ordinary writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ALIGNMENT = 4096
+_O_DIRECT = getattr(os, "O_DIRECT", 0)  # macOS has none
+_REFUSED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def aligned_rows(rows: int, row_bytes: int) -> NDArray[np.uint8]:
+    """Zeroed memory of shape (rows, row_bytes), each row at a page's start. ``row_bytes`` is a multiple of 4096."""
+    if row_bytes % ALIGNMENT:
+        raise ValueError(f"{row_bytes} is no multiple of {ALIGNMENT}")
+    return np.frombuffer(mmap.mmap(-1, rows * row_bytes), dtype=np.uint8).reshape(rows, row_bytes)
+
+
+class DirectFile:
+    """One file of a known size, written in aligned blocks by several threads, in any order.
+
+    A file that is there already is gone on with: a block that it has as it should be is left alone, until the first
+    one that differs. A file that has a second name (a hard link) is never written to but replaced.
+
+    Args:
+        path: the file.
+        size: its final size in bytes.
+        direct: False for ordinary writes from the start.
+
+    Attributes:
+        written: bytes that had to be written.
+    """
+
+    def __init__(self, path: Path, size: int, *, direct: bool = True) -> None:
+        self.path = path
+        self.size = size
+        self.written = 0
+        self._lock = threading.Lock()
+        self._plain = -1
+        if path.is_file() and (path.stat().st_nlink > 1 or not os.access(path, os.W_OK)):
+            path.unlink()
+        self._comparing = path.is_file() and path.stat().st_size > 0
+        self._descriptor = -1
+        self._direct = direct and _O_DIRECT != 0
+        if self._direct:
+            try:
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _O_DIRECT, 0o644)
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                self._direct = False
+        if not self._direct:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+
+    def write(self, offset: int, block: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> None:
+        """Put a block in its place.
+
+        Args:
+            offset: in the file, a multiple of `ALIGNMENT`.
+            block: shape (bytes,), at a page's start, a multiple of `ALIGNMENT` long; what lies beyond the file's size
+                is cut off by `finish`.
+            scratch: at least as long, at a page's start; overwritten.
+        """
+        if self._comparing and self._is_there(offset, block, scratch):
+            return
+        self._write(offset, block.data.cast("B"))
+        with self._lock:
+            self.written += block.size
+
+    def finish(self) -> None:
+        """Cut the file to its size, make it durable, close it."""
+        if os.fstat(self._descriptor).st_size != self.size:
+            os.ftruncate(self._descriptor, self.size)
+        os.fsync(self._descriptor)
+        self.close()
+
+    def close(self) -> None:
+        for descriptor in (self._descriptor, self._plain):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._plain = -1
+
+    def _is_there(self, offset: int, block: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> bool:
+        wanted = min(block.size, self.size - offset)
+        try:
+            found = os.preadv(self._descriptor, [scratch.data[: block.size]], offset)
+        except OSError as error:
+            if error.errno not in _REFUSED:
+                raise
+            found = 0
+        if found >= wanted and np.array_equal(scratch[:wanted], block[:wanted]):
+            return True
+        self._comparing = False  # what comes after was hardly written either: no use in reading it
+        return False
+
+    def _write(self, offset: int, data: memoryview) -> None:
+        while data:
+            aligned = offset % ALIGNMENT == 0 and len(data) % ALIGNMENT == 0
+            if self._direct and aligned:
+                try:
+                    done = os.pwrite(self._descriptor, data, offset)
+                except OSError as error:
+                    if error.errno not in _REFUSED:
+                        raise
+                    self._direct = False
+                    continue
+            else:
+                done = os.pwrite(self._buffered(), data, offset)
+            data, offset = data[done:], offset + done
+
+    def _buffered(self) -> int:
+        with self._lock:
+            if self._plain < 0:
+                self._plain = os.open(self.path, os.O_RDWR)
+            return self._plain
+
+
+class SourceFiles:
+    """Files that several threads read blocks of. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> SourceFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def read_into(self, file: Path, offset: int, target: NDArray[Any]) -> None:
+        """Fill ``target`` (contiguous) with the file's bytes from ``offset`` on.
+
+        Raises:
+            OSError: the file cannot be read.
+            EOFError: it ends too early.
+        """
+        view = target.data.cast("B")
+        while view:
+            done = os.preadv(self._open(file), [view], offset)
+            if not done:
+                raise EOFError(str(file))
+            view, offset = view[done:], offset + done
+
+    def _open(self, file: Path) -> int:
+        with self._lock:
+            if file not in self._descriptors:
+                self._descriptors[file] = os.open(file, os.O_RDONLY)
+            return self._descriptors[file]
