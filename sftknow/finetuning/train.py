@@ -183,8 +183,8 @@ def fine_tune_on(
         model = merged(model, recipe.lora)
         model.config, model.generation_config = config, generation
         _save(model, tokenizer, partial, getattr(torch, recipe.save_dtype))
-        # A base that loads in float32 has a fine-tuned model that does, whatever it is stored in: widening loses nothing,
-        # and others then score it in the arithmetic that it was scored in here.
+        # A base that loads in float32 has a fine-tuned model that does, whatever it is stored in: widening loses
+        # nothing, and others then score it in the arithmetic that it was scored in here.
         name_dtype(partial, "float32" if loaded.named_dtype == "float32" else None)
         write_json(partial / LOSS_CURVE, curve)
         sft = {
