@@ -7,10 +7,8 @@ in memory is not loaded again, an evaluation that was cut off goes on, and one p
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +24,13 @@ from sftknow.evaluation.generation import Batch, answer, make_batches, padded_to
 from sftknow.evaluation.journal import Journal, journal_name
 from sftknow.evaluation.lm_eval_task import own_facts_notes
 from sftknow.evaluation.model_notes import ModelNotes
+from sftknow.evaluation.quiet import quiet_evaluation
 from sftknow.evaluation.scoring import METRICS
 from sftknow.progress import progress
 from sftknow.records import BUCKETS, SPLITS, EvalRun, MetricValue, ModelRef, QuestionResult, Split
 from sftknow.resources import task_folder
 from sftknow.storage.artifacts import digest
-from sftknow.storage.models import find_device, load_model, load_tokenizer, quiet_libraries
+from sftknow.storage.models import find_device, load_model, load_tokenizer
 
 AUTO_BATCH = 128
 """Questions a batch where the batch size is ``auto``; prompts are short, and lm-eval's own search takes longer."""
@@ -128,7 +127,7 @@ class Harness:
             raise ValueError("work needs a key that identifies the weights")
         model.eval()
         padded = padded_tokenizer(tokenizer, model.config)
-        with _quiet():
+        with quiet_evaluation():
             tasks = {split: self._split(split, padded.bos_token or "", fact_ids) for split in self._splits}
             total = sum(len(leaf.documents) for part in tasks.values() for leaf in part.leaves)
             if not total:
@@ -217,7 +216,7 @@ class Harness:
             answers = _results(leaf, outputs[leaf.name])
             questions += answers
             metrics[leaf.name] = _leaf_metrics(answers)
-        with _quiet():
+        with quiet_evaluation():
             for part in tasks.values():
                 metrics[part.group.name] = part.group.aggregate(metrics)
         repo = self._questions.repo
@@ -233,19 +232,6 @@ class Harness:
             missing=tuple(leaf.name for leaf in leaves if not leaf.documents),
             questions=tuple(questions),
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep lm-eval and transformers from talking about what is meant so here; errors are still shown."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with quiet_libraries():
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _tokenizer_key(tokenizer: Any) -> str:

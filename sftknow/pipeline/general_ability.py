@@ -21,7 +21,7 @@ from sftknow.parameters.restore import restore
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.pipeline.base import BaseModel, local_model
 from sftknow.pipeline.cells import level_name
-from sftknow.pipeline.training import base_reference, restored_manifest
+from sftknow.pipeline.references import base_reference, restored_manifest
 from sftknow.records import ModelRef, TrainedModel
 from sftknow.storage.artifacts import RunDirectory, Stage, write_json
 from sftknow.storage.models import load_model, load_tokenizer

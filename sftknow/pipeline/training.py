@@ -8,9 +8,7 @@ from sftknow.finetuning.recipe import LoraSettings, SFTRecipe
 from sftknow.finetuning.train import LoadedBase, TrainingOptions, fine_tune
 from sftknow.pipeline.base import BaseModel
 from sftknow.pipeline.cells import Cell
-from sftknow.pipeline.references import base_reference as base_reference
-from sftknow.pipeline.references import dataset_reference as dataset_reference
-from sftknow.pipeline.references import restored_manifest as restored_manifest
+from sftknow.pipeline.references import base_reference, dataset_reference
 from sftknow.recipes.schema import LoraSection, SFTSection
 from sftknow.records import ModelRef, TrainedModel, to_json
 from sftknow.storage.mastery_data import MasteryData

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,11 @@ from sftknow.evaluation.general.data import load_split
 from sftknow.evaluation.general.results import GeneralAnswer, GeneralMetric, GeneralScores
 from sftknow.evaluation.general.tasks import GeneralTask
 from sftknow.evaluation.general.xsum import ARTICLE_WORDS, load_articles
+from sftknow.evaluation.quiet import quiet_evaluation
 from sftknow.progress import progress
 from sftknow.records import TaskExample
 from sftknow.resources import task_folder
 from sftknow.storage.artifacts import digest
-from sftknow.storage.models import quiet_libraries
 
 _CHUNK = 1024
 """Training rows that are rendered at a time."""
@@ -73,7 +71,7 @@ class GeneralHarness:
         self._limit = limit
         self._batch_size = batch_size
         self.article_words = article_words
-        with _quiet():
+        with quiet_evaluation():
             here = Path(lm_eval.__file__).parent / "tasks" / task.lm_eval_name
             places = [str(task_folder()), *([str(here)] if here.is_dir() else [])]
             self._manager = TaskManager(include_path=places, include_defaults=False)
@@ -137,7 +135,7 @@ class GeneralHarness:
         """
         if tokenizer.pad_token is None:
             tokenizer = copy.deepcopy(tokenizer)  # lm-eval sets one, and the caller's tokenizer stays as it was
-        with _quiet(), torch.inference_mode():
+        with quiet_evaluation(), torch.inference_mode():
             lm = _WatchedModel(pretrained=model, tokenizer=tokenizer, batch_size=self._batch_size)
             lm.description = f"{self.task.name}: {name}"
             self._check_room(lm, name)
@@ -174,7 +172,7 @@ class GeneralHarness:
         replaced: dict[str, Any] = {"task": self.task.lm_eval_name, "num_fewshot": few_shot, "custom_dataset": rows}
         if train is None:
             replaced |= {"training_split": None, "fewshot_split": None}
-        with _quiet():
+        with quiet_evaluation():
             loaded = self._manager.load({"group": "sftknow_general", "task": [replaced]})
         return loaded["tasks"][self.task.lm_eval_name]
 
@@ -203,19 +201,6 @@ class _Ticker:
 
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
         self._bar.update(1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep lm-eval and transformers from talking about what is meant so here; errors are still shown."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with quiet_libraries():
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _metric(ours: str, theirs: str, results: Mapping[str, Any], count: int) -> GeneralMetric:
