@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sftknow.cli.options import Commands, add_model, command
+from sftknow.cli.options import Commands, add_model, command, say
 
 if TYPE_CHECKING:
     from sftknow.pipeline.checkpoint_pairs import PairOptions
@@ -75,20 +77,12 @@ def add_order(parser: argparse.ArgumentParser) -> None:
 
 
 def pair_options(arguments: argparse.Namespace) -> PairOptions:
-    """The options of `add_pair` as the library wants them."""
+    """The options of `add_order`, which are named as the library names them."""
     from sftknow.pipeline.checkpoint_pairs import PairOptions
     from sftknow.storage.checkpoint_layout import parse_size
 
-    return PairOptions(
-        region=arguments.region,
-        layers=arguments.layers,
-        strategy=arguments.strategy,
-        seed=arguments.seed,
-        epsilon=arguments.epsilon,
-        arithmetic=arguments.arithmetic,
-        common_rows=arguments.common_rows,
-        memory=parse_size(arguments.memory),
-    )
+    given = {field.name: getattr(arguments, field.name) for field in fields(PairOptions)}
+    return PairOptions(**given | {"memory": parse_size(arguments.memory)})
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -99,7 +93,11 @@ def run(arguments: argparse.Namespace) -> None:
     from sftknow.report.terminal import changes_table, places_table, table_of_rows
 
     levels = arguments.levels.split(",")
-    analysis = analyse_pair(arguments.base, arguments.tuned, levels, pair_options(arguments))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that nothing changed is said below
+        analysis = analyse_pair(arguments.base, arguments.tuned, levels, pair_options(arguments))
+    if not analysis.change.changed:
+        say(f"{arguments.base} and {arguments.tuned} hold the same values in the region {arguments.region}")
     ranges = range_changes(analysis, arguments.layer_sweep) if arguments.layer_sweep else []
     print(changes_table(analysis.change))
     for kind in ("module", "layer"):

@@ -11,7 +11,7 @@ from sftknow.cli.options import Commands, add_device, add_dtype, command, resolv
 from sftknow.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from sftknow.pipeline.checkpoint_pairs import WriteOptions
+    from sftknow.pipeline.checkpoint_pairs import PairOptions, WriteOptions
     from sftknow.pipeline.choosing import Choice
 
 _EXAMPLES = """sftknow restore base tuned --top 5% --out restored
@@ -105,18 +105,9 @@ def run(arguments: argparse.Namespace) -> None:
         pair = arguments.base, arguments.tuned
         if arguments.layer_sweep:
             ranges = layer_ranges(arguments.layer_sweep, arguments.base)
-            done = restore_layer_ranges(
-                *pair, ranges, arguments.out, pair_options(arguments), _write_options(arguments)
-            )
+            done = restore_layer_ranges(*pair, ranges, arguments.out, *_options(arguments))
         else:
-            done = restore_pair(
-                *pair,
-                levels,
-                arguments.out,
-                pair_options(arguments),
-                _write_options(arguments),
-                plan_file=arguments.plan,
-            )
+            done = restore_pair(*pair, levels, arguments.out, *_options(arguments), plan_file=arguments.plan)
         for restored in done:
             print(f"{restored.level}: {restored.restored:,} parameters set back; restored model: {restored.checkpoint}")
 
@@ -153,22 +144,22 @@ def _check(arguments: argparse.Namespace) -> None:
         raise CheckpointError("--choose-on SPLIT and --mastery DATA go together")
 
 
-def _write_options(arguments: argparse.Namespace) -> WriteOptions:
+def _options(arguments: argparse.Namespace) -> tuple[PairOptions, WriteOptions]:
     from sftknow.pipeline.checkpoint_pairs import WriteOptions
     from sftknow.storage.checkpoint_layout import parse_size
 
-    return WriteOptions(
-        memory=pair_options(arguments).memory,
+    write = WriteOptions(
         links=not arguments.no_links,
         shard_bytes=parse_size(arguments.shard_size) if arguments.shard_size else None,
         say=say,
     )
+    return pair_options(arguments), write
 
 
 def _apply_patch(arguments: argparse.Namespace) -> None:
     from sftknow.pipeline.checkpoint_pairs import patch_model
 
-    done = patch_model(arguments.base, arguments.apply_patch, arguments.out, _write_options(arguments))
+    done = patch_model(arguments.base, arguments.apply_patch, arguments.out, *_options(arguments))
     way = "taken back" if done.level == "0%" else f"applied ({done.level})"
     print(f"patch {way}: {done.restored:,} parameters set; model: {done.checkpoint}")
 
@@ -183,15 +174,8 @@ def _choose(arguments: argparse.Namespace, levels: list[str]) -> None:
         device=arguments.device,
         batch_size=arguments.batch_size,
     )
-    choice, restored = choose_level(
-        arguments.base,
-        arguments.tuned,
-        levels,
-        arguments.out,
-        pair_options(arguments),
-        scoring,
-        _write_options(arguments),
-    )
+    options, write = _options(arguments)
+    choice, restored = choose_level(arguments.base, arguments.tuned, levels, arguments.out, options, scoring, write)
     print("\n".join(_choice_lines(choice)))
     print(f"{restored.level}: {restored.restored:,} parameters set back; restored model: {restored.checkpoint}")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from sftknow.errors import CheckpointError
+from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.leveling import MOST_LEVELS
 from sftknow.parameters.pairs import CheckpointPair, pair_checkpoints
 from sftknow.parameters.ranking import Tally, ordered_tallies, random_tallies
@@ -22,8 +23,8 @@ from sftknow.parameters.regions import OUTSIDE
 from sftknow.parameters.relative import Measure
 from sftknow.parameters.selection import check_strategy, parse_levels
 from sftknow.parameters.statistics import QuarterDecades, histogram_sum, share_of
-from sftknow.parameters.survey import MEMORY, Survey, Workload
-from sftknow.parameters.units import BLOCK, PIECE, units
+from sftknow.parameters.survey import Survey, Workload
+from sftknow.parameters.units import BLOCK, MEMORY, PIECE, SPAN, units
 from sftknow.records import LevelStatistics, ParameterChange, RestorePlan
 
 
@@ -101,10 +102,11 @@ def analyse(
         raise ValueError("block must be at least 1")
     pair = pair_checkpoints(base, tuned, region, layers, common_rows=common_rows)
     work = Workload(pair=pair, measure=measure, memory=memory, block=min(block, PIECE))
-    if strategy == "random":
-        survey, tallies = random_tallies(work, wanted, seed)
-    else:
-        survey, tallies = ordered_tallies(work, wanted, strategy)
+    with compiling_announced():
+        if strategy == "random":
+            survey, tallies = random_tallies(work, wanted, seed)
+        else:
+            survey, tallies = ordered_tallies(work, wanted, strategy)
     change = _change(pair, survey, tallies, region, layers)
     if not change.changed:
         warnings.warn(f"{base} and {tuned} hold the same values in the region {region}: nothing changed", stacklevel=2)
@@ -173,7 +175,8 @@ def _tensor_changes(pair: CheckpointPair, survey: Survey, tallies: list[Tally]) 
     changed = [0] * len(pair.tensors)
     sums: list[list[float]] = [[] for _ in pair.tensors]
     zero_sums: list[list[float]] = [[] for _ in pair.tensors]
-    for unit, count, (nonzero, zero) in zip(units(pair), survey.changed.tolist(), survey.sums.tolist(), strict=True):
+    found = zip(units(pair, SPAN), survey.changed.tolist(), survey.sums.tolist(), strict=True)
+    for unit, count, (nonzero, zero) in found:
         changed[unit.position] += count
         sums[unit.position].append(nonzero)
         zero_sums[unit.position].append(zero)

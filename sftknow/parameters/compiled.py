@@ -7,12 +7,17 @@ compiled once for a machine and not once for a start. Importing this module impo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.event import Listener, install_listener
+
+from sftknow.processes import is_main
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +37,28 @@ def compiled(function: F) -> F:
 def inlined(function: F) -> F:
     """A small helper that is compiled into the kernels that call it."""
     return cast(F, numba.njit(inline="always", error_model="numpy", fastmath=False)(function))
+
+
+@contextmanager
+def compiling_announced() -> Iterator[None]:
+    """Within the block a line on standard error says when kernels have to be compiled, which takes seconds."""
+    with install_listener("numba:compile", _Announcer()):
+        yield
+
+
+class _Announcer(Listener):  # type: ignore[misc]
+    """Hears when numba begins to compile what its cache does not have."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self._said and is_main():
+            print("compiling the kernels for this machine (once, some seconds)", file=sys.stderr, flush=True)
+        self._said = True
+
+    def on_end(self, event: Any) -> None:
+        pass
 
 
 @cache

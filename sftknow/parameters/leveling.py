@@ -91,6 +91,7 @@ class LevelSelector:
             KINDS[base_dtype],
             tuned,
             KINDS[tuned_dtype],
+            None if base_dtype == tuned_dtype else True,
             self._measure.stored_epsilon,
             True if self._measure.arithmetic == "bfloat16" else None,
             self._flip,

@@ -50,7 +50,7 @@ class OutputFolders:
         self.outputs = outputs
         self._layout = layout
         self._like = like
-        self._finished = [_refuse_output(output.folder, inputs) for output in outputs]
+        self._finished = [refuse_output(output.folder, inputs) for output in outputs]
         _refuse_nested([output.folder for output in outputs])
         shards = [[shard.name, shard.size, shard.tensors] for shard in layout.shards]
         self._keys = [digest([output.restoration, shards]) for output in outputs]
@@ -158,12 +158,16 @@ class OutputFolders:
             partial.close()
 
     def _discard(self) -> None:
-        for partial in self._partials:
+        for partial in reversed(self._partials):  # the first made the folder that they all lie in
             partial.discard()
 
 
-def _refuse_output(out: Path, inputs: Sequence[Path]) -> str | None:
-    """Refuse folders that must not be written; return the key of an earlier output there."""
+def refuse_output(out: Path, inputs: Sequence[Path]) -> str | None:
+    """Return the key of an earlier output at ``out``.
+
+    Raises:
+        CheckpointError: an input lies there, or something that is no restored model.
+    """
     target = out.resolve()
     for source in (path.resolve() for path in inputs):
         if target == source or target in source.parents or source in target.parents:

@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.parameters.compiled import compiled
-from sftknow.parameters.relative_kernels import NONFINITE, STRETCH, TOO_LARGE, relative_bits, widen_bits
+from sftknow.parameters.compiled import compiled, inlined
+from sftknow.parameters.relative_kernels import (
+    NONFINITE,
+    STRETCH,
+    TOO_LARGE,
+    places_by_masks,
+    relative_bits,
+    widen_bits,
+)
 from sftknow.parameters.survey_kernels import beside
-from sftknow.parameters.vectors import FAR, NEAR, NEAREST, VECTORS, append_steps, differing, float_of, lowest_bit
+from sftknow.parameters.vectors import FAR, NEAR, NEAREST, VECTORS, append_steps, float_of
 
 PAIRS = NEAR << 15
 """Counters of `count_pairs`: 32 MB, of which only what is counted becomes memory in use."""
@@ -24,26 +31,22 @@ _MAGNITUDE = np.uint16(0x7FFF)
 _FAR = np.uint32(FAR)
 
 
+@inlined
+def _number_of(p: Any, s: Any, place: Any) -> Any:
+    """The number of one element; see `vectors.append_steps`."""
+    step = np.uint32(s - p + np.uint32(NEAREST)) & np.uint32(0xFFFF)
+    near = np.uint32(step << np.uint32(15)) | np.uint32(p & _MAGNITUDE)
+    return near if step < np.uint32(NEAR) else np.uint32(_FAR + np.uint32(place))
+
+
 @compiled
 def number_by_masks(base: NDArray[np.uint16], tuned: NDArray[np.uint16], numbers: NDArray[np.uint32]) -> int:
     """The numbers of `vectors.append_steps` of the elements that differ, in their order; returns how many."""
-    count: Any = 0
-    vectors = base.size & ~31
-    for start in range(0, vectors, 32):
-        mask = differing(base, tuned, start)
-        while mask:
-            numbers[count] = start + lowest_bit(mask)
-            count += 1
-            mask = np.uint32(mask & np.uint32(mask - np.uint32(1)))
-    for i in range(vectors, base.size):
-        numbers[count] = i
-        count += np.int64(base[i] != tuned[i])
-    for j in range(count):
-        place = numbers[j]
-        step = np.uint32(tuned[place] - base[place] + np.uint32(NEAREST)) & np.uint32(0xFFFF)
-        near = np.uint32(step << np.uint32(15)) | np.uint32(base[place] & _MAGNITUDE)
-        numbers[j] = near if step < np.uint32(NEAR) else np.uint32(_FAR + place)
-    return int(count)
+    count = places_by_masks(base, tuned, numbers.view(np.int32))
+    for i in range(count):
+        place = numbers[i]
+        numbers[i] = _number_of(base[place], tuned[place], place)
+    return count
 
 
 @compiled
@@ -54,9 +57,7 @@ def number_by_vectors(base: NDArray[np.uint16], tuned: NDArray[np.uint16], numbe
     for start in range(0, vectors, 16):
         count = append_steps(base, tuned, start, numbers, count)
     for i in range(vectors, base.size):
-        step = np.uint32(tuned[i] - base[i] + np.uint32(NEAREST)) & np.uint32(0xFFFF)
-        near = np.uint32(step << np.uint32(15)) | np.uint32(base[i] & _MAGNITUDE)
-        numbers[count] = near if step < np.uint32(NEAR) else np.uint32(FAR + i)
+        numbers[count] = _number_of(base[i], tuned[i], i)
         count += np.int64(base[i] != tuned[i])
     return int(count)
 
@@ -137,8 +138,7 @@ def drain_pairs(
     changed: NDArray[np.int64],
     sums: NDArray[np.float64],
     above_edge: NDArray[np.int64],
-    fine: NDArray[np.uint32],
-    touched: NDArray[np.uint32],
+    words: NDArray[np.uint32],
 ) -> int:
     """Move the pairs of a unit on to the counters of `survey_kernels` and clear them.
 
@@ -146,12 +146,12 @@ def drain_pairs(
         pairs, met, far: of `count_pairs`.
         p, s, bits, counts: room for `STRETCH` elements; overwritten.
         zone_of, histogram, zones, changed, sums: of `survey_kernels.unpack`.
-        kind, epsilon, rounded, special, edge_in, above_edge, fine, touched: of `survey_kernels.survey_block`.
+        kind, epsilon, rounded, special, edge_in, above_edge, words: of `survey_kernels.survey_block`.
 
     Returns:
         0, or `TOO_LARGE`.
     """
-    some: Any = np.int64(touched[touched.size - 1])
+    some: Any = np.int64(words[words.size - 1])
     near: Any = np.int64(met[met.size - 1])
     distant: Any = np.int64(far[far.size - 1])
     met[met.size - 1] = 0
@@ -188,9 +188,9 @@ def drain_pairs(
             zones[zone_of[upper]] += found
             total += found
             if special[upper]:
-                some = beside(bits[i], counts[i], zero, special, edge_in, above_edge, fine, touched, some)
+                some = beside(bits[i], counts[i], zero, special, edge_in, above_edge, words, some)
     sums[0] += nonzero_sum
     sums[1] += zero_sum
     changed[0] += total
-    touched[touched.size - 1] = some
+    words[words.size - 1] = some
     return 0

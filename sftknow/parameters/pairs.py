@@ -156,10 +156,12 @@ def _refuse_other_vocabulary(base: CheckpointIndex, tuned: CheckpointIndex, part
     for name, other in partner.items():
         if other and _differs_in_rows(name, base.tensors[other].shape, tuned.tensors[name].shape):
             before, after = base.tensors[other].shape[0], tuned.tensors[name].shape[0]
-            verb = "grew" if after > before else "shrank"
+            verb, rest = "shrank", "the output has as many"
+            if after > before:
+                verb, rest = "grew", "further rows stay as they were fine-tuned"
             raise CheckpointError(
                 f"the vocabulary {verb}: {name} has {before} rows in {base.folder}, {after} in {tuned.folder}; compare "
-                f"the first {min(before, after)} with --common-rows (further rows stay as they were fine-tuned), or "
+                f"the first {min(before, after)} with --common-rows ({rest}), or "
                 f"bring the fine-tuned model back with resize_token_embeddings({before}) and save it"
             )
 

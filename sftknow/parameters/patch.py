@@ -20,9 +20,8 @@ from sftknow.parameters.patch_file import PLACE, RESTORED, TUNED, PatchFile, Pat
 from sftknow.parameters.region_hash import RegionHash
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import Finishing, described, find_cut, in_tuned_dtype, write_outputs
-from sftknow.parameters.sweep import MEMORY
 from sftknow.parameters.unit_work import Bits, for_each_unit
-from sftknow.parameters.units import Unit, unit_count, units
+from sftknow.parameters.units import MEMORY, Unit, unit_count, units
 from sftknow.parameters.verification import hash_side, verify_pair
 from sftknow.records import RestoredCheckpoint, RestorePlan
 from sftknow.storage.artifacts import atomic_file

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from sftknow.parameters.random_kernels import count_random, find_random
 from sftknow.parameters.selection import BINS, cut_bin, make_cut, mixed_seed, selected_elements
-from sftknow.parameters.survey import available_threads
 from sftknow.records import LevelCut
+from sftknow.storage.processors import available_processors
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def random_cuts(elements: int, levels: Sequence[tuple[str, Fraction]], seed: int
 def _in_parts(elements: int, work: Callable[[int, int], T]) -> list[T]:
     """``work(first, count)`` over all indices, by all threads; results in order of the indices."""
     parts = [(first, min(_PART, elements - first)) for first in range(0, elements, _PART)]
-    with ThreadPoolExecutor(available_threads()) as pool:
+    with ThreadPoolExecutor(available_processors()) as pool:
         return list(pool.map(lambda part: work(*part), parts))
 
 

@@ -30,6 +30,7 @@ def rank_block(
     base_kind: int,
     tuned: NDArray[Any],
     tuned_kind: int,
+    mixed: Any,
     epsilon: Any,
     rounded: Any,
     flip: Any,
@@ -48,7 +49,7 @@ def rank_block(
     for start in range(0, base.size, STRETCH):
         stop = min(start + STRETCH, base.size)
         here, there, ranks = base[start:stop], tuned[start:stop], out[start:stop]
-        count = stretch_changes(here, base_kind, there, tuned_kind, epsilon, rounded, places, p, s, bits)
+        count = stretch_changes(here, base_kind, there, tuned_kind, mixed, epsilon, rounded, places, p, s, bits)
         if count < 0:
             return int(count)
         # Among equal keys the rank depends on the index alone, and never falls with it.

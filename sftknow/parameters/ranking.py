@@ -13,19 +13,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.random_order import random_cuts
+from sftknow.parameters.relative import changes
 from sftknow.parameters.selection import BINS, cut_bin, make_cut, order_key, selected_elements
 from sftknow.parameters.statistics import ExactSum, bin_sum, histogram_sum
-from sftknow.parameters.survey import Survey, Workload, available_threads, read_unit, sample, survey_region
-from sftknow.parameters.survey_kernels import add_pairs, split_pairs
-from sftknow.parameters.units import Unit, units
+from sftknow.parameters.survey import Survey, Workload, most_bins, read_unit, sample, survey_region
+from sftknow.parameters.survey_kernels import split_words
+from sftknow.parameters.units import SPAN, Unit, units
 from sftknow.records import LevelCut, RestorePlan
 from sftknow.storage.checkpoints import widen
+from sftknow.storage.processors import available_processors
 
 SAMPLED = 1 << 24
 """Regions below this many elements are not sampled: passing twice over them takes no time."""
@@ -109,7 +112,7 @@ def _guess(work: Workload, wanted: Sequence[int], strategy: str) -> list[int]:
         start, stop = np.searchsorted(from_top, [max(low, 1), min(high, sampled)]).tolist()
         guessed |= {place if strategy == "bottom" else BINS - 1 - place for place in range(start, stop + 1)}
     guessed = {r_bin for r_bin in guessed if counts[r_bin]} | {0}
-    return sorted(guessed) if len(guessed) <= _MOST_BINS else [0]
+    return sorted(guessed) if len(guessed) <= min(_MOST_BINS, most_bins(work)) else [0]
 
 
 def _cut_bins(survey: Survey, elements: int, wanted: Mapping[str, int], strategy: str) -> dict[str, tuple[int, int]]:
@@ -130,14 +133,12 @@ def _tallies(
 ) -> list[Tally]:
     pair, bottom = work.pair, strategy == "bottom"
     half = len(survey.bins) * BINS
-    fine: NDArray[np.int64] = np.zeros(2 * half, dtype=np.int64)
-    all_units = list(units(pair))
-    for number in range(len(all_units)):
-        add_pairs(survey.pairs(number), fine)
+    fine = survey.fine
+    all_units = list(units(pair, SPAN))
     sizes = np.array([unit.count for unit in all_units], dtype=np.int64)
     owners = np.array([unit.position for unit in all_units], dtype=np.int64)
     unmoved = sizes - survey.changed  # by unit
-    both = fine[:half] + fine[half:]
+    both = fine[:half].astype(np.int64) + fine[half:]
     both[0] += unmoved.sum()  # the bin of 0 comes first
 
     places = {level: survey.bins.index(r_bin) for level, (r_bin, _) in found.items()}
@@ -150,17 +151,20 @@ def _tallies(
         cuts[level] = make_cut(level, wanted[level], key, ties, strategy)
 
     split: NDArray[np.int64] = np.zeros((len(all_units), len(cuts), 4), dtype=np.int64)
-    first = np.array([places[level] * BINS for level in cuts], dtype=np.int64)
-    threshold = first + np.array([cut.threshold_bits & 0xFFFF for cut in cuts.values()], dtype=np.int64)
-    for number in range(len(all_units)):
-        split_pairs(survey.pairs(number), half, first, threshold, split[number])
+    # In the order of their bins, as `split_words` wants them.
+    by_place = sorted(cuts, key=lambda level: places[level])
+    starts = np.searchsorted([places[level] for level in by_place], np.arange(len(survey.bins) + 1))
+    thresholds: NDArray[np.uint32] = np.array([cuts[level].threshold_bits & 0xFFFF for level in by_place], np.uint32)
+
+    def split_unit(number: int) -> None:
+        split_words(survey.words(number), starts, thresholds, split[number])
 
     def tally(level: str) -> Tally:
         count = wanted[level]
         if not count:
             cut = replace(make_cut(level, 0, None, 0, strategy), tie_end=0)
             return Tally(cut, [0] * len(pair.tensors))
-        place, number = places[level], list(cuts).index(level)
+        place, number = places[level], by_place.index(level)
         cut = cuts[level]
         tied = split[:, number, 1] + (unmoved if cut.threshold_bits == 0 else 0)
         taken = np.clip(cut.ties - (np.cumsum(tied) - tied), 0, tied)
@@ -184,7 +188,8 @@ def _tallies(
             rows[1] + _value_sum(cut.threshold_bits, zero_ties),
         )
 
-    with ThreadPoolExecutor(available_threads()) as pool:
+    with ThreadPoolExecutor(available_processors()) as pool:
+        list(pool.map(split_unit, np.flatnonzero(survey.records[:, 1]).tolist()))
         return list(pool.map(tally, wanted))
 
 
@@ -192,20 +197,11 @@ def _last_tie(work: Workload, unit: Unit, bits: int, wanted: int) -> tuple[int, 
     """One past the global index of the unit's ``wanted``-th element with this r; how many of these are unchanged, and
     how many changed from 0."""
     tensor = work.pair.tensors[unit.position]
-    # Rank 0 stands for what lies above the threshold, rank 1 for the threshold itself.
-    above = LevelCut(level="", selected=0, threshold_bits=bits, ties=0, tie_end=0)
-    cuts = (above, replace(above, selected=1, tie_end=1 << 62))
-    selector = LevelSelector(
-        RestorePlan(
-            strategy="top", seed=0, region="", epsilon=work.measure.epsilon, arithmetic=work.measure.arithmetic,
-            base_sha256="", tuned_sha256="", cuts=cuts,
-        )
-    )  # fmt: skip
     seen = unchanged = from_zero = 0
     for first, base, tuned in read_unit(work, unit):
-        ranks = np.empty(base.size, dtype=np.uint8)
-        selector.ranks(base, tensor.base.dtype, tuned, tensor.tuned.dtype, 0, ranks)
-        tied = np.flatnonzero(ranks == 1)
+        # By the definition itself: for so few elements nothing is worth compiling.
+        found = changes(base, tensor.base.dtype, tuned, tensor.tuned.dtype, work.measure)
+        tied = found.index[found.bits == bits] if bits else np.flatnonzero(found.all_bits() == 0)
         done = seen + tied.size >= wanted
         tied = tied[: wanted - seen]
         seen += tied.size
@@ -217,9 +213,7 @@ def _last_tie(work: Workload, unit: Unit, bits: int, wanted: int) -> tuple[int, 
     raise AssertionError(f"{tensor.name} changed while it was read")
 
 
-def _sum_before(
-    survey: Survey, fine: NDArray[np.int64], row: int, place: int, cut: LevelCut, strategy: str
-) -> ExactSum:
+def _sum_before(survey: Survey, fine: NDArray[Any], row: int, place: int, cut: LevelCut, strategy: str) -> ExactSum:
     """Exact sum of r over the changed elements of a histogram's row that come strictly before the cut's threshold."""
     r_bin, lower = cut.threshold_bits >> 16, cut.threshold_bits & 0xFFFF
     start = (row * len(survey.bins) + place) * BINS
@@ -227,7 +221,7 @@ def _sum_before(
         inside, outside = slice(0, lower), histogram_sum(survey.histogram[row], 0, r_bin)
     else:
         inside, outside = slice(lower + 1, BINS), histogram_sum(survey.histogram[row], r_bin + 1)
-    counts = fine[start : start + BINS][inside]
+    counts = fine[start : start + BINS][inside].astype(np.int64)
     return outside + bin_sum(r_bin, int(counts.sum()), int(counts @ np.arange(BINS)[inside]))
 
 

@@ -4,8 +4,9 @@ Blocks are walked in pieces that stay in the first-level cache. Elements whose b
 bfloat16, cost a comparison; the others are gathered first, so that the arithmetic runs over dense vectors. A *kind* is
 how bits are to be read: 0 BF16, 1 F16 (both uint16), 2 F32 (uint32).
 
-Where a kernel takes ``rounded``, None means float32 arithmetic and True the authors' bfloat16. It is None and not False
-because the compiler leaves out what follows a None, so that the rarer way is compiled only where it is asked for.
+Where a kernel takes ``rounded``, None means float32 arithmetic and True the authors' bfloat16; where it takes
+``mixed``, None means that both sides are of one kind. It is None and not False because the compiler leaves out what
+follows a None, so that the rarer way is compiled only where it is asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftknow.parameters.compiled import compiled, inlined
-from sftknow.parameters.vectors import VECTORS, append_differing, bits_of, differing, float_of, lowest_bit
+from sftknow.parameters.vectors import (
+    HALVES,
+    VECTORS,
+    append_differing,
+    bits_of,
+    differing,
+    float_of,
+    half_value,
+    lowest_bit,
+)
 
 KINDS = {"BF16": 0, "F16": 1, "F32": 2}
 STRETCH = 2048
@@ -42,11 +52,20 @@ class Scratch:
 
 
 @inlined
-def _half(wide: Any) -> Any:
+def half_by_steps(wide: Any) -> Any:
     """The bits of a finite float16, as uint32, as a float32."""
     # 2^112 moves the exponent's bias from 15 to 127, exactly, subnormal numbers included.
     magnitude = float_of(np.uint32((wide & np.uint32(0x7FFF)) << np.uint32(13))) * np.float32(2.0**112)
     return float_of(np.uint32(bits_of(magnitude) | (wide & np.uint32(0x8000)) << np.uint32(16)))
+
+
+@inlined
+def half_by_instruction(wide: Any) -> Any:
+    """The same as `half_by_steps`, where the processor can do it."""
+    return half_value(np.uint32(wide))
+
+
+_half = half_by_instruction if HALVES else half_by_steps
 
 
 @inlined
@@ -74,14 +93,8 @@ def _finite(bits: NDArray[Any], kind: int) -> bool:
 
 
 @compiled
-def gather_by_masks(
-    base: NDArray[Any],
-    tuned: NDArray[Any],
-    places: NDArray[np.int32],
-    p: NDArray[np.uint32],
-    s: NDArray[np.uint32],
-) -> int:
-    """Places, ascending, at which the bits differ, and both sides' bits there; returns how many."""
+def places_by_masks(base: NDArray[Any], tuned: NDArray[Any], places: NDArray[np.int32]) -> int:
+    """Places, ascending, at which the bits differ; returns how many."""
     count: Any = 0
     vectors = base.size & ~31
     for start in range(0, vectors, 32):
@@ -93,10 +106,26 @@ def gather_by_masks(
     for i in range(vectors, base.size):
         places[count] = i
         count += np.int64(base[i] != tuned[i])
+    return int(count)
+
+
+@compiled
+def gather_by_masks(
+    base: NDArray[Any],
+    tuned: NDArray[Any],
+    places: NDArray[np.int32],
+    p: NDArray[np.uint32],
+    s: NDArray[np.uint32],
+) -> int:
+    """Places, ascending, at which the bits differ, and both sides' bits there; returns how many.
+
+    ``p`` and ``s`` may be ``base`` and ``tuned`` themselves: nothing is written before it has been read.
+    """
+    count = places_by_masks(base, tuned, places)
     for i in range(count):
         place = np.uint32(places[i])
         p[i], s[i] = base[place], tuned[place]
-    return int(count)
+    return count
 
 
 @compiled
@@ -186,6 +215,7 @@ def stretch_changes(
     base_kind: int,
     tuned: NDArray[Any],
     tuned_kind: int,
+    mixed: Any,
     epsilon: Any,
     rounded: Any,
     places: NDArray[np.int32],
@@ -197,14 +227,19 @@ def stretch_changes(
     if not (_finite(base, base_kind) and _finite(tuned, tuned_kind)):
         return NONFINITE
     p_bits, s_bits = p.view(np.uint32), s.view(np.uint32)
-    if base_kind == tuned_kind:
+    if mixed is None:
         count = _gather(base, tuned, places, p_bits, s_bits)
+        widen_bits(p_bits[:count], base_kind)
+        widen_bits(s_bits[:count], tuned_kind)
     else:
-        count = base.size
+        before, after = p_bits[: base.size], s_bits[: base.size]
         for i in range(base.size):
-            places[i], p_bits[i], s_bits[i] = i, base[i], tuned[i]
-    widen_bits(p_bits[:count], base_kind)
-    widen_bits(s_bits[:count], tuned_kind)
+            before[i] = base[i]
+        for i in range(base.size):
+            after[i] = tuned[i]
+        widen_bits(before, base_kind)
+        widen_bits(after, tuned_kind)
+        count = _gather(before, after, places, p_bits, s_bits)
     count = _keep_moved(places[:count], p, s)
     if not relative_bits(p[:count], s[:count], epsilon, rounded, bits[:count]):
         return TOO_LARGE

@@ -20,7 +20,8 @@ from sftknow.parameters.outputs import Output, OutputFolders
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
 from sftknow.parameters.regions import parse_layers, place_of
 from sftknow.parameters.selection import check_strategy, parse_level
-from sftknow.parameters.sweep import MEMORY, Painter, Sweep
+from sftknow.parameters.sweep import Painter, Sweep
+from sftknow.parameters.units import MEMORY
 from sftknow.parameters.verification import verify_pair
 from sftknow.records import LevelCut, RestoredCheckpoint, RestorePlan
 from sftknow.storage.checkpoint_layout import Layout, OutputShard, layout_in_shards, layout_like
@@ -103,7 +104,7 @@ def restore_levels(
         )
         for level in order
     ]
-    painter = LevelPainter(plan, [cuts[level] for level in order])
+    painter = LevelPainter(plan, [cuts[level] for level in order], pair)
     folders = OutputFolders(wanted, layout, pair.tuned, inputs=(base, tuned))
     folders.refuse_full_disk([painter.kinds(shard) for shard in layout.shards] if links else None)
     if not verified:
@@ -211,8 +212,14 @@ def write_outputs(
     what: str,
 ) -> NDArray[np.int64]:
     """Write the weights of all outputs; return what the painter counted. What fails is left to be gone on with."""
+    from sftknow.parameters.compiled import compiling_announced
+
     total = layout.bytes * len(folders.outputs) // _MEGABYTE
-    with folders.writing(), watched(total, f"restoring {what}", unit="MB", quiet=_QUIET) as advance:
+    with (
+        folders.writing(),
+        compiling_announced(),
+        watched(total, f"restoring {what}", unit="MB", quiet=_QUIET) as advance,
+    ):
         sweep = Sweep(
             layout,
             folders.partial,
@@ -233,17 +240,21 @@ class LevelPainter:
 
     Args:
         cuts: in ascending order of what they select.
+        pair: whose region the plan is for.
     """
 
-    def __init__(self, plan: RestorePlan, cuts: Sequence[LevelCut]) -> None:
+    def __init__(self, plan: RestorePlan, cuts: Sequence[LevelCut], pair: CheckpointPair) -> None:
         from sftknow.parameters.leveling import LevelSelector
 
         self.outputs = len(cuts)
         self._cuts = cuts
         self._strategy = plan.strategy
         self._selector = LevelSelector(plan, cuts)
+        self._region = frozenset(tensor.name for tensor in pair.tensors)
 
     def kinds(self, shard: OutputShard) -> Sequence[Hashable]:
+        if self._region.isdisjoint(shard.tensors):
+            return ["as fine-tuned"] * self.outputs
         return [self._kind(cut, i) for i, cut in enumerate(self._cuts)]
 
     def _kind(self, cut: LevelCut, i: int) -> Hashable:

@@ -9,7 +9,7 @@ from a sample; where it was right, one pass is all that is needed, and where it 
 
 from __future__ import annotations
 
-import os
+import math
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,12 +29,11 @@ from sftknow.parameters.pairs import CheckpointPair, TensorPair, blocks
 from sftknow.parameters.region_hash import RegionHash
 from sftknow.parameters.relative import TOO_LARGE_MESSAGE, Measure
 from sftknow.parameters.selection import BINS
+from sftknow.parameters.survey_kernels import add_words
 from sftknow.parameters.unit_counters import BrokenError, TooLargeError, UnitCounters, counter_bytes
-from sftknow.parameters.units import BLOCK, PIECE, Unit, unit_count, units
+from sftknow.parameters.units import BLOCK, MEMORY, PIECE, SPAN, Unit, unit_count, units
 from sftknow.storage.checkpoints import FLOAT_BITS, CheckpointReader, nonfinite
-
-MEMORY = 512 << 20
-"""Bytes that a pass keeps to by default, the interpreter and its libraries included."""
+from sftknow.storage.processors import available_processors
 
 _OVERHEAD = 256 << 20  # the interpreter with NumPy, numba and pyarrow
 _QUIET = 300_000_000  # elements that take about a second: below, a progress bar is only noise
@@ -73,9 +72,11 @@ class Survey:
     """By (tensor, rank, [elements, changed elements]); only of `random`."""
     hashes: tuple[RegionHash, RegionHash] | None
     spool: IO[bytes]
-    """(index, count) pairs of `survey_kernels.drain`, one record a unit."""
+    """Words (see `survey_kernels`), one record a unit."""
     records: NDArray[np.int64]
-    """By unit: where its record starts, and its pairs."""
+    """By unit: where its record starts, and its words."""
+    fine: NDArray[Any]
+    """Changed elements in ``bins``: (whether the base is 0, place of the bin, lower half), flat; uint32 or int64."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, position: int, zones: NDArray[np.int64], ranks: NDArray[np.int64]) -> None:
@@ -89,20 +90,21 @@ class Survey:
         """Forget what was spooled."""
         self.spool.close()
 
-    def keep(self, unit: int, pairs: NDArray[np.uint32]) -> None:
-        """Spool a unit's record."""
-        if not pairs.size:
+    def keep(self, unit: int, words: NDArray[np.uint32]) -> None:
+        """Spool a unit's record and add it up."""
+        if not words.size:
             return
         with self._lock:
-            self.records[unit] = self.spool.tell(), pairs.size // 2
-            self.spool.write(pairs.tobytes())
+            self.records[unit] = self.spool.tell(), words.size
+            self.spool.write(words.data)
+            add_words(words, self.fine.size // 2, self.fine)
 
-    def pairs(self, unit: int) -> NDArray[np.uint32]:
+    def words(self, unit: int) -> NDArray[np.uint32]:
         """A unit's record."""
         start, count = self.records[unit].tolist()
         with self._lock:
             self.spool.seek(start)
-            return np.frombuffer(self.spool.read(8 * count), dtype=np.uint32)
+            return np.frombuffer(self.spool.read(4 * count), dtype=np.uint32)
 
 
 class _Worker:
@@ -115,7 +117,7 @@ class _Worker:
         self._readers = CheckpointReader(work.pair.base), CheckpointReader(work.pair.tuned)
         self._buffers = np.empty(work.block, dtype=np.uint32), np.empty(work.block, dtype=np.uint32)
         self._ranks: NDArray[np.uint8] = np.empty(0 if selector is None else work.block, dtype=np.uint8)
-        self.counters = UnitCounters(work.measure, bins, _rank_count(selector))
+        self.counters = UnitCounters(work.measure, bins, _rank_count(selector), SPAN * PIECE)
 
     def __enter__(self) -> _Worker:
         return self
@@ -127,24 +129,26 @@ class _Worker:
     def do(self, number: int, unit: Unit, survey: Survey) -> None:
         """Count one unit."""
         tensor, counters = self._pair.tensors[unit.position], self.counters
-        hashers = (xxhash.xxh3_128(), xxhash.xxh3_128()) if survey.hashes else ()
         counters.start()
         elements = np.zeros(counters.changed.size, dtype=np.int64)
-        for start in range(unit.first, unit.first + unit.count, self._block):
-            count = min(self._block, unit.first + unit.count - start)
-            ranks = None
-            if self._selector:
-                ranks = self._ranks[:count]
-                self._selector.random_ranks(tensor.first + start, ranks)
-                elements += np.bincount(ranks, minlength=elements.size)
-            blocks = self.count(tensor, start, count, ranks)
-            for hasher, bits in zip(hashers, blocks, strict=False):
-                hasher.update(bits.data)
+        last = unit.first + unit.count
+        for piece, first in enumerate(range(unit.first, last, PIECE), unit.piece):
+            hashers = (xxhash.xxh3_128(), xxhash.xxh3_128()) if survey.hashes else ()
+            for start in range(first, min(first + PIECE, last), self._block):
+                count = min(self._block, first + PIECE - start, last - start)
+                ranks = None
+                if self._selector:
+                    ranks = self._ranks[:count]
+                    self._selector.random_ranks(tensor.first + start, ranks)
+                    elements += np.bincount(ranks, minlength=elements.size)
+                blocks = self.count(tensor, start, count, ranks)
+                for hasher, bits in zip(hashers, blocks, strict=False):
+                    hasher.update(bits.data)
+            for found, hasher in zip(survey.hashes or (), hashers, strict=True):
+                found.add(unit.position, piece, hasher.digest())
         counters.finish()
         survey.changed[number] = counters.changed.sum()
         survey.sums[number] = counters.sums
-        for found, hasher in zip(survey.hashes or (), hashers, strict=True):
-            found.add(unit.position, unit.piece, hasher.digest())
         survey.keep(number, counters.by_lower_halves())
         survey.add(unit.position, counters.zones, np.stack([elements, counters.changed], axis=1))
 
@@ -189,7 +193,7 @@ def survey_region(
     pair = work.pair
     threads = _threads(work, len(bins), _rank_count(selector))
     survey = _empty_survey(pair, bins, selector, hashed=hashed)
-    queue = enumerate(units(pair))
+    queue = enumerate(units(pair, SPAN))
     next_unit, stop = threading.Lock(), threading.Event()
     broken: list[int] = []
     with ExitStack() as undo, watched(pair.elements, description, quiet=_QUIET) as advance:
@@ -242,12 +246,13 @@ def _empty_survey(pair: CheckpointPair, bins: Sequence[int], selector: LevelSele
         histogram=np.zeros((2 * ranks, BINS, 2), dtype=np.int64),
         above_edge=np.zeros(BINS, dtype=np.int64),
         zones=np.zeros((tensors, 2 * len(bins) + 1), dtype=np.int64),
-        changed=np.zeros(unit_count(pair), dtype=np.int32),
-        sums=np.zeros((unit_count(pair), 2)),
+        changed=np.zeros(unit_count(pair, SPAN), dtype=np.int32),
+        sums=np.zeros((unit_count(pair, SPAN), 2)),
         ranks=np.zeros((tensors if selector else 0, ranks, 2), dtype=np.int64),
         hashes=(RegionHash(pair.tensors, "base"), RegionHash(pair.tensors, "tuned")) if hashed else None,
         spool=tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES),
-        records=np.zeros((unit_count(pair), 2), dtype=np.int64),
+        records=np.zeros((unit_count(pair, SPAN), 2), dtype=np.int64),
+        fine=np.zeros(2 * len(bins) * BINS, dtype=_count_dtype(pair)),
     )
 
 
@@ -298,21 +303,39 @@ def sample(work: Workload) -> tuple[NDArray[np.int64], int]:
     return counts, sampled
 
 
-def available_threads() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def most_bins(work: Workload) -> int:
+    """How many bins one thread could count by lower halves within the memory."""
+    return max(1, (_room(work, 1) - _thread_bytes(work, 1)) // _bin_bytes(work.pair))
 
 
-def _threads(work: Workload, odd: int, ranks: int) -> int:
+def _thread_bytes(work: Workload, ranks: int) -> int:
+    return counter_bytes(ranks) + 8 * work.block + (8 << 20)
+
+
+def _bin_bytes(pair: CheckpointPair) -> int:
+    return 2 * BINS * _count_dtype(pair).itemsize
+
+
+def _count_dtype(pair: CheckpointPair) -> np.dtype[Any]:
+    """Of `Survey.fine`, which is what many levels need most memory for."""
+    return np.dtype(np.uint32 if pair.elements < 1 << 32 else np.int64)
+
+
+def _room(work: Workload, ranks: int) -> int:
+    """Bytes for threads and bins."""
+    return work.memory - _OVERHEAD - _SPOOL_BYTES - 2 * ranks * BINS * 16
+
+
+def _threads(work: Workload, counted: int, ranks: int) -> int:
     """As many threads as there are processors, or fewer where their counters would not fit into the memory."""
-    by_thread = counter_bytes(odd, ranks) + 8 * work.block + (8 << 20)
-    room = work.memory - _OVERHEAD - _SPOOL_BYTES - 2 * ranks * BINS * 16
+    by_thread = _thread_bytes(work, ranks)
+    room = _room(work, ranks) - counted * _bin_bytes(work.pair)
     if room < by_thread:
-        needed = (work.memory - room + by_thread) >> 20
+        needed = math.ceil((work.memory - room + by_thread) / 10**6)
         raise CheckpointError(
-            f"{work.memory >> 20} MB of memory are not enough; give {needed} MB or ask for fewer levels"
+            f"{work.memory / 10**6:.0f} MB of memory are too few; give {needed} MB (--memory), or ask for fewer levels"
         )
-    return max(1, min(available_threads(), room // by_thread, unit_count(work.pair)))
+    return max(1, min(available_processors(), room // by_thread, unit_count(work.pair, SPAN)))
 
 
 def _broken_message(work: Workload, tensor: TensorPair) -> str:

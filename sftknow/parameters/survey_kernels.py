@@ -14,6 +14,12 @@ _LOWER = np.uint32(0xFFFF)
 _SCALES = np.append(2.0 ** (np.maximum(np.arange(255), 1) - 150), np.inf)  # of a float32's significand, by exponent
 
 
+_FROM_ZERO = np.uint32(1 << 31)
+_COUNTED = np.uint32(1 << 30)
+"""Flags of a *word*, which says that an element has a certain r in a bin of which these are listed: (place among these
+bins) · 2^16 + lower half; the base value is 0; the next word holds how many such elements there are, else one."""
+
+
 @inlined
 def beside(
     bits: Any,
@@ -22,11 +28,10 @@ def beside(
     special: NDArray[np.uint16],
     edge_in: NDArray[np.uint32],
     above_edge: NDArray[np.int64],
-    fine: NDArray[np.uint32],
-    touched: NDArray[np.uint32],
+    words: NDArray[np.uint32],
     some: int,
 ) -> int:
-    """What is done with ``found`` elements of a special bin beside; returns how many of ``touched`` are filled."""
+    """What is done with ``found`` elements of a special bin beside; returns how many of ``words`` are filled."""
     upper = np.int64(bits >> np.uint32(16))
     todo = special[upper]
     if todo & np.uint16(0x8000):
@@ -34,14 +39,55 @@ def beside(
     place = np.int64(todo & np.uint16(0x7FFF)) - 1
     if place < 0:
         return some
-    index = (place << 16) + np.int64(bits & _LOWER)
+    word = np.uint32(np.uint32(place << 16) | np.uint32(bits & _LOWER))
     if zero:
-        index += fine.size >> 1
-    if fine[index] == 0:
-        touched[some] = index
-        some += 1
-    fine[index] += np.uint32(found)
-    return some
+        word = np.uint32(word | _FROM_ZERO)
+    if found > 1:
+        words[some] = np.uint32(word | _COUNTED)
+        words[some + 1] = found
+        return some + 2
+    words[some] = word
+    return some + 1
+
+
+@compiled
+def _without_zeros(p: NDArray[np.float32]) -> bool:
+    zeros = 0
+    for i in range(p.size):
+        zeros += p[i] == np.float32(0)
+    return zeros == 0
+
+
+@compiled
+def _count_pairwise(
+    bits: NDArray[np.uint32],
+    special: NDArray[np.uint16],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    places: NDArray[np.int32],
+) -> int:
+    """Count elements in two tables by turns, since equal neighbours would wait for each other in one.
+
+    Returns:
+        How many are in special bins; their places are in ``places``.
+    """
+    few = np.uint64(0)
+    even = np.uint64(bits.size & ~1)
+    for i in range(np.uint64(0), even, np.uint64(2)):
+        one, other = bits[i], bits[i + np.uint64(1)]
+        upper_one, upper_other = np.uint32(one >> np.uint32(16)), np.uint32(other >> np.uint32(16))
+        first[upper_one] += (1 << 40) + np.int64(one & _LOWER)
+        second[upper_other] += (1 << 40) + np.int64(other & _LOWER)
+        places[few] = i
+        few += np.uint64(special[upper_one] != 0)
+        places[few] = i + np.uint64(1)
+        few += np.uint64(special[upper_other] != 0)
+    if even < np.uint64(bits.size):
+        upper = np.uint32(bits[even] >> np.uint32(16))
+        first[upper] += (1 << 40) + np.int64(bits[even] & _LOWER)
+        places[few] = even
+        few += np.uint64(special[upper] != 0)
+    return int(few)
 
 
 @compiled
@@ -50,6 +96,7 @@ def survey_block(
     base_kind: int,
     tuned: NDArray[Any],
     tuned_kind: int,
+    mixed: Any,
     epsilon: Any,
     rounded: Any,
     ranks: Any,
@@ -60,9 +107,9 @@ def survey_block(
     special: NDArray[np.uint16],
     edge_in: NDArray[np.uint32],
     packed: NDArray[np.int64],
+    beside_first: NDArray[np.int64],
     above_edge: NDArray[np.int64],
-    fine: NDArray[np.uint32],
-    touched: NDArray[np.uint32],
+    words: NDArray[np.uint32],
 ) -> int:
     """Count r of the changed elements of a block.
 
@@ -76,23 +123,31 @@ def survey_block(
         edge_in: that edge's bits, shape (65,536,).
         packed: by rank and base value (2 · rank + 1 where it is 0) and upper half: elements · 2^40 + sum of their lower
             halves; shape (2 · ranks, 65,536). Added to, as is all that follows; see `unpack`.
+        beside_first: further counts of the first row of ``packed``, shape (65,536,).
         above_edge: by upper half, elements not below its edge, shape (65,536,).
-        fine: by place among those bins (twice: base value not 0, 0), lower half; shape (2 · bins · 65,536,).
-        touched: indices into ``fine`` that are no longer 0; the last entry holds their number.
+        words: of the elements in those bins, with room for one of each element of a unit; the last entry holds how
+            many words there are.
 
     Returns:
         0, or `NONFINITE` or `TOO_LARGE`.
     """
-    some: Any = np.int64(touched[touched.size - 1])
+    some: Any = np.int64(words[words.size - 1])
+    few: Any = 0
     flat = packed.reshape(packed.size)
     for start in range(0, base.size, STRETCH):
         stop = min(start + STRETCH, base.size)
         here, there = base[start:stop], tuned[start:stop]
-        count = stretch_changes(here, base_kind, there, tuned_kind, epsilon, rounded, places, p, s, bits)
+        count = stretch_changes(here, base_kind, there, tuned_kind, mixed, epsilon, rounded, places, p, s, bits)
         if count < 0:
             return int(count)
+        if ranks is None and _without_zeros(p[:count]):
+            few = _count_pairwise(bits[:count], special, packed[0], beside_first, places)
+            for j in range(few):
+                at = bits[np.uint32(places[j])]
+                some = beside(at, np.uint32(1), False, special, edge_in, above_edge, words, some)
+            continue
         # Signed numbers below, since numba adds an unsigned and a signed 64-bit integer as floating point.
-        few: Any = 0
+        few = 0
         for i in range(count):
             upper = np.uint32(bits[i] >> np.uint32(16))
             place = upper | np.uint32(np.uint32(p[i] == np.float32(0)) << np.uint32(16))
@@ -104,14 +159,15 @@ def survey_block(
         for j in range(few):
             waiting = np.uint32(places[j])
             zero = p[waiting] == np.float32(0)
-            some = beside(bits[waiting], np.uint32(1), zero, special, edge_in, above_edge, fine, touched, some)
-    touched[touched.size - 1] = some
+            some = beside(bits[waiting], np.uint32(1), zero, special, edge_in, above_edge, words, some)
+    words[words.size - 1] = some
     return 0
 
 
 @compiled
 def unpack(
     packed: NDArray[np.int64],
+    beside_first: NDArray[np.int64],
     zone_of: NDArray[np.uint16],
     histogram: NDArray[np.int64],
     zones: NDArray[np.int64],
@@ -121,13 +177,16 @@ def unpack(
     """Move a unit's counts on and clear them: at most 2^23 elements, so that no sum of lower halves reaches 2^40.
 
     Args:
-        packed: of `survey_block`.
+        packed, beside_first: of `survey_block`.
         zone_of: by bin its zone (see `survey`), shape (65,536,).
         histogram: shape (2 · ranks, 65,536, 2): elements, sums of lower halves; added to.
         zones: elements by zone; added to.
         changed: elements by rank, shape (ranks,); added to.
         sums: of r, where the base is not 0 and where it is, shape (2,); added to.
     """
+    for r_bin in range(beside_first.size):
+        packed[0, r_bin] += beside_first[r_bin]
+        beside_first[r_bin] = 0
     for row in range(packed.shape[0]):
         counts = packed[row]
         total = np.int64(0)
@@ -147,49 +206,59 @@ def unpack(
 
 
 @compiled
-def drain(fine: NDArray[np.uint32], touched: NDArray[np.uint32], out: NDArray[np.uint32]) -> int:
-    """Move what is in ``fine`` to ``out`` as (index, count) pairs, shape (2 · pairs,); clear it; return how many."""
-    some: Any = np.int64(touched[touched.size - 1])
-    for i in range(some):
-        out[2 * i], out[2 * i + 1] = touched[i], fine[touched[i]]
-        fine[touched[i]] = 0
-    touched[touched.size - 1] = 0
-    return int(some)
+def add_words(words: NDArray[np.uint32], half: int, totals: NDArray[np.int64]) -> None:
+    """Add words to counts by place and lower half, shape (2 · half,); the second half for a base value of 0."""
+    i = 0
+    while i < words.size:
+        word, found = words[i], np.int64(1)
+        if word & _COUNTED:
+            i += 1
+            found = np.int64(words[i])
+        i += 1
+        index = np.int64(word & ~(_FROM_ZERO | _COUNTED))
+        totals[index + half if word & _FROM_ZERO else index] += found
 
 
 @compiled
-def add_pairs(pairs: NDArray[np.uint32], totals: NDArray[np.int64]) -> None:
-    """totals[index] += count for each of the (index, count) pairs of `drain`."""
-    for i in range(0, pairs.size, 2):
-        totals[pairs[i]] += np.int64(pairs[i + 1])
-
-
-@compiled
-def split_pairs(
-    pairs: NDArray[np.uint32], half: int, first: NDArray[np.int64], threshold: NDArray[np.int64], out: NDArray[np.int64]
+def split_words(
+    words: NDArray[np.uint32], starts: NDArray[np.int64], thresholds: NDArray[np.uint32], out: NDArray[np.int64]
 ) -> None:
-    """For every cut, of the elements in its odd zone: above the threshold, at it, at it with a base value of 0.
+    """For every cut, of the elements in its bin: above the threshold, at it, at it with a base value of 0, below.
 
     Args:
-        pairs: of `drain`.
-        half: where the elements with a base value of 0 start.
-        first: by cut, the index where its zone starts.
-        threshold: by cut, the index of the threshold.
-        out: shape (cuts, 4): above, at, at from 0, below; added to.
+        words: of one unit.
+        starts: by place, the first of its cuts; shape (places + 1,).
+        thresholds: lower halves, by cut in the order of the places.
+        out: shape (cuts, 4); added to.
     """
-    for i in range(0, pairs.size, 2):
-        index, count = np.int64(pairs[i]), np.int64(pairs[i + 1])
-        zero = index >= half
-        if zero:
-            index -= half
-        for cut in range(first.size):
-            if not first[cut] <= index < first[cut] + 65536:
-                continue
-            if index > threshold[cut]:
-                out[cut, 0] += count
-            elif index < threshold[cut]:
-                out[cut, 3] += count
+    i = 0
+    while i < words.size:
+        word, found = words[i], np.int64(1)
+        if word & _COUNTED:
+            i += 1
+            found = np.int64(words[i])
+        i += 1
+        lower = np.uint32(word & _LOWER)
+        place = np.int64((word & ~(_FROM_ZERO | _COUNTED)) >> np.uint32(16))
+        for cut in range(starts[place], starts[place + 1]):
+            if lower > thresholds[cut]:
+                out[cut, 0] += found
+            elif lower < thresholds[cut]:
+                out[cut, 3] += found
             else:
-                out[cut, 1] += count
-                if zero:
-                    out[cut, 2] += count
+                out[cut, 1] += found
+                if word & _FROM_ZERO:
+                    out[cut, 2] += found
+
+
+def merged(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The same elements in fewer words, where none of these holds a number yet."""
+    if (words & _COUNTED).any():
+        return words
+    single, counts = np.unique(words, return_counts=True)
+    several = counts > 1
+    ends = np.cumsum(1 + several)
+    found = np.empty(int(ends[-1]) if ends.size else 0, dtype=np.uint32)
+    found[ends - 1 - several] = np.where(several, single | _COUNTED, single)
+    found[ends[several] - 1] = counts[several]
+    return found

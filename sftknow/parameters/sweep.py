@@ -27,9 +27,6 @@ from sftknow.storage.checkpoint_layout import Layout, OutputShard
 from sftknow.storage.checkpoints import FLOAT_BITS
 from sftknow.storage.direct_file import ALIGNMENT, DirectFile, SourceFiles, aligned_rows
 
-MEMORY = 512 * 10**6
-"""Bytes that a command may take in all by default."""
-
 _MEGABYTE = 10**6
 _PROCESS = 200 * 10**6  # the interpreter, NumPy, Numba and its compiled kernels
 _LARGEST_WINDOW = 1 << 22  # where a disk takes as much as it ever does
@@ -80,6 +77,8 @@ class _ShardWork:
     leaders: list[int]
     """By output: the output whose file is written for it, itself or an earlier one."""
     windows_left: int
+    plain: bool
+    """Whether nothing of it changes, so that all outputs have the same bytes."""
     files: dict[int, DirectFile] = field(default_factory=dict)
     astray: dict[int, list[int]] = field(default_factory=dict)
     """By output that follows another: windows in which their bytes differ after all."""
@@ -191,7 +190,12 @@ class Sweep:
     def _work(self, shard: OutputShard) -> _ShardWork:
         kinds = self._painter.kinds(shard)
         leaders = [kinds.index(kind) if self._links else i for i, kind in enumerate(kinds)]
-        return _ShardWork(shard=shard, leaders=leaders, windows_left=-(-shard.size // self._window))
+        return _ShardWork(
+            shard=shard,
+            leaders=leaders,
+            windows_left=-(-shard.size // self._window),
+            plain=self._region.keys().isdisjoint(shard.tensors),
+        )
 
     def _windows(self, works: list[_ShardWork]) -> Iterator[tuple[_ShardWork, int]]:
         for work in works:
@@ -214,17 +218,18 @@ class Sweep:
 
     def _do(self, work: _ShardWork, first: int) -> None:
         last = min(first + self._window, work.shard.size)
-        self._fill(work.shard, first, last, self._buffers.counts)
+        rows = self._buffers.rows[:1] if work.plain else self._buffers.rows
+        self._fill(work.shard, first, last, rows, self._buffers.counts)
         self._open(work)
         padded = -(-(last - first) // ALIGNMENT) * ALIGNMENT
         turn = first // self._window
         outputs = sorted(work.files)
         for i in range(len(outputs)):  # threads start at different files, which lock for the length of a write
             output = outputs[(i + turn) % len(outputs)]
-            work.files[output].write(first, self._buffers.rows[output, :padded], self._buffers.scratch)
+            work.files[output].write(first, rows[0 if work.plain else output, :padded], self._buffers.scratch)
+        made = rows[:, : last - first]
         for output, leader in enumerate(work.leaders):
-            rows = self._buffers.rows[:, : last - first]
-            if leader != output and not np.array_equal(rows[output], rows[leader]):
+            if leader != output and not work.plain and not np.array_equal(made[output], made[leader]):
                 with work.lock:
                     work.astray.setdefault(output, []).append(first)
         self._tell((last - first) * len(work.leaders))
@@ -253,9 +258,14 @@ class Sweep:
                 work.files[output] = DirectFile(self.folders[output] / work.shard.name, work.shard.size)
             work.opened = True
 
-    def _fill(self, shard: OutputShard, first: int, last: int, counts: NDArray[np.int64]) -> None:
-        """Make the window ``first … last − 1`` of every output in this thread's rows."""
-        rows = self._buffers.rows
+    def _fill(
+        self, shard: OutputShard, first: int, last: int, rows: NDArray[np.uint8], counts: NDArray[np.int64]
+    ) -> None:
+        """Make the window ``first … last − 1`` of every output in this thread's rows.
+
+        Args:
+            rows: these, or the first alone where all are the same.
+        """
         for segment, start, end in shard.window(first, last):
             here = slice(start - first, end - first)
             if isinstance(segment.source, bytes):
@@ -336,7 +346,7 @@ class Sweep:
             unheeded = np.zeros(self._counts_shape, dtype=np.int64)
             for first in work.astray.get(output, []):
                 last = min(first + self._window, work.shard.size)
-                self._fill(work.shard, first, last, unheeded)
+                self._fill(work.shard, first, last, self._buffers.rows, unheeded)
                 padded = -(-(last - first) // ALIGNMENT) * ALIGNMENT
                 file.write(first, self._buffers.rows[output, :padded], self._buffers.scratch)
             file.finish()

@@ -19,10 +19,11 @@ from sftknow.parameters.relative import Measure
 from sftknow.parameters.relative_kernels import KINDS, NONFINITE, STRETCH, TOO_LARGE, Scratch
 from sftknow.parameters.selection import BINS
 from sftknow.parameters.statistics import QuarterDecades
-from sftknow.parameters.survey_kernels import drain, survey_block, unpack
-from sftknow.parameters.units import PIECE
+from sftknow.parameters.survey_kernels import merged, survey_block, unpack
+from sftknow.parameters.units import PIECE, SPAN
 
 _EDGE = np.uint16(0x8000)
+_MANY_WORDS = 1 << 17  # among so many there may be many of the same: heavy ties would fill the disk
 _INFINITIES = {"BF16": np.uint16(0x7F80)}
 """Of the dtypes that are counted by pairs."""
 
@@ -52,7 +53,7 @@ class UnitCounters:
         sums: of r of this unit, by whether the base is 0.
     """
 
-    def __init__(self, measure: Measure, bins: Sequence[int], ranks: int, room: int = PIECE) -> None:
+    def __init__(self, measure: Measure, bins: Sequence[int], ranks: int, room: int = SPAN * PIECE) -> None:
         self._epsilon = measure.stored_epsilon
         self._rounded = True if measure.arithmetic == "bfloat16" else None
         self._zone_of, self._special, self._edge_in = _lookups(bins)
@@ -61,14 +62,14 @@ class UnitCounters:
         self._pairs: _Pairs | None = None
         self._pair_dtype = ""
         self._packed: NDArray[np.int64] | None = None
+        self._beside_first: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._rows = 2 * ranks
         self.histogram: NDArray[np.int64] = np.zeros((self._rows, BINS, 2), dtype=np.int64)
         self.above_edge: NDArray[np.int64] = np.zeros(BINS, dtype=np.int64)
         self.zones: NDArray[np.int64] = np.zeros(2 * len(bins) + 1, dtype=np.int64)
         self.changed: NDArray[np.int64] = np.zeros(ranks, dtype=np.int64)
         self.sums: NDArray[np.float64] = np.zeros(2)
-        self._fine: NDArray[np.uint32] = np.zeros(2 * len(bins) * BINS, dtype=np.uint32)
-        self._touched: NDArray[np.uint32] = np.zeros(min(room, self._fine.size) + 1, dtype=np.uint32)
+        self._words: NDArray[np.uint32] = np.zeros(room + 1 if bins else 1, dtype=np.uint32)
 
     def start(self) -> None:
         """Forget the last unit."""
@@ -111,12 +112,14 @@ class UnitCounters:
     ) -> int:
         if self._packed is None:
             self._packed = np.zeros((self._rows, BINS), dtype=np.int64)
+            self._beside_first = np.zeros(BINS, dtype=np.int64)
         scratch = self._scratch
         return survey_block(
             base,
             KINDS[base_dtype],
             tuned,
             KINDS[tuned_dtype],
+            None if base_dtype == tuned_dtype else True,
             self._epsilon,
             self._rounded,
             ranks,
@@ -127,9 +130,9 @@ class UnitCounters:
             self._special,
             self._edge_in,
             self._packed,
+            self._beside_first,
             self.above_edge,
-            self._fine,
-            self._touched,
+            self._words,
         )
 
     def finish(self) -> None:
@@ -156,19 +159,18 @@ class UnitCounters:
                 self.changed,
                 self.sums,
                 self.above_edge,
-                self._fine,
-                self._touched,
+                self._words,
             )
             self._pair_dtype = ""
             _check(found)
         elif self._packed is not None:
-            unpack(self._packed, self._zone_of, self.histogram, self.zones, self.changed, self.sums)
+            unpack(self._packed, self._beside_first, self._zone_of, self.histogram, self.zones, self.changed, self.sums)
 
     def by_lower_halves(self) -> NDArray[np.uint32]:
-        """(index, count) pairs, flat, of the unit's elements in ``bins``, which are forgotten."""
-        pairs: NDArray[np.uint32] = np.empty(2 * int(self._touched[-1]), dtype=np.uint32)
-        drain(self._fine, self._touched, pairs)
-        return pairs
+        """Words (see `survey_kernels`) of the unit's elements in ``bins``, which are forgotten."""
+        found = self._words[: int(self._words[-1])]
+        self._words[-1] = 0
+        return merged(found) if found.size > _MANY_WORDS else found.copy()
 
 
 class _Pairs:
@@ -182,9 +184,9 @@ class _Pairs:
         self.far: NDArray[np.uint32] = np.zeros(room + 1, dtype=np.uint32)
 
 
-def counter_bytes(bins: int, ranks: int) -> int:
+def counter_bytes(ranks: int) -> int:
     """Memory of one thread's counters."""
-    return 2 * ranks * BINS * 24 + 2 * bins * BINS * 4 + 4 * PAIRS + 3 * 4 * PIECE + (4 << 20)
+    return (2 * ranks * 24 + 8) * BINS + 4 * PAIRS + 3 * 4 * SPAN * PIECE + (4 << 20)
 
 
 def _check(found: int) -> None:

@@ -13,6 +13,10 @@ VECTORS = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 """Whether `append_differing` and `append_steps` are a few instructions here; elsewhere they work, but a loop over
 `differing` is faster."""
 
+HALVES = bool(llvmlite.binding.get_host_cpu_features().get("f16c"))
+"""Whether the processor itself makes float32 of float16; elsewhere a function of the C library would be called, which
+need not be there."""
+
 NEAR = 248
 """Steps that `append_steps` knows: from −120 to 127 units in the last place, so that no two values of different sign
 are that near by their bits."""
@@ -29,6 +33,19 @@ def float_of(typing_context: Any, bits: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def half_value(typing_context: Any, bits: Any) -> Any:
+    """The float16 with these bits, in the lower half of a uint32, as a float32; only where `HALVES`."""
+    if bits != types.uint32:
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        half = builder.bitcast(builder.trunc(arguments[0], ir.IntType(16)), ir.HalfType())
+        return builder.fpext(half, context.get_value_type(types.float32))
 
     return types.float32(types.uint32), generate
 

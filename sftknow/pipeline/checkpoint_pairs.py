@@ -15,8 +15,8 @@ from sftknow.parameters.patch import apply_patch, write_patch
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
 from sftknow.parameters.selection import parse_levels
-from sftknow.parameters.sweep import MEMORY
 from sftknow.parameters.tables import read_plan
+from sftknow.parameters.units import MEMORY
 from sftknow.pipeline.base import BaseModel, local_model, resolve_base, weights_sha256
 from sftknow.pipeline.cells import level_name
 from sftknow.pipeline.local_cards import write_card
@@ -28,7 +28,7 @@ from sftknow.storage.manifests import read_manifest
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions:
-    """What decides the order of the parameters of a checkpoint pair; see `sftknow.parameters.change.analyse`."""
+    """How the parameters of a pair are put in order: keywords of `sftknow.parameters.change.analyse`."""
 
     region: str = "transformer"
     layers: str | None = None
@@ -43,9 +43,8 @@ class PairOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteOptions:
-    """How restored checkpoints are written; see `sftknow.parameters.restore.restore_levels`."""
+    """How restored checkpoints are written, `PairOptions.memory` apart; see `restore_levels`."""
 
-    memory: int = MEMORY
     links: bool = True
     shard_bytes: int | None = None
     say: Callable[[str], object] = print
@@ -87,19 +86,7 @@ def analyse_pair(base: str, tuned: str, levels: Sequence[str], options: PairOpti
 
 def analyse_local(pair: LocalPair, levels: Sequence[str], options: PairOptions) -> Analysis:
     """`analyse_pair` for checkpoints that are found already."""
-    return analyse(
-        pair.base_folder,
-        pair.tuned,
-        levels,
-        region=options.region,
-        layers=options.layers,
-        strategy=options.strategy,
-        seed=options.seed,
-        epsilon=options.epsilon,
-        arithmetic=options.arithmetic,
-        common_rows=options.common_rows,
-        memory=options.memory,
-    )
+    return analyse(pair.base_folder, pair.tuned, levels, **vars(options))
 
 
 def restore_pair(
@@ -122,7 +109,7 @@ def restore_pair(
     Raises:
         CheckpointError: what `analyse` and `restore_levels` raise; the checkpoints hold the same values.
     """
-    write = write or WriteOptions(memory=options.memory)
+    write = write or WriteOptions()
     pair, plan, levels = _planned(base, tuned, levels, options, plan_file)
     outputs = _places(levels, out)
     return restore_levels(
@@ -131,7 +118,7 @@ def restore_pair(
         plan,
         outputs,
         manifests=_manifests(pair, outputs),
-        memory=write.memory,
+        memory=options.memory,
         links=write.links,
         shard_bytes=write.shard_bytes,
         verified=plan_file is None,
@@ -186,7 +173,7 @@ def restore_layer_ranges(
         outputs,
         region=options.region,
         manifests=_manifests(pair, outputs),
-        memory=write.memory,
+        memory=options.memory,
         links=write.links,
         shard_bytes=write.shard_bytes,
         common_rows=options.common_rows,
@@ -194,10 +181,10 @@ def restore_layer_ranges(
     )
 
 
-def patch_model(model: str, patch: Path, out: Path, write: WriteOptions) -> RestoredCheckpoint:
+def patch_model(model: str, patch: Path, out: Path, options: PairOptions, write: WriteOptions) -> RestoredCheckpoint:
     """Write the model that a patch makes of another one, forwards or back; see `apply_patch`."""
     folder = Path(local_model(ModelRef.parse(model)).path)
-    return apply_patch(folder, patch, out, memory=write.memory, finishing=card_writer(write.say))
+    return apply_patch(folder, patch, out, memory=options.memory, finishing=card_writer(write.say))
 
 
 def layer_ranges(text: str, base: str) -> list[str]:

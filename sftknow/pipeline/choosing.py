@@ -6,16 +6,24 @@ number that is reported plays a part in; the paper's way is told beside it.
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
-from sftknow.errors import MasteryDataError
+from sftknow.errors import CheckpointError, MasteryDataError
 from sftknow.evaluation.harness import Harness
+from sftknow.evaluation.journal import JOURNALS
 from sftknow.parameters.in_memory import ModelLevels
-from sftknow.parameters.restore import restore_levels
+from sftknow.parameters.outputs import refuse_output
+from sftknow.parameters.restore import find_cut, restore_levels
 from sftknow.parameters.selection import parse_level, parse_levels
+from sftknow.pipeline.base import weights_sha256
+from sftknow.pipeline.cells import level_name
 from sftknow.pipeline.checkpoint_pairs import (
     LocalPair,
     PairOptions,
@@ -26,6 +34,7 @@ from sftknow.pipeline.checkpoint_pairs import (
 )
 from sftknow.pipeline.references import restored_manifest
 from sftknow.records import BUCKETS, ModelRef, RestoredCheckpoint, RestorePlan, Split
+from sftknow.storage.artifacts import digest
 from sftknow.storage.mastery_data import MasteryData
 from sftknow.storage.models import load_model, load_tokenizer
 
@@ -74,6 +83,9 @@ def choose_level(
 ) -> tuple[Choice, RestoredCheckpoint]:
     """Score every level with the model in memory, write the best one; 0 % competes too.
 
+    The answers are kept in ``.<name>.answers`` beside ``out`` until the model is written: a second call after a kill
+    asks only what had not been asked yet.
+
     Raises:
         MasteryDataError: the data set has no question in the split to choose on.
         CheckpointError: what `analyse` and `restore_levels` raise.
@@ -82,24 +94,71 @@ def choose_level(
     parse_levels(levels)
     splits = _splits(scoring)
     pair = local_pair(base, tuned)
+    refuse_output(out, (pair.base_folder, pair.tuned))  # before the minutes that scoring takes
     candidates = list(levels) if any(parse_level(level) == 0 for level in levels) else [UNTOUCHED, *levels]
     plan = analyse_local(pair, candidates, options).plan
-    choice = _score(pair, plan, candidates, splits, scoring)
-    notes = {"chosen_on": choice.chosen_on, "choice": {"accuracy": choice.accuracy, "levels": candidates}}
-    restored = restore_levels(
-        pair.base_folder,
-        pair.tuned,
-        plan,
-        {choice.level: out},
-        manifests={choice.level: restored_manifest(pair.base, pair.tuned, out)},
-        memory=write.memory,
-        links=write.links,
-        shard_bytes=write.shard_bytes,
-        verified=True,
-        notes=notes,
-        finishing=card_writer(write.say),
-    )
+    with Answers(out) as answers:
+        choice = _score(pair, plan, candidates, splits, scoring, answers)
+        notes = {"chosen_on": choice.chosen_on, "choice": {"accuracy": choice.accuracy, "levels": candidates}}
+        restored = restore_levels(
+            pair.base_folder,
+            pair.tuned,
+            plan,
+            {choice.level: out},
+            manifests={choice.level: restored_manifest(pair.base, pair.tuned, out)},
+            memory=options.memory,
+            links=write.links,
+            shard_bytes=write.shard_bytes,
+            verified=True,
+            notes=notes,
+            finishing=card_writer(write.say),
+        )
+        answers.forget()
     return choice, restored[0]
+
+
+class Answers:
+    """Where the answers of an evaluation of several levels are kept until ``out`` is written; a context manager.
+
+    Raises:
+        CheckpointError: another process is at it; the folder cannot be written.
+    """
+
+    def __init__(self, out: Path) -> None:
+        place = Path(os.path.realpath(out))
+        self._out = out
+        self._folder = place.with_name(f".{place.name}.answers")
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> Answers:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self._folder / "lock").open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            assert self._lock is not None
+            self._lock.close()
+            raise CheckpointError(
+                f"another process is choosing a level for {self._out}; wait for it or give another folder"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"{self._folder} cannot be written: {error.strerror}") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+            if not any(self._folder.rglob(JOURNALS)):
+                self.forget()
+
+    def of(self, level: str) -> Path:
+        """A level's folder. What is in it carries the key of the weights that gave the answers."""
+        return self._folder / level_name(level)
+
+    def forget(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _splits(scoring: ScoringOptions) -> list[Split]:
@@ -113,7 +172,12 @@ def _splits(scoring: ScoringOptions) -> list[Split]:
 
 
 def _score(
-    pair: LocalPair, plan: RestorePlan, levels: Sequence[str], splits: Sequence[Split], scoring: ScoringOptions
+    pair: LocalPair,
+    plan: RestorePlan,
+    levels: Sequence[str],
+    splits: Sequence[Split],
+    scoring: ScoringOptions,
+    answers: Answers,
 ) -> Choice:
     harness = Harness(
         scoring.mastery, splits=splits, batch_size=scoring.batch_size, device=scoring.device, limit=scoring.limit
@@ -122,9 +186,12 @@ def _score(
     model, tokenizer = load_model(ref, device=scoring.device), load_tokenizer(ref)
     switch = ModelLevels(model, pair.base_folder, pair.tuned, plan)
     accuracy: dict[str, dict[str, float]] = {split: {} for split in splits}
+    # The plan's own hashes know the region only.
+    weights = [replace(plan, cuts=()), weights_sha256(pair.tuned)]
     for level in levels:
         switch.to(level)
-        run = harness.score(model, tokenizer, name=f"{pair.tuned.name} at {level}")
+        key = digest([*weights, find_cut(plan, level)])
+        run = harness.score(model, tokenizer, name=f"{pair.tuned.name} at {level}", work=answers.of(level), key=key)
         for split in splits:
             accuracy[split][level] = run.value(f"cbqa_mastery_{split}").value
     del model, switch

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ ITEM_BYTES: Mapping[str, int] = {
 """Bytes of one element, by the dtype names of the safetensors format that fill whole bytes."""
 
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+_CODES = re.compile(r"F[468](_|$)")  # not F64
 _QUANTISED_SUFFIXES = (".qweight", ".qzeros", ".absmax", ".quant_map", ".SCB", ".weight_scale", ".weight_packed")
 
 
@@ -92,7 +94,7 @@ def read_index(folder: Path) -> CheckpointIndex:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give the folder that holds {SINGLE_FILE}")
-    _refuse_adapter(folder)
+    refuse_adapter(folder)
     config = _read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
     if (folder / SINGLE_FILE).is_file():
         shards, shard_index, weight_map = [folder / SINGLE_FILE], None, None
@@ -101,7 +103,7 @@ def read_index(folder: Path) -> CheckpointIndex:
         weight_map = _weight_map(shard_index)
         shards = [folder / name for name in sorted(set(weight_map.values()))]
     else:
-        raise CheckpointError(_no_weights(folder))
+        raise CheckpointError(no_weights(folder))
 
     tensors: dict[str, TensorEntry] = {}
     for shard in shards:
@@ -194,7 +196,8 @@ def _check_weight_map(folder: Path, weight_map: Mapping[str, str], tensors: Mapp
         raise CheckpointError(f"{folder}: stored, but not listed in {SHARD_INDEX}: {listed(unlisted)}")
 
 
-def _refuse_adapter(folder: Path) -> None:
+def refuse_adapter(folder: Path) -> None:
+    """Raise CheckpointError where a folder holds a LoRA adapter, which is no checkpoint of its own."""
     if (folder / "adapter_config.json").is_file() or (folder / "adapter_model.safetensors").is_file():
         raise CheckpointError(
             f"{folder} is a LoRA adapter, not a whole model; merge it first: AutoPeftModelForCausalLM."
@@ -208,7 +211,7 @@ def _refuse_quantised(index: CheckpointIndex) -> None:
         if isinstance(place, Mapping) and place.get("quantization_config"):
             raise CheckpointError(f"{index.folder} is quantised (config.json says so); {way_out}")
     for entry in index.tensors.values():
-        if entry.name.endswith(_QUANTISED_SUFFIXES) or entry.dtype.startswith(("F8", "F4", "F6")):
+        if entry.name.endswith(_QUANTISED_SUFFIXES) or _CODES.match(entry.dtype):
             raise CheckpointError(f"{index.folder} is quantised ({entry.name} is {entry.dtype}); {way_out}")
 
 
@@ -217,7 +220,8 @@ def stored_small(folder: Path) -> str:
     return f"{folder} is stored small; write the whole checkpoint first: sftknow materialize {folder} --out FOLDER"
 
 
-def _no_weights(folder: Path) -> str:
+def no_weights(folder: Path) -> str:
+    """What to say of a folder without safetensors weights."""
     if (folder / DELTA_INDEX).is_file():
         return stored_small(folder)
     pickles = sorted(

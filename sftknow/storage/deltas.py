@@ -30,6 +30,7 @@ from sftknow.errors import CheckpointError
 from sftknow.progress import progress
 from sftknow.storage.artifacts import atomic_folder, file_sha256, read_json, write_json
 from sftknow.storage.checkpoint_index import DELTA_INDEX, ITEM_BYTES, TensorEntry, read_header
+from sftknow.storage.processors import available_processors
 
 BLOCKS = "delta.bin"
 FORMAT = 1
@@ -180,7 +181,7 @@ def _encode_file(
         header = handle.read(begin)
     blocks: list[list[int]] = []
     own = [entry.name for entry in entries if _twin(entry, of_base) is None]
-    with ThreadPoolExecutor(_workers()) as pool:
+    with ThreadPoolExecutor(available_processors()) as pool:
         for _, packed in _in_order(pool, _encode_block, _blocks_of(entries, of_base)):
             blocks.append([sink.tell(), len(packed)])
             sink.write(packed)
@@ -220,7 +221,7 @@ def _decode_file(
                 raise CheckpointError(f"{source.name} ends too early; train this cell again or copy its folder again")
             yield block, packed
 
-    with target.open("r+b") as sink, ThreadPoolExecutor(_workers()) as pool:
+    with target.open("r+b") as sink, ThreadPoolExecutor(available_processors()) as pool:
         try:
             for (block, _), values in _in_order(pool, _decode_block, jobs()):
                 sink.seek(block.tuned.start + block.first)
@@ -323,10 +324,6 @@ def _from_planes(plain: bytes, width: np.dtype[Any]) -> NDArray[Any]:
 # ---- the cores that there are -------------------------------------------------------------------------------------
 
 
-def _workers() -> int:
-    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
 def _in_order(
     pool: ThreadPoolExecutor, work: Callable[[Job], Result], jobs: Iterable[Job]
 ) -> Iterator[tuple[Job, Result]]:
@@ -334,7 +331,7 @@ def _in_order(
     waiting: deque[tuple[Job, Future[Result]]] = deque()
     for job in jobs:
         waiting.append((job, pool.submit(work, job)))
-        if len(waiting) > 2 * _workers():
+        if len(waiting) > 2 * available_processors():
             first, future = waiting.popleft()
             yield first, future.result()
     while waiting:

@@ -113,13 +113,22 @@ def _first_line(error: Exception) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-def named_dtype(ref: ModelRef) -> str | None:
-    """The dtype that a model's config names for loading, such as ``bfloat16``; None where it names none."""
+def load_config(ref: ModelRef) -> Any:
+    """The configuration of a model, which costs nothing beside its weights.
+
+    Raises:
+        ModelError: it has none that can be read.
+    """
     with quiet_libraries():
         try:
-            config = AutoConfig.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
+            return AutoConfig.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
         except _UNLOADABLE as error:
             raise ModelError(f"{ref} has no configuration that can be read ({_first_line(error)})") from error
+
+
+def named_dtype(ref: ModelRef) -> str | None:
+    """The dtype that a model's config names for loading, such as ``bfloat16``; None where it names none."""
+    config = load_config(ref)
     dtype = config.get_text_config().dtype or config.dtype
     return None if dtype is None else str(dtype).removeprefix("torch.")
 

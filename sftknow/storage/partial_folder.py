@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -38,6 +39,7 @@ class PartialFolder:
         self._key = key
         self._mark: IO[str] | None = None
         self.resumed = False
+        self._made: list[Path] = []
 
     def open(self, finished: Path | None = None) -> None:
         """Make it ready to be written.
@@ -46,6 +48,8 @@ class PartialFolder:
             finished: a file within ``path`` that marks it as finished. Where it is given, the folder at ``path`` has
                 this very key and is taken apart again: moved here, the mark removed, so that it is verified and mended.
         """
+        parents = [self.path.parent, *self.path.parent.parents]
+        self._made = [parent for parent in parents if not parent.exists()]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._restore_moved_aside()
         if finished is not None and not self.folder.exists():
@@ -89,9 +93,12 @@ class PartialFolder:
             shutil.rmtree(old)
 
     def discard(self) -> None:
-        """Remove what was written."""
+        """Remove what was written, and the folders above that were made for it."""
         if self._mark is not None:
             shutil.rmtree(self.folder)
+            for parent in self._made:
+                with suppress(OSError):  # another folder has come there since
+                    parent.rmdir()
         self.close()
 
     def close(self) -> None:

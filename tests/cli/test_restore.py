@@ -121,6 +121,12 @@ def test_pairs_that_are_refused(
     capsys.readouterr()
     line = refused(capsys, tmp_path / "restored", tiny_model, "--top", "5%", "--out", out)
     assert "swapped" in line
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    assert "merge it first" in refused(capsys, tiny_model, tmp_path / "adapter", "--top", "5%", "--out", out)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "model.gguf").write_bytes(b"GGUF")
+    assert "GGUF" in refused(capsys, tiny_model, tmp_path / "packed", "--top", "5%", "--out", out)
     assert "give both checkpoints" in refused(capsys, tuned_model, "--top", "5%", "--out", out)
     assert "takes one model" in refused(capsys, tiny_model, tuned_model, "--apply-patch", "p", "--out", out)
     assert "lies within the checkpoint" in refused(

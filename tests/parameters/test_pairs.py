@@ -50,6 +50,7 @@ def test_a_vocabulary_that_grew(tmp_path: Path) -> None:
     assert "the first 4 with --common-rows" in message
     shrunk = refusal(tmp_path, model(), moved(model__embed_tokens__weight=stored(np.ones((3, 2)), "BF16")))
     assert "vocabulary shrank" in shrunk
+    assert "further rows" not in shrunk
     grown = moved(model__embed_tokens__weight=stored(np.ones((5, 2)), "BF16"))
     assert compare(tmp_path, model(), grown, common_rows=True).change.elements == 6
     assert compare(tmp_path, model(), grown, common_rows=True, region="all").change.elements == 14
@@ -136,13 +137,21 @@ def test_quantised(tmp_path: Path) -> None:
     assert "quantised" in refusal(tmp_path / "b", model(model__layers__0__mlp__up__qweight=("I32", CODES)), moved())
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F4"])
+def test_codes_are_no_values(tmp_path: Path, dtype: str) -> None:
+    codes: dict[str, Tensor] = {WEIGHT: (dtype, np.zeros((2, 3), dtype=np.uint8))}
+    assert f"is quantised ({WEIGHT} is {dtype})" in refusal(tmp_path, model(), {**model(), **codes})
+
+
 CODES = np.zeros(3, dtype=np.uint32)
 
 
 def test_other_dtypes(tmp_path: Path) -> None:
     doubles = {WEIGHT: ("F64", np.ones((2, 3)))}
     message = refusal(tmp_path, {**model(), **doubles}, moved())
-    assert "F64" in message
+    assert f"{WEIGHT} is stored as F64" in message
+    outside = {"model.layers.0.input_layernorm.weight": ("F64", np.ones(3))}
+    assert compare(tmp_path, {**model(), **outside}, {**moved(), **outside}).change.elements == 6
 
 
 def test_nothing_in_the_region(tmp_path: Path) -> None:

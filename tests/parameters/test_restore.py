@@ -320,6 +320,20 @@ def test_shared_files(tmp_path: Path, larger: tuple[Path, Path]) -> None:
     assert files(linked["60%"]) == files(apart["1%"])
 
 
+def test_shards_without_the_region_are_written_once(tmp_path: Path) -> None:
+    tensors = {"model.embed_tokens.weight": stored(np.ones((4, 4)), "BF16"), WEIGHT: stored(np.ones((4, 4)), "BF16")}
+    base = write_checkpoint(tmp_path / "base", tensors, shards=2)
+    tuned = write_checkpoint(
+        tmp_path / "tuned", {name: stored(np.arange(16).reshape(4, 4), "BF16") for name in tensors}, shards=2
+    )
+    levels = ["10%", "20%", "50%"]
+    outputs = {level: tmp_path / level for level in levels}
+    restore_levels(base, tuned, analyse(base, tuned, levels).plan, outputs)
+    names = {file.stat().st_nlink: file.name for file in outputs["10%"].glob("*.safetensors")}
+    assert sorted(names) == [1, 3]
+    assert (outputs["50%"] / names[3]).read_bytes() == (tuned / names[3]).read_bytes()
+
+
 def test_levels_that_look_the_same_but_are_not(tmp_path: Path) -> None:
     """Past the changed share r is 0, but a zero of the other sign is restored all the same, so files differ."""
     p = np.zeros(4000)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,12 +23,15 @@ from sftknow.parameters import (
     survey,
     unit_counters,
     units,
+    vectors,
 )
 from sftknow.parameters.blending import blend_rows
 from sftknow.parameters.change import Analysis, analyse
+from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.relative import Measure, changes
 from sftknow.parameters.selection import parse_level
+from sftknow.parameters.survey_kernels import add_words, merged
 from tests.parameters.checkpoint_pairs import Plain, stored, write_checkpoint
 from tests.parameters.test_exactness import LEVELS, REGION, Case, cases, quick, run, write
 
@@ -40,7 +44,7 @@ def small_units() -> Iterator[None]:
             patch.setattr(module, "PIECE", 7)
         patch.setattr(ranking, "SAMPLED", 0)
         patch.setattr(survey, "_SAMPLED_AT_ONCE", 5)
-        patch.setattr(survey, "available_threads", lambda: 4)
+        patch.setattr(survey, "available_processors", lambda: 4)
         yield
 
 
@@ -61,7 +65,7 @@ def test_units_samples_and_threads_make_no_difference(case: Case) -> None:
                 patch.setattr(module, "PIECE", 7)
             patch.setattr(ranking, "SAMPLED", 0)
             patch.setattr(survey, "_SAMPLED_AT_ONCE", 5)
-            patch.setattr(survey, "available_threads", lambda: 4)
+            patch.setattr(survey, "available_processors", lambda: 4)
             in_units = run(case, Path(temporary), LEVELS)
     assert without_hashes(in_units) == without_hashes(plainly)
     for one, other in zip(in_units.tensors, plainly.tensors, strict=True):
@@ -177,19 +181,38 @@ def test_counting_pairs_is_counting_elements(data: st.DataObject) -> None:
             for part in (slice(0, 1_200), slice(1_200, 2_000)):
                 counters.count(base[part], "BF16", tuned[part], "BF16", None if ranks is None else ranks[part])
             counters.finish()
-            lower = counters.by_lower_halves().reshape(-1, 2)
-            found += [counters.zones.tolist(), counters.changed.tolist(), sorted(map(tuple, lower.tolist()))]
+            lower = np.zeros(2 * len(bins) << 16, dtype=np.int64)
+            add_words(counters.by_lower_halves(), len(bins) << 16, lower)
+            found += [counters.zones.tolist(), counters.changed.tolist(), lower.tobytes()]
             found.append([f"{value:.12g}" for value in counters.sums])
         ways.append((found, counters.histogram.tobytes(), counters.above_edge.tobytes()))
     assert ways[0] == ways[1]
 
 
+@pytest.mark.parametrize("different", [1, 7, 5_000])
+def test_words_of_ties_are_merged(different: int) -> None:
+    rng = np.random.default_rng(different)
+    words = rng.integers(0, different, 5_000).astype(np.uint32) | rng.choice(np.uint32([0, 1 << 31]), 5_000)
+    fewer = merged(words)
+    assert fewer.size <= min(words.size, 4 * different)
+    np.testing.assert_array_equal(merged(fewer), fewer)
+    plainly, together = np.zeros((2, 2 << 16), dtype=np.int64)
+    add_words(words, 1 << 16, plainly)
+    add_words(fewer, 1 << 16, together)
+    np.testing.assert_array_equal(together, plainly)
+
+
 @pytest.mark.parametrize("bits", [np.arange(1 << 16), np.arange(1 << 16)[::-1].copy()])
-def test_every_float16_is_read_rightly(bits: np.ndarray) -> None:
+@pytest.mark.parametrize("way", ["half_by_steps", "half_by_instruction"])
+def test_every_float16_is_read_rightly(bits: np.ndarray, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "half_by_instruction" and not vectors.HALVES:
+        pytest.skip("this processor has no such instruction")
     halves = bits.astype(np.uint16)
     finite = halves[np.isfinite(halves.view(np.float16))]
     wide = finite.astype(np.uint32)
-    relative_kernels.widen_bits(wide, relative_kernels.KINDS["F16"])
+    monkeypatch.setattr(relative_kernels, "_half", getattr(relative_kernels, way))
+    widen_bits = numba.njit(relative_kernels.widen_bits.py_func)  # compiled anew, with this way
+    widen_bits(wide, relative_kernels.KINDS["F16"])
     np.testing.assert_array_equal(wide, finite.view(np.float16).astype(np.float32).view(np.uint32))
 
 
@@ -230,6 +253,17 @@ def test_ranks_and_blends(data: st.DataObject) -> None:
             assert counts[:, rank].tolist() == [here.sum(), (here & differing).sum(), (here & (base != tuned)).sum()]
 
 
+def test_compiling_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    anew = numba.njit(lambda x: x + 1)
+    with compiling_announced():
+        assert anew(1) == 2
+        assert anew(1.0) == 2.0
+    assert capsys.readouterr().err == "compiling the kernels for this machine (once, some seconds)\n"
+    with compiling_announced():
+        assert anew(2) == 3
+    assert capsys.readouterr().err == ""
+
+
 def test_plans_of_earlier_versions_are_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "base", {REGION[0]: stored([1, 2], "BF16")})
     write_checkpoint(tmp_path / "tuned", {REGION[0]: stored([1, 3], "BF16")})
@@ -237,6 +271,28 @@ def test_plans_of_earlier_versions_are_refused(tmp_path: Path) -> None:
     old = replace(plan, cuts=tuple(replace(cut, tie_end=None) for cut in plan.cuts))
     with pytest.raises(CheckpointError, match="make it again"):
         LevelSelector(old)
+
+
+@pytest.mark.parametrize("strategy", ["top", "bottom"])
+def test_as_many_levels_as_there_may_be(tmp_path: Path, strategy: str) -> None:
+    """Within the memory that is given by default, each in a bin of its own; counts in 64 bits make no difference."""
+    p = np.ones(4_000, dtype=np.float32)
+    s = p * (1 + 2.0 ** np.linspace(-20, 0, p.size)).astype(np.float32)
+    base, tuned = {REGION[0]: stored(p, "F32")}, {REGION[0]: stored(s, "F32")}
+    write_checkpoint(tmp_path / "base", base)
+    write_checkpoint(tmp_path / "tuned", tuned)
+    levels = [f"{i}/251" for i in range(1, 251)]
+    plain = Plain(base, tuned, [REGION[0]], strategy=strategy)
+    found = analyse(tmp_path / "base", tmp_path / "tuned", levels, strategy=strategy)
+    for cut in found.plan.cuts:
+        assert cut.threshold_bits == plain.r[plain.order[cut.selected - 1]].view(np.uint32)
+    for level in found.change.levels[::25]:
+        mask = plain.selected(parse_level(level.level))
+        np.testing.assert_allclose(level.concentration, plain.concentration(mask, np.ones(p.size, bool)), rtol=1e-12)
+    fewer = analyse(tmp_path / "base", tmp_path / "tuned", levels[::3], strategy=strategy)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survey, "_count_dtype", lambda _: np.dtype(np.int64))
+        assert analyse(tmp_path / "base", tmp_path / "tuned", levels[::3], strategy=strategy) == fewer
 
 
 def test_too_little_memory_and_too_many_levels_are_named(tmp_path: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftknow.cli.main import main
-from sftknow.errors import MasteryDataError
+from sftknow.errors import CheckpointError, MasteryDataError
+from sftknow.evaluation import generation
 from sftknow.evaluation.harness import Harness
 from sftknow.parameters.restore import restore
 from sftknow.pipeline.checkpoint_pairs import PairOptions, WriteOptions, analyse_pair
-from sftknow.pipeline.choosing import Choice, ScoringOptions, choose_level
+from sftknow.pipeline.choosing import Answers, Choice, ScoringOptions, choose_level
 from sftknow.records import ModelRef
 from tests.parameters.checkpoint_pairs import read_checkpoint
 
@@ -59,6 +62,80 @@ def test_choosing(pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path) -
     restore(base, tuned, plan, "60%", tmp_path / "sixty", manifest={})
     scored = harness.score_path(ModelRef(path=str(tmp_path / "sixty"), dtype="float32"), name="sixty")
     assert scored.value("cbqa_mastery_dev").value == choice.accuracy["dev"]["60%"]
+
+
+def test_a_second_start_asks_only_what_is_left(
+    pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, answers = tmp_path / "best", tmp_path / ".best.answers"
+    scoring = ScoringOptions(mastery=tiny_dataset, device="cpu", batch_size=4, limit=1)
+    asked: list[int] = []
+    generate = generation._generate
+
+    def choose(stop_after: int = 10**6) -> Choice:
+        asked.clear()
+
+        def counted(*arguments: Any) -> list[str]:
+            if len(asked) == stop_after:
+                raise KeyboardInterrupt
+            asked.append(1)
+            return generate(*arguments)
+
+        monkeypatch.setattr(generation, "_generate", counted)
+        return choose_level(*map(str, pair), ["20%"], out, PairOptions(), scoring, WriteOptions())[0]
+
+    whole = choose()
+    batches = len(asked)
+    assert batches >= 8
+    assert not answers.exists(), "what is written needs no answers"
+    shutil.rmtree(out)
+    stop = batches // 2
+    with pytest.raises(KeyboardInterrupt):
+        choose(stop)
+    assert not out.exists()
+    journal = max(answers.rglob("answers.*.partial.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    with journal.open("a") as file:
+        file.write('{"batch": 99, "outp')  # what a kill tears off
+    with pytest.raises(KeyboardInterrupt):
+        choose(2)
+    assert choose() == whole
+    assert len(asked) == batches - stop - 2
+    assert not answers.exists()
+    assert json.loads((out / "sftknow.json").read_text())["restoration"]["choice"]["accuracy"] == whole.accuracy
+
+
+def test_answers_of_other_weights_do_not_count(
+    pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scoring = ScoringOptions(mastery=tiny_dataset, device="cpu", limit=1)
+    out = tmp_path / "best"
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sftknow.pipeline.choosing.restore_levels", stop)  # all scored, nothing written
+        with pytest.raises(KeyboardInterrupt):
+            choose_level(*map(str, pair), ["20%"], out, PairOptions(), scoring, WriteOptions())
+    assert (tmp_path / ".best.answers").exists()
+    asked = []
+    generate = generation._generate
+    monkeypatch.setattr(generation, "_generate", lambda *a: asked.append(1) or generate(*a))
+    options = PairOptions(strategy="bottom")
+    mixed = choose_level(*map(str, pair), ["20%"], out, options, scoring, WriteOptions())[0]
+    assert asked
+    shutil.rmtree(out)
+    assert mixed == choose_level(*map(str, pair), ["20%"], out, options, scoring, WriteOptions())[0]
+
+
+def test_two_at_once_and_nothing_left_behind(pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path) -> None:
+    scoring = ScoringOptions(mastery=tiny_dataset, device="cpu")
+    out = tmp_path / "best"
+    with Answers(out), pytest.raises(CheckpointError, match="another process is choosing"):
+        choose_level(*map(str, pair), ["20%"], out, PairOptions(), scoring, WriteOptions())
+    assert not (tmp_path / ".best.answers").exists()
+    with pytest.raises(CheckpointError, match="lies within the checkpoint"):
+        choose_level(*map(str, pair), ["20%"], pair[1] / "in", PairOptions(), scoring, WriteOptions())
 
 
 def test_from_the_command_line(

@@ -72,6 +72,17 @@ def test_replaces_and_brings_back(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_folders_above_that_were_made_for_it_go_with_it(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for made in (tmp_path / "a" / "b", tmp_path / "there"):
+        partials = [PartialFolder(made / name, "key") for name in ("one", "two")]
+        for partial in partials:
+            partial.open()
+        for partial in reversed(partials):
+            partial.discard()
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
 def test_a_finished_folder_is_taken_apart(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "weights").write_text("x")
