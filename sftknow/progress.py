@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from sftknow import processes
+
 
 @contextmanager
 def progress(total: int, description: str, *, unit: str, done: int = 0) -> Iterator[tqdm[Any]]:
@@ -30,6 +32,7 @@ def progress(total: int, description: str, *, unit: str, done: int = 0) -> Itera
         dynamic_ncols=watched,
         smoothing=0.1,
         leave=True,
+        disable=not processes.is_main(),
     )
     with bar:
         yield bar

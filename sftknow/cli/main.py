@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from sftknow import __version__
+from sftknow import __version__, processes
 from sftknow.cli import (
     ability,
     changes,
@@ -27,7 +27,7 @@ from sftknow.cli import (
     sft,
     tasks,
 )
-from sftknow.errors import SftknowError
+from sftknow.errors import RecipeError, SftknowError
 
 _COMMANDS = (
     run, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish, pull, lab,
@@ -68,9 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in _QUIET_HUB.items():
         os.environ.setdefault(name, value)
     try:
+        if processes.count() > 1 and arguments.run is not sft.run:
+            raise RecipeError("a launcher starts `sftknow sft` alone; for whole runs set accelerate.processes")
         arguments.run(arguments)
     except SftknowError as error:
-        print(f"sftknow: {' '.join(str(error).split())}", file=sys.stderr)
+        processes.say_error(f"sftknow: {' '.join(str(error).split())}")
         return error.exit_code
     except BrokenPipeError:
         # The reader went away (`sftknow … | head`); there is nobody left to tell.
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _MENDABLE:
             raise
         where = f" {error.filename}" if error.filename else ""
-        print(f"sftknow: {error.strerror}:{where}; mend that and start the same command again", file=sys.stderr)
+        processes.say_error(f"sftknow: {error.strerror}:{where}; mend that and start the same command again")
         return 2
     except KeyboardInterrupt:
         again = shlex.join(["sftknow", *(sys.argv[1:] if argv is None else argv)])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sftknow import processes
 from sftknow.cli.general_tasks import add_data, data_folders
-from sftknow.cli.options import Commands, add_settings, command, resolve_dataset
+from sftknow.cli.options import Commands, add_settings, command, positive, resolve_dataset, say
 
 if TYPE_CHECKING:
     from sftknow.finetuning.recipe import SFTRecipe
+    from sftknow.finetuning.train import TrainingOptions
+    from sftknow.recipes.schema import AccelerateSection
+    from sftknow.records import TrainedModel
 
 
 def add_parser(commands: Commands) -> None:
@@ -22,77 +27,164 @@ def add_parser(commands: Commands) -> None:
         "sftknow sft --model org/base --mastery graded --bucket 2 --size 240 --seed 0 --out tuned\n"
         "  sftknow sft --model lab --mastery runs/lab/mastery/dataset --bucket 2 --size 240 --out tuned "
         "--set learning_rate=3e-4\n"
+        "  sftknow sft --model org/base --mastery graded --bucket 2 --size 240 --out tuned --processes 8 "
+        "--accelerate fsdp-8b\n"
         "  sftknow sft --model org/base --task gsm8k --data gsm8k=path/to/gsm8k --size 1920 --out tuned",
     )
     parser.add_argument(
         "--model", required=True, metavar="MODEL", help="the base: a folder, org/name[@revision], `lab`"
     )
     parser.add_argument("--mastery", metavar="DATA", help="graded data set: a folder or org/name[@revision] on the Hub")
-    parser.add_argument("--bucket", choices=("0", "1", "2", "3", "4", "mixed"), help="mixed: drawn over all buckets")
+    parser.add_argument("--bucket", metavar="N", help="0 to 4, or mixed: drawn over all buckets")
     parser.add_argument(
         "--task", metavar="NAME", help="xsum or gsm8k, in place of --mastery and --bucket (the paper's Table 5)"
     )
     add_data(parser)
     parser.add_argument("--size", required=True, metavar="N", help="number of training facts or rows, or `all`")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and of training (default: 0)")
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the fine-tuned checkpoint")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the fine-tuned checkpoint")
     parser.add_argument("--lora", action="store_true", help="train low-rank adapters and merge them in")
+    parser.add_argument(
+        "--show-batch",
+        action="store_true",
+        help="print the first batch as text, in [[brackets]] what counts in the loss, and train nothing",
+    )
+    parser.add_argument(
+        "--save-steps", type=positive, metavar="N", help="keep a snapshot every N steps, from which a kill goes on"
+    )
+    parser.add_argument(
+        "--report-to",
+        action="append",
+        default=[],
+        choices=("trackio", "wandb", "tensorboard"),
+        help="also tell a tracker (default: none, nothing leaves the machine)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        metavar="N",
+        help="train in N processes, one a GPU (or on CPUs where there is none)",
+    )
+    parser.add_argument(
+        "--accelerate",
+        metavar="CONFIG",
+        help="with accelerate's configuration in that file, or one that ships: fsdp-8b, fsdp-70b, deepspeed-zero3-8b, "
+        "deepspeed-zero3-70b",
+    )
     add_settings(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Fine-tune and say where the checkpoint is."""
+    """Fine-tune and say where the checkpoint is; or show the first batch."""
     from sftknow.errors import RecipeError
+
+    if not (arguments.out or arguments.show_batch):
+        raise RecipeError("give --out DIR, the folder of the fine-tuned checkpoint (or --show-batch to train nothing)")
+    if arguments.task and (arguments.mastery or arguments.bucket):
+        raise RecipeError("--task takes the task's own training data: leave --mastery and --bucket out")
+    if not arguments.task and not (arguments.mastery and arguments.bucket):
+        raise RecipeError(
+            "give --mastery DATA and --bucket N to train on graded facts, or --task NAME for another task"
+        )
+    note_lone_process()
+    if processes.count() > 1:
+        if arguments.processes or arguments.accelerate:
+            raise RecipeError("--processes and --accelerate start a launcher, and one has started this: leave them out")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    trained = (train_task if arguments.task else train_facts)(arguments)
+    if trained is not None and processes.is_main():
+        print(f"{trained.steps} steps, final loss {trained.final_loss:.3f}; fine-tuned model: {trained.checkpoint}")
+
+
+def train_facts(arguments: argparse.Namespace) -> TrainedModel | None:
+    """Fine-tune on facts of a bucket; None where the batch was only shown."""
     from sftknow.pipeline.base import resolve_base
     from sftknow.pipeline.cells import Cell
-    from sftknow.pipeline.training import sft_recipe, train_cell
+    from sftknow.pipeline.training import check_training, sft_recipe, show_cell, train_cell
     from sftknow.recipes.load import override_section
     from sftknow.recipes.schema import LoraSection, SFTSection
     from sftknow.records import ModelRef
     from sftknow.storage.mastery_data import MasteryData
 
-    size = parse_size(arguments.size)
-    if arguments.task:
-        run_task(arguments, size)
-        return
-    if not (arguments.mastery and arguments.bucket):
-        raise RecipeError(
-            "give --mastery DATA and --bucket N to train on graded facts, or --task NAME for another task"
-        )
     cell = Cell(
-        bucket=None if arguments.bucket == "mixed" else int(arguments.bucket),
-        size=size,
+        bucket=parse_bucket(arguments.bucket),
+        size=parse_size(arguments.size),
         seed=arguments.seed,
     )
-    section = override_section(SFTSection, arguments.settings)
+    recipe = sft_recipe(override_section(SFTSection, arguments.settings), LoraSection() if arguments.lora else None)
+    section, beside = accelerate_section(arguments), training_options(arguments)
+    check_training(recipe, section, beside)
     dataset = MasteryData(resolve_dataset(arguments.mastery))
     model = ModelRef.parse(arguments.model)
     base = resolve_base(model.path, model.revision, None)
-    recipe = sft_recipe(section, LoraSection() if arguments.lora else None)
-    trained = train_cell(base, dataset, cell, arguments.out, recipe=recipe)
-    print(f"{trained.steps} steps, final loss {trained.final_loss:.3f}; fine-tuned model: {trained.checkpoint}")
+    if arguments.show_batch:
+        print(show_cell(base, dataset, cell, recipe=recipe))
+        return None
+    return train_cell(base, dataset, cell, arguments.out, recipe=recipe, options=beside, accelerate=section)
 
 
-def run_task(arguments: argparse.Namespace, size: int | None) -> None:
-    """Fine-tune on a task's own train split."""
-    from sftknow.errors import RecipeError
+def train_task(arguments: argparse.Namespace) -> TrainedModel | None:
+    """Fine-tune on a task's own train split; None where the batch was only shown."""
     from sftknow.evaluation.general.xsum import ARTICLE_WORDS
     from sftknow.pipeline.base import resolve_base
-    from sftknow.pipeline.general_ability import GeneralOptions, check_tasks, open_task, train_on_task
+    from sftknow.pipeline.general_ability import GeneralOptions, check_tasks, open_task, show_task, train_on_task
+    from sftknow.pipeline.training import check_training
     from sftknow.records import ModelRef
 
-    if arguments.mastery or arguments.bucket:
-        raise RecipeError("--task takes the task's own training data: leave --mastery and --bucket out")
+    size = parse_size(arguments.size)
     data = data_folders(arguments.data)
     check_tasks([arguments.task], data)
     options = GeneralOptions(few_shot=0, article_words=arguments.article_words or ARTICLE_WORDS)
-    recipe = task_recipe(arguments.settings)
+    recipe = task_recipe(arguments.settings, lora=arguments.lora)
+    section, beside = accelerate_section(arguments), training_options(arguments)
+    check_training(recipe, section, beside)
     harness = open_task(arguments.task, data, options)
     model = ModelRef.parse(arguments.model)
     base = resolve_base(model.path, model.revision, None)
-    trained = train_on_task(base, harness, arguments.out, size=size, seed=arguments.seed, recipe=recipe)
-    print(f"{trained.steps} steps, final loss {trained.final_loss:.3f}; fine-tuned model: {trained.checkpoint}")
+    if arguments.show_batch:
+        print(show_task(base, harness, size=size, seed=arguments.seed, recipe=recipe))
+        return None
+    return train_on_task(
+        base,
+        harness,
+        arguments.out,
+        size=size,
+        seed=arguments.seed,
+        recipe=recipe,
+        options=beside,
+        accelerate=section,
+    )
+
+
+def accelerate_section(arguments: argparse.Namespace) -> AccelerateSection:
+    """``--processes`` and ``--accelerate`` as a recipe has them."""
+    from sftknow.recipes.schema import AccelerateSection
+
+    return AccelerateSection(processes=arguments.processes, config=arguments.accelerate)
+
+
+def training_options(arguments: argparse.Namespace) -> TrainingOptions:
+    """``--save-steps`` and ``--report-to``."""
+    from sftknow.finetuning.train import TrainingOptions
+
+    return TrainingOptions(report_to=tuple(arguments.report_to), save_steps=arguments.save_steps)
+
+
+def note_lone_process() -> None:
+    """Say that `accelerate launch --cpu` starts one process whatever number it is given; only mpirun changes that."""
+    alone = processes.count() == 1 and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if alone and "MASTER_ADDR" in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        say("note: `accelerate launch --cpu` starts one process; for several give --multi_gpu in place of --cpu")
+
+
+def parse_bucket(text: str) -> int | None:
+    """``--bucket``: a mastery bucket, or None for a draw over all of them."""
+    from sftknow.errors import RecipeError
+
+    if text not in ("0", "1", "2", "3", "4", "mixed"):
+        raise RecipeError(f"--bucket {text}: there is no such strategy; give a bucket from 0 to 4, or mixed")
+    return None if text == "mixed" else int(text)
 
 
 def parse_size(text: str) -> int | None:
@@ -104,11 +196,12 @@ def parse_size(text: str) -> int | None:
     return None if text == "all" else int(text)
 
 
-def task_recipe(settings: list[str]) -> SFTRecipe:
+def task_recipe(settings: list[str], *, lora: bool = False) -> SFTRecipe:
     """The recipe for a task's rows, which are longer than questions; ``--set`` on top of it."""
     from sftknow.pipeline.general_ability import MAX_LENGTH
     from sftknow.pipeline.training import sft_recipe
     from sftknow.recipes.load import override_section
-    from sftknow.recipes.schema import SFTSection
+    from sftknow.recipes.schema import LoraSection, SFTSection
 
-    return sft_recipe(override_section(SFTSection, [f"max_length={MAX_LENGTH}", *settings]))
+    section = override_section(SFTSection, [f"max_length={MAX_LENGTH}", *settings])
+    return sft_recipe(section, LoraSection() if lora else None)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
+from transformers import AutoModelForCausalLM
 
+from sftknow import processes
 from sftknow.errors import DeviceError, ModelError
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.records import ModelRef
-from sftknow.storage.models import load_model, load_tokenizer, named_dtype
+from sftknow.storage.models import load_config, load_model, load_tokenizer, named_dtype, quiet_libraries
+
+_SPREAD = "ds_shape"
+"""DeepSpeed's mark, and the shape, of a parameter that it spread over the processes while it was loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +58,7 @@ def load_base(ref: ModelRef, recipe: SFTRecipe) -> LoadedBase:
     check_device(recipe)
     tokenizer = _load_tokenizer(ref)
     model = _load_model(ref, recipe.load_dtype)
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = _shape(model.get_input_embeddings().weight)[0]
     if len(tokenizer) > rows:
         raise ModelError(
             f"{ref}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings, so the vocabulary "
@@ -84,9 +92,44 @@ def _load_tokenizer(ref: ModelRef) -> Any:
 
 
 def _load_model(ref: ModelRef, dtype: str) -> Any:
+    if _weights_come_from_another_process():
+        return _without_weights(ref, dtype)
     model = load_model(ref, dtype=dtype)
     # Weights as loaded may lie in a mapped file at any alignment, and kernels may sum in another order there than in
     # torch's own memory. In memory of its own the same bits always train to the same bits.
     for tensor in [*model.parameters(), *model.buffers()]:
-        tensor.data = tensor.data.clone()
+        if not hasattr(tensor, _SPREAD):
+            tensor.data = tensor.data.clone()
     return model
+
+
+def _weights_come_from_another_process() -> bool:
+    """FSDP hands every process its part of what the first process of the machine has read, if it is set to."""
+    switches = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+    asked = all(os.environ.get(name, "").lower() in ("true", "1") for name in switches)
+    return asked and processes.count() > 1 and os.environ["LOCAL_RANK"] != "0"
+
+
+def _without_weights(ref: ModelRef, dtype: str) -> Any:
+    """The model with parameters that nobody ever wrote to, and with the buffers that are computed and not stored.
+
+    Such memory is only promised: the system provides a page when it is first touched. Parameters without any memory at
+    all would do as well, but accelerate tells them apart by their addresses.
+    """
+    with quiet_libraries(), init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(load_config(ref), dtype=getattr(torch, dtype), trust_remote_code=False)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, device="cpu")))
+    model.tie_weights()
+    return model.eval()
+
+
+def parameter_count(model: Any) -> int:
+    """Elements of all parameters, wherever they lie."""
+    return sum(math.prod(_shape(parameter)) for parameter in model.parameters())
+
+
+def _shape(parameter: Any) -> tuple[int, ...]:
+    """The parameter's own shape, also where this process holds only a part of it."""
+    return tuple(getattr(parameter, _SPREAD, parameter.shape))

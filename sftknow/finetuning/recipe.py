@@ -61,8 +61,8 @@ class SFTRecipe:
     batch_size: int = 8
     """Examples behind one update, that is the effective batch."""
     per_device_batch_size: int | None = None
-    """Examples that go through the device at once; gradients are summed over as many passes as the effective batch
-    needs. None for the whole batch at once."""
+    """Examples that go through a device at once; gradients are summed over as many passes as the effective batch
+    needs. None for the whole batch at once, or a process's whole share of it where several train together."""
     epochs: int = 1
     """Passes over the facts, each in the order of the draw."""
     optimizer: str = "adamw_torch"
@@ -112,11 +112,6 @@ class SFTRecipe:
             raise RecipeError(
                 f"per_device_batch_size is {once!r}, which does not divide batch_size {self.batch_size}; give a divisor"
             )
-
-    @property
-    def at_once(self) -> int:
-        """Examples that go through the device at once."""
-        return self.per_device_batch_size or self.batch_size
 
     def _check_dtypes(self) -> None:
         if self.load_dtype == "float16":

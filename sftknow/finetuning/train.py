@@ -8,36 +8,33 @@ from __future__ import annotations
 
 import copy
 import gc
-import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
-from sftknow import __version__
-from sftknow.errors import CheckpointError, MasteryDataError, ModelError
-from sftknow.finetuning.base import LoadedBase, check_device, load_base
-from sftknow.finetuning.examples import Example, chat_template, encode
-from sftknow.finetuning.lora import merged, prepare
+from sftknow.errors import MasteryDataError
+from sftknow.finetuning import checkpoint
+from sftknow.finetuning.arguments import training_arguments
+from sftknow.finetuning.base import LoadedBase, check_device, load_base, parameter_count
+from sftknow.finetuning.distributed import Ranks
+from sftknow.finetuning.examples import Example, encode
+from sftknow.finetuning.lora import prepare
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.finetuning.snapshots import Snapshots
-from sftknow.finetuning.trainer import train_in_place
+from sftknow.finetuning.trainer import OnStep, Training, train_in_place
 from sftknow.records import Fact, ModelRef, TrainedModel
 from sftknow.storage.artifacts import atomic_folder, digest, write_json
-from sftknow.storage.manifests import MANIFEST, write_manifest
+from sftknow.storage.manifests import write_manifest
 from sftknow.storage.models import name_dtype, quiet_libraries
 
-__all__ = ["LoadedBase", "TrainingOptions", "TrainingSet", "fine_tune", "fine_tune_on", "load_base"]
+__all__ = ["LoadedBase", "TrainingOptions", "TrainingSet", "fact_encoder", "fine_tune", "fine_tune_on", "load_base"]
 
 LOSS_CURVE = "loss.json"
-_PACKAGES = ("torch", "transformers", "trl", "accelerate", "tokenizers", "safetensors")
-_BESIDE_WEIGHTS = 64 * 2**20
-"""Bytes allowed for tokenizer, configuration and notes when free space is checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +45,8 @@ class TrainingOptions:
     """Trackers of transformers' own, such as ``trackio`` or ``wandb``; none by default: nothing leaves the machine."""
     save_steps: int | None = None
     """Steps between two snapshots from which a start after a kill goes on; None for none."""
+    on_step: OnStep | None = None
+    """Is told how far it is, in the place of a bar: steps done, all steps, and the loss where it is known."""
 
 
 def fine_tune(
@@ -91,6 +90,39 @@ def fine_tune(
     if not facts:
         raise MasteryDataError("there are no facts to train on; draw at least one")
 
+    return fine_tune_on(
+        base,
+        fact_encoder(facts, recipe, bucket=manifest.get("bucket", manifest.get("draw", {}).get("bucket"))),
+        out,
+        recipe=recipe,
+        seed=seed,
+        manifest=manifest,
+        loaded=loaded,
+        options=options,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """Training sequences and what ``sftknow.json`` says of where they come from."""
+
+    examples: Sequence[Example]
+    """In training order, at least one."""
+    record: Mapping[str, Any]
+    """Goes into ``sft``: ``size`` and ``data_sha256`` at least."""
+
+
+def fact_encoder(
+    facts: Sequence[Fact], recipe: SFTRecipe, *, bucket: int | None
+) -> Callable[[Any, int | None], TrainingSet]:
+    """What makes facts into training sequences, for `fine_tune_on`.
+
+    Args:
+        facts: in training order.
+        recipe: what counts in the loss, and how long a sequence may be.
+        bucket: of the facts, for the record; None for several.
+    """
+
     def encoded(tokenizer: Any, positions: int | None) -> TrainingSet:
         examples = encode(
             tokenizer,
@@ -103,23 +135,13 @@ def fine_tune(
             examples=examples,
             record={
                 "size": len(facts),
-                "bucket": manifest.get("bucket", manifest.get("draw", {}).get("bucket")),
+                "bucket": bucket,
                 "fact_ids": [fact.id for fact in facts],
                 "data_sha256": digest([[fact.question, fact.object] for fact in facts]),
             },
         )
 
-    return fine_tune_on(base, encoded, out, recipe=recipe, seed=seed, manifest=manifest, loaded=loaded, options=options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSet:
-    """Training sequences and what ``sftknow.json`` says of where they come from."""
-
-    examples: Sequence[Example]
-    """In training order, at least one."""
-    record: Mapping[str, Any]
-    """Goes into ``sft``: ``size`` and ``data_sha256`` at least."""
+    return encoded
 
 
 def fine_tune_on(
@@ -147,8 +169,18 @@ def fine_tune_on(
         options: as `fine_tune`.
     """
     options = options or TrainingOptions()
-    _check_place(out, base)
     check_device(recipe)
+    kept = out.with_name(f".{out.name}.trainer")
+    arguments = training_arguments(
+        recipe,
+        kept,
+        seed=seed,
+        report_to=options.report_to,
+        name=out.name,
+        save_steps=options.save_steps,
+    )
+    ranks = Ranks()
+    ranks.on_main(lambda: checkpoint.check_place(out, base))
     if loaded is None:
         loaded = load_base(base, recipe)
         model = loaded.model
@@ -156,109 +188,69 @@ def fine_tune_on(
         if loaded.ref != base or loaded.dtype != recipe.load_dtype:
             raise ValueError(f"loaded is {loaded.ref} in {loaded.dtype}, not {base} in {recipe.load_dtype}")
         model = loaded.copy_model()
-    tokenizer = loaded.tokenizer
-    data = encoded(tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
-    _check_space(out, model, getattr(torch, recipe.save_dtype))
+    data = encoded(loaded.tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    parameters, dtype = parameter_count(model), getattr(torch, recipe.save_dtype)
+    ranks.on_main(lambda: checkpoint.check_space(out, parameters, dtype))
     # What the checkpoint says about itself is the base's; the trainer writes its own notes into the model's.
-    config, generation = copy.deepcopy(model.config), _generation_config(model, tokenizer)
-    with atomic_folder(out) as partial, quiet_libraries():
-        snapshots = Snapshots(
-            out.with_name(f".{out.name}.trainer"),
-            every=options.save_steps,
-            key=digest([asdict(recipe), seed, data.record, str(base), manifest.get("base")]),
+    config, generation = copy.deepcopy(model.config), checkpoint.generation_config(model, loaded.tokenizer)
+    with atomic_folder(out) if ranks.main else nullcontext(), quiet_libraries():
+        partial = out.with_name(f".{out.name}.partial")
+        snapshots = ranks.on_main(
+            lambda: Snapshots(
+                kept,
+                every=options.save_steps,
+                key=digest(
+                    # What several processes left, each its part, is of no use to another number of them.
+                    [asdict(recipe), seed, data.record, str(base), manifest.get("base"), *ranks.kind]
+                ),
+            )
         )
-        model = prepare(model, recipe.lora, seed)
-        curve, device = train_in_place(
-            model,
-            tokenizer,
+        if not options.save_steps:
+            arguments.output_dir = str(partial / "trainer")
+        adapters = prepare(model, recipe.lora, seed)
+        training = train_in_place(
+            adapters.model,
+            loaded.tokenizer,
             data.examples,
-            partial / "trainer",
+            arguments,
+            ranks=ranks,
             snapshots=snapshots,
             recipe=recipe,
-            seed=seed,
-            report_to=options.report_to,
-            name=out.name,
+            on_step=options.on_step,
         )
-        shutil.rmtree(partial / "trainer", ignore_errors=True)
-        model = merged(model, recipe.lora)
-        model.config, model.generation_config = config, generation
-        _save(model, tokenizer, partial, getattr(torch, recipe.save_dtype))
-        # A base that loads in float32 has a fine-tuned model that does, whatever it is stored in: widening loses
-        # nothing, and others then score it in the arithmetic that it was scored in here.
-        name_dtype(partial, "float32" if loaded.named_dtype == "float32" else None)
-        write_json(partial / LOSS_CURVE, curve)
-        sft = {
-            "recipe": asdict(recipe),
-            "seed": seed,
-            **data.record,
-            "steps": len(curve),
-            "final_loss": curve[-1]["loss"],
-            "device": device,
-            "versions": _versions(),
-        }
-        origin = {"path": base.path, "revision": loaded.revision, **manifest.get("base", {})}
-        write_manifest(partial, "model", {**manifest, "base": origin, "sft": sft})
-    snapshots.clear()
+        if ranks.main:
+            shutil.rmtree(partial / "trainer", ignore_errors=True)
+            model, weights = adapters.merged(training.weights)
+            model.config, model.generation_config = config, generation
+            checkpoint.save(model, loaded.tokenizer, partial, dtype, weights)
+            # A base that loads in float32 has a fine-tuned model that does, whatever it is stored in: widening loses
+            # nothing, and others then score it in the arithmetic that it was scored in here.
+            name_dtype(partial, "float32" if loaded.named_dtype == "float32" else None)
+            write_json(partial / LOSS_CURVE, training.curve)
+            sft = {"recipe": asdict(recipe), "seed": seed, **data.record, **_outcome(training, ranks)}
+            origin = {"path": base.path, "revision": loaded.revision, **manifest.get("base", {})}
+            write_manifest(partial, "model", {**manifest, "base": origin, "sft": sft})
+    if ranks.main:
+        snapshots.clear()
     # The trainer's patches make cycles out of the model; without this a grid would hold several models at a time.
-    del model
+    del model, adapters
     gc.collect()
     return TrainedModel(
         checkpoint=out,
         base=ModelRef(path=base.path, revision=loaded.revision, dtype=recipe.load_dtype),
         recipe=asdict(recipe),
-        steps=len(curve),
-        final_loss=curve[-1]["loss"],
+        steps=len(training.curve),
+        final_loss=training.curve[-1]["loss"],
     )
 
 
-def _save(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
-    """Write weights, configuration, generation configuration and tokenizer."""
-    model.to(device="cpu", dtype=dtype)
-    for name, tensor in model.named_parameters():
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{name} is not finite in {dtype} after training; lower learning_rate or save in float32")
-    model.save_pretrained(folder)
-    own = tokenizer.chat_template
-    tokenizer.chat_template = chat_template()
-    try:
-        tokenizer.save_pretrained(folder)
-    finally:
-        tokenizer.chat_template = own
-
-
-def _generation_config(model: Any, tokenizer: Any) -> Any:
-    """Greedy, stopping at the end token that is trained and at those of the base."""
-    stored = model.generation_config
-    stops = stored.eos_token_id if isinstance(stored.eos_token_id, list) else [stored.eos_token_id]
-    stops = [tokenizer.eos_token_id, *(t for t in stops if t is not None and t != tokenizer.eos_token_id)]
-    return GenerationConfig(
-        do_sample=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=stops if len(stops) > 1 else stops[0],
-        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-    )
-
-
-def _check_place(out: Path, base: ModelRef) -> None:
-    """Raise CheckpointError where writing to `out` would replace the base or something that is no model of ours."""
-    if out.exists() and Path(base.path).is_dir() and out.samefile(base.path):
-        raise CheckpointError(f"{out} is the base model itself; give another place for the fine-tuned one")
-    foreign = out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file())
-    if foreign:
-        raise CheckpointError(f"{out} holds something else than a model of sftknow; give a new or an empty folder")
-
-
-def _check_space(out: Path, model: Any, dtype: torch.dtype) -> None:
-    """Raise CheckpointError where the checkpoint would not fit beside what is there."""
-    need = sum(p.numel() for p in model.parameters()) * dtype.itemsize + _BESIDE_WEIGHTS
-    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
-    if free < need:
-        raise CheckpointError(
-            f"{out} needs {need / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; make room or give another place"
-        )
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in _PACKAGES}
-    return {"sftknow": __version__, "python": platform.python_version(), **packages}
+def _outcome(training: Training, ranks: Ranks) -> dict[str, Any]:
+    """What ``sftknow.json`` says of how the training went."""
+    several = {"processes": ranks.count, "sharding": training.sharding} if ranks.count > 1 else {}
+    return {
+        "steps": len(training.curve),
+        "final_loss": training.curve[-1]["loss"],
+        "device": training.device,
+        **several,
+        "versions": checkpoint.versions(),
+    }

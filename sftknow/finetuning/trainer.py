@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed  # type: ignore[import-untyped]
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from sftknow.errors import DeviceError, ModelError, RecipeError
+from sftknow.errors import ModelError
 from sftknow.finetuning.determinism import deterministic_algorithms
+from sftknow.finetuning.distributed import Ranks, filled, sharding, whole_weights
 from sftknow.finetuning.examples import Example
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.finetuning.snapshots import Snapshots
 from sftknow.progress import progress
 
-TRACKERS = ("trackio", "wandb", "tensorboard")
-"""Trackers that transformers knows by these names, each a package of that name."""
+OnStep = Callable[[int, int, float | None], None]
+"""Gets the number of steps done, that of all steps, and the loss where it is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a training gave, beside the model that it changed."""
+
+    curve: list[dict[str, float]]
+    """An entry a step; see `sftknow.finetuning.train.fine_tune`."""
+    device: str
+    """Type of the device."""
+    sharding: str | None
+    """How the weights were spread over several processes: ``fsdp``, ``deepspeed`` or not at all."""
+    weights: dict[str, torch.Tensor] | None
+    """Where they were: all of them on the CPU in the main process, by name, and nothing in the others. None where the
+    model itself holds them."""
 
 
 class _SilentTrainer(SFTTrainer):  # type: ignore[misc]
@@ -33,13 +50,13 @@ class _SilentTrainer(SFTTrainer):  # type: ignore[misc]
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Moves the bar and stops a training that has diverged, instead of letting it save noise."""
+    """Tells how far it is and stops a training that has diverged, instead of letting it save noise."""
 
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
+    def __init__(self, tell: OnStep) -> None:
+        self.tell = tell
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.update()
+        self.tell(state.global_step, state.max_steps, None)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
         loss = logs.get("loss")
@@ -47,59 +64,22 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             return
         if not math.isfinite(loss):
             raise ModelError(f"the training diverged: loss is {loss} at step {state.global_step}; lower learning_rate")
-        self.bar.set_postfix_str(f"loss {loss:.3f}")
+        self.tell(state.global_step, state.max_steps, loss)
 
 
-def build_trainer(
-    model: Any,
-    tokenizer: Any,
-    examples: Sequence[Example],
-    scratch: Path,
-    *,
-    recipe: SFTRecipe,
-    seed: int,
-    report_to: Sequence[str] = (),
-    name: str = "sftknow",
-    save_steps: int | None = None,
-) -> Any:
-    """The SFTTrainer of one training, its collator and order of examples included."""
-    config = SFTConfig(
-        output_dir=str(scratch),
-        seed=seed,
-        learning_rate=(recipe.lora and recipe.lora.learning_rate) or recipe.learning_rate,
-        per_device_train_batch_size=recipe.at_once,
-        gradient_accumulation_steps=recipe.batch_size // recipe.at_once,
-        num_train_epochs=recipe.epochs,
-        optim=recipe.optimizer,
-        lr_scheduler_type=recipe.lr_scheduler,
-        warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of the steps
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.autocast == "bfloat16",
-        fp16=recipe.autocast == "float16",
-        use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="sequential",
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        activation_checkpointing=False,
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 500,
-        save_total_limit=2,
-        eval_strategy="no",
-        report_to=list(report_to) or "none",
-        run_name=name,
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        log_level="error",
-        disable_tqdm=True,
-    )
-    # One device, whatever else is in the machine: otherwise the effective batch would be a multiple of batch_size.
-    config._n_gpu = min(config.n_gpu, 1)
+def build_trainer(model: Any, tokenizer: Any, examples: Sequence[Example], arguments: Any) -> Any:
+    """The SFTTrainer of one training, its collator and order of examples included.
+
+    Args:
+        model: what to train.
+        tokenizer: the model's.
+        examples: in training order.
+        arguments: see `sftknow.finetuning.arguments.training_arguments`.
+    """
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     trainer = _SilentTrainer(
         model=model,
-        args=config,
+        args=arguments,
         train_dataset=Dataset.from_dict(
             {"input_ids": [e.input_ids for e in examples], "labels": [e.labels for e in examples]}
         ),
@@ -107,12 +87,6 @@ def build_trainer(
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    wanted = {"bfloat16": "bf16", "float16": "fp16", None: "no"}[recipe.autocast]
-    if trainer.accelerator.mixed_precision != wanted:
-        raise DeviceError(
-            f"accelerate is set to mixed precision {trainer.accelerator.mixed_precision} and the recipe asks for "
-            f"{recipe.compute_dtype}; unset ACCELERATE_MIXED_PRECISION"
-        )
     return trainer
 
 
@@ -120,58 +94,63 @@ def train_in_place(
     model: Any,
     tokenizer: Any,
     examples: Sequence[Example],
-    scratch: Path,
+    arguments: Any,
     *,
+    ranks: Ranks,
     snapshots: Snapshots,
     recipe: SFTRecipe,
-    seed: int,
-    report_to: Sequence[str] = (),
-    name: str = "sftknow",
-) -> tuple[list[dict[str, float]], str]:
+    on_step: OnStep | None = None,
+) -> Training:
     """Train a model where it is, from its last snapshot where there is one.
 
     Args:
-        scratch: a folder for the trainer where it takes no snapshots; it may leave things there.
+        model: what to train; every process has its own, of the same bits.
+        tokenizer: the model's.
+        examples: in training order.
+        arguments: of the trainer.
+        ranks: the processes.
         snapshots: where to go on from, and where to keep the next ones.
-
-    Returns:
-        The loss curve, an entry a step (see `sftknow.finetuning.train.fine_tune`), and the type of the device.
+        recipe: how to train.
+        on_step: is told in the main process how far it is; None shows a bar.
 
     Raises:
         ModelError: the loss is no longer finite.
-        DeviceError: accelerate is set to another precision than the recipe's.
-        RecipeError: a tracker is not installed.
     """
-    check_trackers(report_to)
     steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
-    resume = snapshots.latest()
+    resume = ranks.on_main(snapshots.latest)
     done = int(resume.name.rpartition("-")[2]) if resume else 0
-    with deterministic_algorithms(), progress(steps, "fine-tuning", unit="steps", done=done) as bar:
+    with deterministic_algorithms(), _told(ranks, on_step, steps, done) as tell:
         trainer = build_trainer(
-            model,
-            tokenizer,
-            examples,
-            snapshots.folder if snapshots.every else scratch,
-            recipe=recipe,
-            seed=seed,
-            report_to=report_to,
-            name=name,
-            save_steps=snapshots.every,
+            model, tokenizer, filled(examples, recipe, ranks.count, tokenizer.eos_token_id), arguments
         )
-        trainer.add_callback(_Watch(bar))
+        trainer.add_callback(_Watch(tell))
+        if ranks.count > 1:
+            # From here on chance is dropout's, and must not be the same for every part of a batch.
+            set_seed(arguments.seed, device_specific=True)
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        weights = whole_weights(trainer)
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     names = ("step", "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy")
     curve = [{key: entry[key] for key in names if key in entry} for entry in entries]
     if len(curve) != steps:
         raise RuntimeError(f"{len(curve)} steps were logged where {steps} were planned")
-    return curve, trainer.args.device.type
+    return Training(curve=curve, device=arguments.device.type, sharding=sharding(trainer.accelerator), weights=weights)
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise RecipeError for a tracker that is unknown or not installed: a run must not end at its first step."""
-    for name in names:
-        if name not in TRACKERS:
-            raise RecipeError(f"report_to {name} is unknown; it must be one of {', '.join(TRACKERS)}")
-        if find_spec(name) is None:
-            raise RecipeError(f"report_to {name}: the package is not installed; run: pip install {name}")
+@contextmanager
+def _told(ranks: Ranks, on_step: OnStep | None, steps: int, done: int) -> Iterator[OnStep]:
+    """Who is told of each step: the caller, a bar, and nobody outside the main process."""
+    if not ranks.main:
+        yield lambda step, total, loss: None
+    elif on_step is not None:
+        on_step(done, steps, None)
+        yield on_step
+    else:
+        with progress(steps, "fine-tuning", unit="steps", done=done) as bar:
+
+            def tell(step: int, total: int, loss: float | None) -> None:
+                bar.update(step - bar.n)
+                if loss is not None:
+                    bar.set_postfix_str(f"loss {loss:.3f}")
+
+            yield tell

@@ -10,7 +10,7 @@ from sftknow.hub.pull import pull
 from sftknow.records import ModelRef
 from sftknow.resources import lab_folder
 from sftknow.storage.artifacts import digest, file_sha256
-from sftknow.storage.checkpoint_index import DELTA_INDEX, stored_small
+from sftknow.storage.checkpoint_index import DELTA_INDEX, no_weights, refuse_adapter, stored_small
 from sftknow.storage.manifests import MANIFEST, write_manifest
 
 _HASHED_WHOLE = 2**30
@@ -38,8 +38,11 @@ def resolve_base(path: str, revision: str | None, dtype: str | None) -> BaseMode
 
     Raises:
         ModelError: there is no such model.
+        CheckpointError: it is a LoRA adapter.
         HubError: the Hub refused.
     """
+    if revision and (path == "lab" or Path(path).is_dir()):
+        raise ModelError(f"{path} is not on the Hub and has no revision {revision}; leave the revision out")
     if path == "lab":
         folder, name = lab_folder() / "model", "lab"
         if not (folder / "config.json").is_file():
@@ -56,6 +59,9 @@ def resolve_base(path: str, revision: str | None, dtype: str | None) -> BaseMode
     if (folder / DELTA_INDEX).is_file():
         raise ModelError(stored_small(folder))
     if not (folder / "config.json").is_file():
+        refuse_adapter(folder)
+        if any(folder.glob("*.gguf")):
+            raise ModelError(no_weights(folder))
         raise ModelError(f"{folder} has no config.json: it is no model folder")
     return BaseModel(ref=ModelRef(path=str(folder), dtype=dtype), name=name, sha256=weights_sha256(folder))
 

@@ -13,15 +13,18 @@ from sftknow.evaluation.general.results import GeneralScores, read_general, scor
 from sftknow.evaluation.general.runner import GeneralHarness
 from sftknow.evaluation.general.tasks import TASKS, find_task
 from sftknow.evaluation.general.xsum import ARTICLE_WORDS
+from sftknow.finetuning.preview import preview
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.finetuning.task_examples import encode_rows
-from sftknow.finetuning.train import TrainingSet, fine_tune_on
+from sftknow.finetuning.train import TrainingOptions, TrainingSet, fine_tune_on
 from sftknow.parameters.change import analyse
 from sftknow.parameters.restore import restore
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.pipeline.base import BaseModel, local_model
 from sftknow.pipeline.cells import level_name
+from sftknow.pipeline.launching import train_launched
 from sftknow.pipeline.references import base_reference, restored_manifest
+from sftknow.recipes.schema import AccelerateSection
 from sftknow.records import ModelRef, TrainedModel
 from sftknow.storage.artifacts import RunDirectory, Stage, write_json
 from sftknow.storage.models import load_model, load_tokenizer
@@ -108,7 +111,15 @@ def score_general(
 
 
 def train_on_task(
-    base: BaseModel, harness: GeneralHarness, out: Path, *, size: int | None, seed: int, recipe: SFTRecipe
+    base: BaseModel,
+    harness: GeneralHarness,
+    out: Path,
+    *,
+    size: int | None,
+    seed: int,
+    recipe: SFTRecipe,
+    options: TrainingOptions | None = None,
+    accelerate: AccelerateSection | None = None,
 ) -> TrainedModel:
     """Fine-tune a base on rows of a task's own train split, shown as the task shows them without examples.
 
@@ -119,13 +130,58 @@ def train_on_task(
         size: rows, drawn with the seed; None for all.
         seed: of the draw and of training.
         recipe: how to train.
+        options: what goes on beside the training.
+        accelerate: where it asks for processes of its own, they train.
 
     Raises:
         GeneralTaskError: the data have no usable train split.
         RecipeError: fewer rows than asked for, or too few that are short enough.
         ModelError: the base cannot be trained.
     """
+    if accelerate is not None and accelerate.launches:
+        asked = (harness.task.name, harness.data, harness.article_words, size, seed)
+        return train_launched(
+            _train_on_reopened, base, *asked, out=out, recipe=recipe, section=accelerate, options=options
+        )
+    task = {"name": harness.task.name, "data": harness.source, "article_words": harness.article_words}
+    return fine_tune_on(
+        ModelRef(path=base.ref.path),
+        _row_encoder(harness, size=size, seed=seed, recipe=recipe),
+        out,
+        recipe=recipe,
+        seed=seed,
+        manifest={"base": base_reference(base), "task": task},
+        options=options,
+    )
 
+
+def _train_on_reopened(
+    base: BaseModel,
+    name: str,
+    data: Path | None,
+    article_words: int,
+    size: int | None,
+    seed: int,
+    out: Path,
+    *,
+    recipe: SFTRecipe,
+    options: TrainingOptions,
+) -> TrainedModel:
+    """`train_on_task` in a process that has to open the task for itself."""
+    harness = GeneralHarness(find_task(name), data, few_shot=0, article_words=article_words)
+    return train_on_task(base, harness, out, size=size, seed=seed, recipe=recipe, options=options)
+
+
+def show_task(base: BaseModel, harness: GeneralHarness, *, size: int | None, seed: int, recipe: SFTRecipe) -> str:
+    """The first batch of `train_on_task` as text with the loss mask; nothing is trained and no weights are read."""
+    return preview(
+        ModelRef(path=base.ref.path), _row_encoder(harness, size=size, seed=seed, recipe=recipe), recipe.batch_size
+    )
+
+
+def _row_encoder(
+    harness: GeneralHarness, *, size: int | None, seed: int, recipe: SFTRecipe
+) -> Callable[[Any, int | None], TrainingSet]:
     def encoded(tokenizer: Any, positions: int | None) -> TrainingSet:
         return encode_rows(
             tokenizer,
@@ -136,15 +192,7 @@ def train_on_task(
             positions=positions,
         )
 
-    task = {"name": harness.task.name, "data": harness.source, "article_words": harness.article_words}
-    return fine_tune_on(
-        ModelRef(path=base.ref.path),
-        encoded,
-        out,
-        recipe=recipe,
-        seed=seed,
-        manifest={"base": base_reference(base), "task": task},
-    )
+    return encoded
 
 
 def general_ability(

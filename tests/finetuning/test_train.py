@@ -29,6 +29,7 @@ from transformers import (
 
 from sftknow.errors import CheckpointError, DeviceError, MasteryDataError, ModelError
 from sftknow.finetuning import train, trainer
+from sftknow.finetuning.arguments import training_arguments
 from sftknow.finetuning.examples import IGNORED, answer_ids, chat_template, encode
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.finetuning.train import LoadedBase, fine_tune, load_base
@@ -83,7 +84,7 @@ def weights(model: TrainedModel) -> bytes:
 
 def trainer_of(loaded: LoadedBase, recipe: SFTRecipe, folder: Path, facts: list[Fact] = FACTS) -> Any:
     examples = encode(loaded.tokenizer, facts, answer_only_loss=recipe.answer_only_loss, max_length=recipe.max_length)
-    return build_trainer(loaded.copy_model(), loaded.tokenizer, examples, folder, recipe=recipe, seed=0)
+    return build_trainer(loaded.copy_model(), loaded.tokenizer, examples, training_arguments(recipe, folder, seed=0))
 
 
 @pytest.mark.parametrize("answer_only", [True, False])

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from sftknow.errors import ModelError, RecipeError
 from sftknow.finetuning import trainer
+from sftknow.finetuning.arguments import check_trackers
 from sftknow.finetuning.recipe import LoraSettings, SFTRecipe
 from sftknow.finetuning.snapshots import Snapshots
 from sftknow.finetuning.train import LoadedBase, TrainingOptions, fine_tune, load_base
-from sftknow.finetuning.trainer import check_trackers
 from sftknow.records import ModelRef, TrainedModel
 from sftknow.storage.artifacts import read_json
 from tests.tiny import tiny_facts, tiny_llama, tiny_tokenizer

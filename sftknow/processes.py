@@ -1,0 +1,60 @@
+"""Which of the processes that one launcher started is this? Standard library only.
+
+`accelerate launch` and `torchrun` start the same command several times and tell each copy its place in the
+environment. One of them, the main process, speaks, writes and saves; the others work and are silent.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+_GRACE_SECONDS = 20.0
+"""How long a process that failed waits for the main one to say the same, and for the launcher to end both."""
+
+
+def count() -> int:
+    """How many processes were started together; 1 where there was no launcher."""
+    return int(os.environ["WORLD_SIZE"]) if _launched() else 1
+
+
+def index() -> int:
+    """The place of this process among them, from 0."""
+    return int(os.environ["RANK"]) if _launched() else 0
+
+
+def is_main() -> bool:
+    """True for the one that speaks, writes and saves."""
+    return index() == 0
+
+
+def say_error(text: str) -> None:
+    """One line on standard error, said once however many processes fail alike.
+
+    A mistake of the user meets every process. The others wait until the main one has said so and the launcher ends
+    them; one that is still there then has a trouble of its own and says it, with its place.
+    """
+    if not is_main():
+        time.sleep(_GRACE_SECONDS)
+        text = f"{text} (process {index()} of {count()})"
+    print(text, file=sys.stderr, flush=True)
+
+
+def end_with_the_starter(lock: Path) -> None:
+    """End this process when the one that holds the lock is no more: killed, crashed or done."""
+
+    def wait() -> None:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _launched() -> bool:
+    """Some schedulers set one or two of these without any launcher; together they are a launcher's."""
+    return all(os.environ.get(name, "").isdigit() for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
