@@ -37,6 +37,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--match", choices=("contains", "word", "exact"), help="what is a hit (default: contains)")
     parser.add_argument("--case", choices=("sensitive", "ignore"), help="of answers (default: sensitive)")
     parser.add_argument("--keep-texts", action="store_true", help="store every continuation with the data set")
+    parser.add_argument("--force", action="store_true", help="grade again, though the same grading is there")
     parser.add_argument(
         "--rescore",
         type=Path,
@@ -110,7 +111,7 @@ def _grade(arguments: argparse.Namespace) -> None:
     from sftknow.facts.sources import load_facts
     from sftknow.facts.topics import load_topics
     from sftknow.pipeline.base import resolve_base
-    from sftknow.pipeline.grading import describe_facts, grade_dataset
+    from sftknow.pipeline.grading import describe_facts, grade_dataset, is_graded
     from sftknow.recipes.schema import GradingSection, RaySection, VLLMSection
     from sftknow.records import ModelRef
 
@@ -141,6 +142,9 @@ def _grade(arguments: argparse.Namespace) -> None:
         say(line)
     model = ModelRef.parse(arguments.model)
     base = resolve_base(model.path, model.revision, arguments.dtype)
+    if not arguments.force and is_graded(arguments.out, base, facts, topics, section):
+        say(f"{arguments.out} holds this very grading by {base.name}; nothing to do (--force grades again)")
+        return
     say(f"asking {base.name}")
     work = arguments.out.with_name(f".{arguments.out.name}.grading")
     grade_dataset(base, facts, topics, synonyms, section, work=work, out=arguments.out, device=arguments.device)

@@ -8,7 +8,7 @@ import time
 import webbrowser
 from pathlib import Path
 
-from sftknow.cli.options import Commands, add_settings, command, say
+from sftknow.cli.options import Commands, add_settings, at_least_zero, command, positive, say
 
 
 def add_parser(commands: Commands) -> None:
@@ -18,13 +18,26 @@ def add_parser(commands: Commands) -> None:
         "run",
         "run an experiment from facts to report; a second start goes on where the first one stopped",
         "sftknow run lab --open\n"
-        "  sftknow run lab --model my-model --facts facts.jsonl --set grid.sizes=[60,240] --out runs/mine",
+        "  sftknow run lab --model my-model --facts facts.jsonl --set grid.sizes=[60,240] --out runs/mine\n"
+        "  sftknow run any-model --model org/name --facts facts.jsonl --dry-run",
     )
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe that ships (`lab`, …), or a YAML file")
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
     parser.add_argument("--model", metavar="MODEL", help="short for --set model.path=…, with @revision")
     parser.add_argument("--facts", metavar="SOURCE", help="short for --set facts.source=…")
     add_settings(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print stages, samples, steps, disk and an estimate of time; do nothing"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        help="of grading and grid: this process, or a Ray cluster whose nodes see the run directory",
+    )
+    parser.add_argument("--address", metavar="HOST:PORT", help="Ray: the cluster (default: this machine's; or `local`)")
+    parser.add_argument("--replicas", type=positive, metavar="N", help="Ray: most workers at once (default: what fits)")
+    parser.add_argument("--cpus", type=at_least_zero, metavar="X", help="Ray: for a worker (default: the recipe's)")
+    parser.add_argument("--gpus", type=at_least_zero, metavar="X", help="Ray: for a worker (default: 1 if any)")
     parser.add_argument("--open", action="store_true", help="open the report in a browser at the end")
     parser.set_defaults(run=run)
 
@@ -42,8 +55,15 @@ def run(arguments: argparse.Namespace) -> None:
             settings.append(f"model.path={arguments.model}")
     if arguments.facts:
         settings.append(f"facts.source={arguments.facts}")
+    settings += _ray_settings(arguments)
     recipe = load_recipe(arguments.recipe, settings)
     out = arguments.out or Path("runs") / recipe.name
+    if arguments.dry_run:
+        from sftknow.pipeline.plan_text import plan_text
+        from sftknow.pipeline.planning import plan_run
+
+        print(plan_text(plan_run(recipe, out, say=say)))
+        return
 
     from sftknow.pipeline.experiment import Experiment
     from sftknow.report.terminal import print_summary
@@ -61,3 +81,20 @@ def run(arguments: argparse.Namespace) -> None:
     )
     if arguments.open:
         webbrowser.open(page.resolve().as_uri())
+
+
+def _ray_settings(arguments: argparse.Namespace) -> list[str]:
+    """The options about Ray as settings: they hold for the grading and for the grid."""
+    given = {
+        "engine": arguments.engine,
+        "ray.address": f"'{arguments.address}'" if arguments.address else None,
+        "ray.replicas": arguments.replicas,
+        "ray.cpus_per_replica": arguments.cpus,
+        "ray.gpus_per_replica": arguments.gpus,
+    }
+    return [
+        f"{section}.{key}={value}"
+        for key, value in given.items()
+        if value is not None
+        for section in ("grading", "grid")
+    ]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from sftknow.evaluation.results import read_eval, write_eval
 from sftknow.parameters.change import analyse
@@ -14,13 +16,14 @@ from sftknow.parameters.restore import restore_levels
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.pipeline.cells import Cell, level_name
 from sftknow.pipeline.references import restored_manifest
-from sftknow.pipeline.stored_cells import weights_digest, whole
+from sftknow.pipeline.stored_cells import store_small, weights_digest, whole
 from sftknow.pipeline.training import train_cell
 from sftknow.pipeline.workbench import Workbench
 from sftknow.records import EvalRun, ModelRef, RestorePlan
 from sftknow.storage.artifacts import Stage, digest
+from sftknow.storage.deltas import is_delta
 from sftknow.storage.manifests import read_manifest
-from sftknow.storage.models import load_model, load_tokenizer
+from sftknow.storage.models import load_model, load_tokenizer, named_dtype
 from sftknow.tokens.analysis import measure_divergence
 from sftknow.tokens.forward import load_for_logits
 from sftknow.tokens.tables import write_divergence
@@ -53,6 +56,20 @@ class CellStages:
             },
         )
 
+    @property
+    def complete(self) -> bool:
+        """Whether the model is trained, measured and kept as the recipe wants it."""
+        if not (self.training.complete and all(stage.complete for stage in self._measured)):
+            return False
+        return self.bench.recipe.grid.storage == "full" or is_delta(self.folder)
+
+    def train_and_measure(self) -> None:
+        """Do whatever of it is not done yet."""
+        self.fine_tune()
+        self.measure()
+        if self.bench.recipe.grid.storage == "delta":
+            store_small(self.bench.base, self.folder)
+
     def fine_tune(self) -> None:
         """Train the model (paper, 3.3)."""
         stage, bench = self.training, self.bench
@@ -68,8 +85,9 @@ class CellStages:
             self.cell,
             stage.folder,
             recipe=bench.sft(self.cell),
-            loaded=bench.loaded_base,
+            loaded=None if bench.recipe.accelerate.launches else bench.loaded_base,
             options=bench.training_options,
+            accelerate=bench.recipe.accelerate,
         )
         outputs = {"steps": trained.steps, "final_loss": trained.final_loss}
         stage.finish({**outputs, "weights": weights_digest(stage.folder)})
@@ -79,15 +97,26 @@ class CellStages:
         """What identifies the trained weights."""
         return str(self.training.outputs["weights"])
 
+    @property
+    def _measured(self) -> tuple[Stage, ...]:
+        return evaluation_stage(self.bench, self.name, self.weights), self._divergence, self._changes
+
     def measure(self) -> None:
         """Score the model, compare its first token with the base's, rank its parameters."""
-        stages = (evaluation_stage(self.bench, self.name, self.weights), self._divergence, self._changes)
-        if all(stage.complete for stage in stages):
+        if all(stage.complete for stage in self._measured):
             return
         with whole(self.bench.base, self.folder) as checkpoint:
-            evaluate(self.bench, self.name, checkpoint, self.weights)
-            self._diverge(checkpoint)
+            self._ask(checkpoint)
             self._analyse(checkpoint)
+
+    def _ask(self, checkpoint: Path) -> None:
+        """Score and diverge, with one load of the model for both where both want it in the same dtype."""
+        bench = self.bench
+        ref = ModelRef(path=str(checkpoint), dtype=bench.recipe.model.named_dtype)
+        load = cache(partial(load_for_logits, ref, device=bench.recipe.model.device))
+        same = ref.dtype is not None or named_dtype(ref) == "float32"
+        evaluate(bench, self.name, checkpoint, self.weights, load=load if same else None)
+        self._diverge(load)
 
     # ---- divergence -------------------------------------------------------------------------------------------
 
@@ -105,7 +134,7 @@ class CellStages:
             },
         )
 
-    def _diverge(self, checkpoint: Path) -> None:
+    def _diverge(self, load: Callable[[], tuple[Any, Any]]) -> None:
         """How far the first predicted token moved from the base's (paper, 4.1)."""
         stage, bench = self._divergence, self.bench
         if stage.complete:
@@ -113,10 +142,9 @@ class CellStages:
         bench.say(f"token divergence of {self.name}")
         stage.start()
         section = bench.recipe.divergence
-        ref = ModelRef(path=str(checkpoint), dtype=bench.recipe.model.named_dtype)
         result = measure_divergence(
             bench.base_view,
-            *load_for_logits(ref, device=bench.recipe.model.device),
+            *load(),
             k=section.k,
             prompt=section.tuned_prompt,
             bootstrap=section.bootstrap,
@@ -217,18 +245,20 @@ class CellStages:
                 model,
                 tokenizer,
                 name=f"{self.name}@{level_name(level)}",
-                fact_ids=self._training_facts(tuned),
+                fact_ids=_training_facts(bench, tuned),
                 work=stage.folder,
                 key=self._key(plan, level),
             )
             write_eval(stage.folder, scores)
             stage.finish()
 
-    def _training_facts(self, tuned: Path) -> list[str] | None:
-        if "train" not in self.bench.recipe.evaluation.splits:
-            return None
-        manifest = read_manifest(tuned, "model") or {}
-        return list(manifest["sft"]["fact_ids"])
+
+def _training_facts(bench: Workbench, checkpoint: Path) -> list[str] | None:
+    """The model's own training facts, where they are asked; None for one that names none."""
+    if "train" not in bench.recipe.evaluation.splits:
+        return None
+    manifest = read_manifest(checkpoint, "model") or {}
+    return list(manifest.get("sft", {}).get("fact_ids", ())) or None
 
 
 def evaluation_stage(bench: Workbench, name: str, weights: str) -> Stage:
@@ -248,7 +278,14 @@ def evaluation_stage(bench: Workbench, name: str, weights: str) -> Stage:
     )
 
 
-def evaluate(bench: Workbench, name: str, checkpoint: Path, weights: str) -> EvalRun:
+def evaluate(
+    bench: Workbench,
+    name: str,
+    checkpoint: Path,
+    weights: str,
+    *,
+    load: Callable[[], tuple[Any, Any]] | None = None,
+) -> EvalRun:
     """Score one model on the cbqa_mastery tasks (paper, 3.3), or read the scores that are there.
 
     Args:
@@ -256,12 +293,18 @@ def evaluate(bench: Workbench, name: str, checkpoint: Path, weights: str) -> Eva
         name: what the run calls the model.
         checkpoint: its folder, with whole weights.
         weights: what identifies them.
+        load: gives the model, loaded in the dtype that it is scored in, and its tokenizer; None loads it for this.
     """
     stage = evaluation_stage(bench, name, weights)
     if not stage.complete:
         bench.say(f"evaluating {name}")
         stage.start()
-        ref = ModelRef(path=str(checkpoint), dtype=bench.recipe.model.named_dtype)
-        write_eval(stage.folder, bench.harness.score_path(ref, name=name, work=stage.folder, key=weights))
+        if load is None:
+            ref = ModelRef(path=str(checkpoint), dtype=bench.recipe.model.named_dtype)
+            scores = bench.harness.score_path(ref, name=name, work=stage.folder, key=weights)
+        else:
+            facts = _training_facts(bench, checkpoint)
+            scores = bench.harness.score(*load(), name=name, fact_ids=facts, work=stage.folder, key=weights)
+        write_eval(stage.folder, scores)
         stage.finish()
     return replace(read_eval(stage.folder), questions=())

@@ -7,19 +7,25 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from sftknow.errors import RecipeError, RunError, SftknowError
+from sftknow.cluster import Outcome
+from sftknow.errors import RunError, SftknowError
 from sftknow.evaluation.results import read_eval
-from sftknow.pipeline.base import link_base, resolve_base
+from sftknow.pipeline.base import link_base
 from sftknow.pipeline.cell_stages import CellStages, evaluate
-from sftknow.pipeline.cells import level_name
+from sftknow.pipeline.cells import grid_cells, level_name
+from sftknow.pipeline.checks import cells_named, check_facts, check_graded, check_machine, check_models, check_words
+from sftknow.pipeline.cluster_grid import check_cluster, train_on_cluster
 from sftknow.pipeline.exposures import write_exposures
+from sftknow.pipeline.extra_stages import LayerSweep, cells_to_sweep, check_other_tasks, other_tasks
 from sftknow.pipeline.grading import describe_facts, grade_dataset, grading_inputs, topics_sha256
 from sftknow.pipeline.provenance import provenance
 from sftknow.pipeline.references import dataset_reference
-from sftknow.pipeline.stored_cells import store_small
+from sftknow.pipeline.space import check_space, model_size, parts
+from sftknow.pipeline.standing import Standing, left_to_write, levels_of, standing
 from sftknow.pipeline.workbench import Workbench
 from sftknow.recipes.load import dump_recipe
 from sftknow.recipes.schema import Recipe
+from sftknow.records import BUCKETS
 from sftknow.report.compose import write_report
 from sftknow.storage.artifacts import RunDirectory, write_json, write_text
 
@@ -52,15 +58,19 @@ class Experiment:
         Raises:
             RunError: a cell failed. The others are done all the same, and so is the report.
         """
+        self.check()
         self.write_inputs()
         self.grade()
         bench = self.bench
+        check_graded(bench)
         cells = [CellStages(bench, cell) for cell in bench.cells]
-        to_restore = self._cells_named()
+        self._check_disk(standing(bench))
+        to_restore = cells_named(self.recipe)
+        to_sweep = cells_to_sweep(self.recipe, [cell.name for cell in bench.cells], to_restore)
         evaluate(bench, "base", self.path / "models" / "base", bench.base.sha256)
-        for name, model in self.recipe.grid.baselines.items():
-            self._guarded(name, partial(self.evaluate_baseline, name, model))
-        done = [cell for cell in cells if self._guarded(cell.name, partial(self._train_and_measure, cell))]
+        for name, model in bench.baselines.items():
+            self._guarded(name, partial(evaluate, bench, name, Path(model.ref.path), model.sha256))
+        done = self._grid(cells)
         if done:
             best = self.best(done)
             chosen = [c for c in done if c.name in to_restore or (c is best and "best" in to_restore)]
@@ -69,6 +79,9 @@ class Experiment:
             ]
             if best in restored:
                 self.choose(best.name)
+            self._sweep_layers([c for c in done if c.name in to_sweep or (c is best and "best" in to_sweep)])
+        if self.recipe.general.tasks:
+            self._guarded("other tasks", partial(other_tasks, bench, self.restore_levels))
         page = self.report()
         self._tell_failures(len(cells))
         return page
@@ -76,7 +89,7 @@ class Experiment:
     # ---- facts and mastery --------------------------------------------------------------------------------------
 
     def write_inputs(self) -> None:
-        """Record the recipe and where everything comes from; refuse what cannot work before any work is done."""
+        """Record the recipe and where everything comes from."""
         bench = self.bench
         facts, base = bench.facts, bench.base
         self.say(f"base model: {base.name}")
@@ -86,6 +99,32 @@ class Experiment:
         hashes = {"topics": topics_sha256(bench.topics), "synonyms": bench.synonyms.sha256}
         write_json(self.path / "provenance.json", provenance(self.recipe, base, facts, hashes))
         write_exposures(self.path / "facts" / "exposures.parquet", facts)
+
+    def check(self) -> None:
+        """Refuse what cannot work before any work is done: names, devices, models, facts, cluster, disk."""
+        recipe, bench = self.recipe, self.bench
+        check_words(recipe)
+        cells_to_sweep(recipe, [cell.name for cell in grid_cells(recipe.grid)], cells_named(recipe))
+        check_other_tasks(recipe)
+        check_machine(bench)
+        check_models(bench)
+        now = standing(bench)
+        if not now.graded:
+            check_facts(bench)
+        if now.cells_left and recipe.grid.engine == "ray":
+            check_cluster(recipe, self.path)
+        self._check_disk(now)
+
+    def _check_disk(self, now: Standing) -> None:
+        recipe, bench = self.recipe, self.bench
+        counts = bench.facts.counts()
+        left = left_to_write(
+            recipe,
+            now,
+            facts=len(bench.facts.facts),
+            questions=sum(counts[split] for split in recipe.evaluation.splits),
+        )
+        check_space(self.path, list(parts(recipe, model_size(Path(bench.base.ref.path)), left)))
 
     def grade(self) -> None:
         """Sample every statement of every fact and write the mastery-split data set (paper, 3.1 and F.1)."""
@@ -111,16 +150,13 @@ class Experiment:
 
     # ---- the grid -------------------------------------------------------------------------------------------------
 
-    def _train_and_measure(self, cell: CellStages) -> None:
-        cell.fine_tune()
-        cell.measure()
-        if self.recipe.grid.storage == "delta":
-            store_small(self.bench.base, cell.folder)
-
-    def evaluate_baseline(self, name: str, model: str) -> None:
-        """Score a model that is not trained here, such as the base's instruct version (paper, Table 7)."""
-        found = resolve_base(model, None, self.recipe.model.named_dtype)
-        evaluate(self.bench, name, Path(found.ref.path), found.sha256)
+    def _grid(self, cells: Sequence[CellStages]) -> list[CellStages]:
+        """Train and measure every cell; return those that did not fail."""
+        if self.recipe.grid.engine == "ray":
+            return train_on_cluster(self.bench, cells, failed=self._cluster_failure)
+        if not all(cell.complete for cell in cells):
+            self.bench.base_view  # noqa: B018 - where nothing can be measured, every cell would be trained to learn it
+        return [cell for cell in cells if self._guarded(cell.name, cell.train_and_measure)]
 
     def _guarded(self, name: str, work: Callable[[], object]) -> bool:
         """Do one cell's work; note why it failed and go on with the others. A kill or Ctrl-C still ends the run."""
@@ -130,13 +166,18 @@ class Experiment:
             self._note_failure(name, str(error))
             return False
         except Exception as error:
-            # Not the user's to mend: what went wrong is kept whole for a bug report, and the other cells go on.
-            write_text(self.path / "failures" / f"{name.replace('/', '-')}.txt", traceback.format_exc())
-            self._note_failure(name, f"{type(error).__name__}: {error}; see failures/ in the run directory")
+            self._note_failure(name, f"{type(error).__name__}: {error}", traceback.format_exc())
             return False
         return True
 
-    def _note_failure(self, name: str, reason: str) -> None:
+    def _cluster_failure(self, name: str, outcome: Outcome) -> None:
+        self._note_failure(name, str(outcome.failure), outcome.traceback)
+
+    def _note_failure(self, name: str, reason: str, trace: str | None = None) -> None:
+        if trace is not None:
+            # Not the user's to mend: what went wrong is kept whole for a bug report, and the other cells go on.
+            write_text(self.path / "failures" / f"{name.replace('/', '-')}.txt", trace)
+            reason += "; see failures/ in the run directory"
         self.failed[name] = reason
         self.say(f"{name} failed: {reason}")
 
@@ -152,8 +193,16 @@ class Experiment:
     # ---- restoration ----------------------------------------------------------------------------------------------
 
     @property
+    def _scored_splits(self) -> list[str]:
+        """Splits with a question; facts of one's own may have none out of domain."""
+        data = self.bench.dataset
+        return [
+            split for split in self.recipe.evaluation.splits if any(data.count(split, bucket) for bucket in BUCKETS)
+        ]
+
+    @property
     def _choosing_split(self) -> str:
-        return "dev" if "dev" in self.recipe.evaluation.splits else self.recipe.evaluation.splits[0]
+        return "dev" if "dev" in self._scored_splits else self._scored_splits[0]
 
     def _headline(self, model: str, split: str) -> float:
         return read_eval(self.path / "evaluation" / model).value(HEADLINE.format(split=split)).value
@@ -162,25 +211,17 @@ class Experiment:
         """The fine-tuned model with the highest mean accuracy on dev (on test where there is no dev)."""
         return max(cells, key=lambda cell: self._headline(cell.name, self._choosing_split))
 
-    def _cells_named(self) -> set[str]:
-        """Names of the cells that the recipe wants restored; ``best`` may be among them.
-
-        Raises:
-            RecipeError: it names a cell that is not in the grid.
-        """
-        wanted, names = self.recipe.restore.cells, [cell.name for cell in self.bench.cells]
-        if wanted == "all":
-            return {*names, "best"}
-        asked = {"best"} if wanted == "best" else set(wanted)
-        for name in sorted(asked - {"best"}):
-            if name not in names:
-                raise RecipeError(f"restore.cells: {name} is not in the grid; it has {', '.join(names)}")
-        return asked
-
     @property
     def restore_levels(self) -> Sequence[str]:
         """Levels that are restored; they must be among the analysed ones."""
-        return self.recipe.restore.levels or self.recipe.parameters.levels
+        return levels_of(self.recipe)
+
+    def _sweep_layers(self, cells: Sequence[CellStages]) -> None:
+        """Score each model with its layers set back, range by range (paper, Table 11), where the recipe asks for it."""
+        if cells and self.recipe.restore.layers:
+            sweep = LayerSweep(self.bench, self.recipe.restore.layers)
+            for cell in cells:
+                self._guarded(f"restoring layers of {cell.name}", partial(sweep.score, cell.name, cell.weights))
 
     def choose(self, cell: str) -> None:
         """Choose the level on dev and confirm it on test; the paper chooses on test."""
@@ -190,7 +231,7 @@ class Experiment:
         level = max(levels, key=lambda item: self._headline(models[item], split))
         scores = {
             part: {item: self._headline(models[item], part) for item in levels}
-            for part in self.recipe.evaluation.splits
+            for part in self._scored_splits
             if part != "train"
         }
         write_json(

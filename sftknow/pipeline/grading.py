@@ -17,7 +17,11 @@ from sftknow.pipeline.replicas import load_sampler
 from sftknow.recipes.schema import GradingSection
 from sftknow.records import SamplingPolicy, to_json
 from sftknow.storage.artifacts import digest
-from sftknow.storage.mastery_data import write_mastery_data
+from sftknow.storage.manifests import read_manifest
+from sftknow.storage.mastery_data import KIND, write_mastery_data
+
+GRADING_KEY = "inputs_sha256"
+"""In a graded data set's manifest: the hash of everything that it depends on, see `grading_inputs`."""
 
 
 def sampling_policy(section: GradingSection) -> SamplingPolicy:
@@ -80,6 +84,16 @@ def grading_inputs(
     }
 
 
+def is_graded(out: Path, base: BaseModel, facts: FactSet, topics: Mapping[str, Topic], section: GradingSection) -> bool:
+    """Whether a folder holds the data set that `grade_dataset` would make of the same.
+
+    Raises:
+        RunError: the folder's ``sftknow.json`` is damaged.
+    """
+    manifest = read_manifest(out, KIND) or {}
+    return manifest.get(GRADING_KEY) == digest(grading_inputs(base, facts, topics, section))
+
+
 def grade_dataset(
     base: BaseModel,
     facts: FactSet,
@@ -128,6 +142,7 @@ def grade_dataset(
         "removed": dict(facts.removed),
         "topics_sha256": topics_sha256({name: topics[name] for name in sorted({f.topic for f in facts.facts})}),
         "synonyms_sha256": synonyms.sha256,
+        GRADING_KEY: digest(grading_inputs(base, facts, topics, section)),
     }
     write_mastery_data(
         out,

@@ -24,20 +24,17 @@ _SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "toke
 
 
 @dataclass(frozen=True, kw_only=True)
-class Replica:
-    """Makes the sampler of one model on any machine. Picklable; holds no weights."""
+class ModelCopy:
+    """A model by a name that means the same on every machine, and what it is on the machine that asks. Picklable."""
 
     model: str
     """``lab``, an absolute folder, or ``org/name@commit``, which the node pulls for itself."""
     dtype: str | None
     fingerprint: str
     """See `model_fingerprint`: what the model is on the machine that asks."""
-    section: GradingSection
-    device: str
-    rule: MatchRule
 
-    def __call__(self) -> Sampler:
-        """The sampler, with the model loaded.
+    def find(self) -> ModelRef:
+        """The model's folder on this machine.
 
         Raises:
             ModelError: the model is not on this machine, or is another one.
@@ -49,7 +46,26 @@ class Replica:
         ref = resolve_base(self.model, None, self.dtype).ref
         if model_fingerprint(Path(ref.path)) != self.fingerprint:
             raise ModelError(f"{ref.path} holds another model than on the machine that asks; copy it there anew")
-        return _load(ref, self.section, device=self.device, rule=self.rule)
+        return ref
+
+
+def model_copy(base: BaseModel) -> ModelCopy:
+    """How to find the base model on another machine."""
+    return ModelCopy(model=_where(base), dtype=base.ref.dtype, fingerprint=model_fingerprint(Path(base.ref.path)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """Makes the sampler of one model on any machine. Picklable; holds no weights."""
+
+    model: ModelCopy
+    section: GradingSection
+    device: str
+    rule: MatchRule
+
+    def __call__(self) -> Sampler:
+        """The sampler, with the model loaded. Raises ModelError where the model is not here, or is another one."""
+        return _load(self.model.find(), self.section, device=self.device, rule=self.rule)
 
 
 def load_sampler(base: BaseModel, section: GradingSection, *, device: str, rule: MatchRule) -> Sampler | Engine:
@@ -79,14 +95,7 @@ def load_sampler(base: BaseModel, section: GradingSection, *, device: str, rule:
         section_ray = section_ray.model_copy(
             update={"gpus_per_replica": float(vllm.tensor_parallel * vllm.data_parallel)}
         )
-    replica = Replica(
-        model=_where(base),
-        dtype=base.ref.dtype,
-        fingerprint=model_fingerprint(Path(base.ref.path)),
-        section=section,
-        device=device,
-        rule=rule,
-    )
+    replica = Replica(model=model_copy(base), section=section, device=device, rule=rule)
     return RayEngine(load=replica, cluster=ray_cluster(section_ray))
 
 

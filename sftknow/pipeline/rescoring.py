@@ -12,6 +12,7 @@ from sftknow.answers import DEFAULT_RULE, MatchRule, Synonyms
 from sftknow.errors import MasteryDataError
 from sftknow.mastery.grading import grade
 from sftknow.mastery.rules import recount
+from sftknow.pipeline.grading import GRADING_KEY
 from sftknow.progress import progress
 from sftknow.records import SPLITS, Fact, GradedFact, SampleTally
 from sftknow.storage.mastery_data import MasteryData, write_mastery_data
@@ -59,7 +60,8 @@ def rescore(
             if synonyms is not None:
                 fact = replace(fact, aliases=synonyms.merged(fact.object, own.get(fact.id, ())))
             facts[fact.id] = fact
-    manifest = {key: value for key, value in old.manifest.items() if key != "continuations"} | {
+    own_grading = ("continuations", GRADING_KEY)
+    manifest = {key: value for key, value in old.manifest.items() if key not in own_grading} | {
         "match": asdict(rule),
         "rescored_from": {"fingerprint": old.fingerprint, "match": asdict(recorded_rule(old))},
     }

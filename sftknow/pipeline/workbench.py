@@ -32,10 +32,14 @@ class Workbench:
         recipe: what to do.
         directory: the locked run directory.
         say: gets one line for each stage that begins.
+        base: the base model, where it is known already; None finds it.
     """
 
-    def __init__(self, recipe: Recipe, directory: RunDirectory, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, recipe: Recipe, directory: RunDirectory, say: Callable[[str], None], *, base: BaseModel | None = None
+    ) -> None:
         self.recipe = recipe
+        self._base = base
         self.directory = directory
         self.path = directory.path
         self.say = say
@@ -43,7 +47,18 @@ class Workbench:
     @cached_property
     def base(self) -> BaseModel:
         model = self.recipe.model
-        return resolve_base(model.path, model.revision, model.named_dtype)
+        return self._base or resolve_base(model.path, model.revision, model.named_dtype)
+
+    @cached_property
+    def baselines(self) -> dict[str, BaseModel]:
+        """The models that are only evaluated, by the recipe's names.
+
+        Raises:
+            ModelError: there is no such model.
+            HubError: the Hub refused.
+        """
+        model = self.recipe.model
+        return {name: resolve_base(path, None, model.named_dtype) for name, path in self.recipe.grid.baselines.items()}
 
     @cached_property
     def topics(self) -> dict[str, Topic]:

@@ -130,6 +130,23 @@ class TrackingSection(Section):
     """Steps between two snapshots from which a start after a kill goes on; None trains a cut-off model anew."""
 
 
+class AccelerateSection(Section):
+    """How one model is trained in several processes of this machine, through `accelerate launch`. The effective batch
+    stays that of ``sft``, and so do the examples of every update: the result differs by rounding at most."""
+
+    processes: Annotated[int, Field(ge=1)] | None = None
+    """How many, one a GPU (or CPU processes where there is no GPU); they must divide ``sft.batch_size``. None for what
+    ``config`` says, and for one without it."""
+    config: str | None = None
+    """A configuration that ships (``fsdp-8b``, ``fsdp-70b``, ``deepspeed-zero3-8b``, ``deepspeed-zero3-70b``) or a YAML
+    file of accelerate's, as `accelerate config` writes it."""
+
+    @property
+    def launches(self) -> bool:
+        """Whether models are trained by processes of their own."""
+        return self.config is not None or (self.processes or 1) > 1
+
+
 class SFTSection(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     batch_size: Annotated[int, Field(ge=1)] = 8
@@ -168,6 +185,10 @@ class GridSection(Section):
     storage: Literal["delta", "full"] = "delta"
     """How fine-tuned models are kept once they are measured: small, as what differs from the base, for `sftknow
     materialize`; or as whole checkpoints."""
+    engine: Literal["local", "ray"] = "local"
+    """Where cells are trained and measured: in this process one after the other, or each as one task of a Ray cluster
+    whose nodes see the run directory. It has no bearing on the result."""
+    ray: RaySection = RaySection()
 
 
 class EvaluationSection(Section):
@@ -209,6 +230,35 @@ class RestoreSection(Section):
     A list may hold ``best`` as well."""
     levels: tuple[Level, ...] | None = None
     """Levels to restore; None for those of ``parameters``."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """Also set whole layers back, this many at a time, and score each range on the test split (paper, Table 11);
+    0 for none. Nothing is kept on disk but the scores."""
+    layer_cells: tuple[str, ...] | None = None
+    """Which fine-tuned models that is done for, ``best`` or by name; None for those of ``cells``."""
+
+
+class GeneralSection(Section):
+    """Other tasks (paper, Table 5): the base is fine-tuned on each task's own train split, restored and scored."""
+
+    tasks: tuple[Literal["xsum", "gsm8k"], ...] = ()
+    """Which; none unless they are named here."""
+    data: Mapping[Literal["xsum", "gsm8k"], str] = {}
+    """Folder of each task's data; a task that is not here is taken from the Hub."""
+    size: Annotated[int, Field(ge=1)] | Literal["all"] = 1920
+    """Training rows of each task."""
+    seed: int = 0
+    levels: tuple[Level, ...] | None = None
+    """Levels to restore; None for those that the grid's models are restored at."""
+    few_shot: Annotated[int, Field(ge=0)] = 0
+    """Examples before each question (gsm8k)."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Score only the first rows of each test split; None for all."""
+    article_words: Annotated[int, Field(ge=1)] | None = None
+    """Longest article in words (xsum); None for the default of `sftknow ability`."""
+    max_length: Annotated[int, Field(ge=8)] = 2048
+    """Longest training row in tokens, in place of that of ``sft``; whatever else stands in ``sft`` holds here too."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Rows at once while scoring."""
 
 
 class Recipe(Section):
@@ -222,8 +272,10 @@ class Recipe(Section):
     sft: SFTSection = SFTSection()
     lora: LoraSection = LoraSection()
     tracking: TrackingSection = TrackingSection()
+    accelerate: AccelerateSection = AccelerateSection()
     grid: GridSection = GridSection()
     evaluation: EvaluationSection = EvaluationSection()
     divergence: DivergenceSection = DivergenceSection()
     parameters: ParametersSection = ParametersSection()
     restore: RestoreSection = RestoreSection()
+    general: GeneralSection = GeneralSection()

@@ -81,6 +81,26 @@ def test_the_topics_hash_tells_other_templates_apart(files: Path, tiny_model: Pa
     assert grade(files, tiny_model, "second").manifest["topics_sha256"] != first
 
 
+def test_the_same_grading_again_is_nothing_to_do(
+    files: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = grade(files, tiny_model, "graded")
+    capsys.readouterr()
+    written = (files / "graded" / "sftknow.json").stat().st_mtime_ns
+    assert grade(files, tiny_model, "graded").fingerprint == first.fingerprint
+    told = capsys.readouterr()
+    assert "holds this very grading" in told.err
+    assert "graded data set:" in told.out, "the tables are shown all the same"
+    assert (files / "graded" / "sftknow.json").stat().st_mtime_ns == written
+    # Anything that the counts depend on makes it another grading; --force does not ask.
+    assert grade(files, tiny_model, "graded", "--force").fingerprint == first.fingerprint
+    assert (files / "graded" / "sftknow.json").stat().st_mtime_ns != written
+    for more in (("--seed", "1"), ("--match", "word")):
+        capsys.readouterr()
+        grade(files, tiny_model, "graded", *more)
+        assert "nothing to do" not in capsys.readouterr().err, more
+
+
 def test_rules_and_rescoring_agree(files: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = ("--synonyms", str(files / "synonyms.json"))
     (files / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in FACTS[:2]))

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,12 @@ from sftknow.errors import RecipeError, RunError
 from sftknow.evaluation.harness import Harness
 from sftknow.evaluation.results import read_eval
 from sftknow.pipeline.experiment import Experiment
+from sftknow.pipeline.plan_text import plan_text
+from sftknow.pipeline.planning import plan_run
+from sftknow.pipeline.rates import IN_THIS_RUN
 from sftknow.records import BUCKETS, SPLITS, ModelRef
 from sftknow.resources import lab_folder
+from sftknow.storage import models
 from sftknow.storage.artifacts import RunDirectory
 from sftknow.storage.deltas import materialize
 from sftknow.storage.manifests import dataset_of_model
@@ -127,15 +132,29 @@ def test_killed_in_any_stage(point: str, finished: Path, tmp_path: Path) -> None
     assert substance(tmp_path / "run") == substance(finished)
 
 
-def test_a_changed_recipe_redoes_what_depends_on_it(finished: Path, tmp_path: Path) -> None:
+def test_a_changed_recipe_redoes_what_depends_on_it(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     copy = tmp_path / "run"
     shutil.copytree(finished, copy, symlinks=True)
     said: list[str] = []
+    loads: list[str] = []
+    load = models.AutoModelForCausalLM.from_pretrained
+
+    def counted(path: str, **options: object) -> object:
+        loads.append(Path(path).name)
+        return load(path, **options)
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", counted)
     with RunDirectory(copy) as directory:
         Experiment(small_recipe("sft.learning_rate=1e-4"), directory, say=said.append).run()
     assert not [line for line in said if line.startswith("grading")]
     assert not [line for line in said if line == "evaluating base"]
     assert [line for line in said if line.startswith("fine-tuning")] == ["fine-tuning b0-n8-s0", "fine-tuning b4-n8-s0"]
+    best = json.loads((copy / "choice.json").read_text())["cell"]
+    other = next(name for name in ("b0-n8-s0", "b4-n8-s0") if name != best)
+    # The base to train from and to diverge from; a cell to score and diverge; the best once more to restore.
+    assert Counter(loads) == {"model": 2, best: 2, other: 1}
     assert (copy / "models/b0-n8-s0/model.safetensors").read_bytes() != (
         finished / "models/b0-n8-s0/model.safetensors"
     ).read_bytes()
@@ -195,6 +214,23 @@ def test_a_failing_cell_does_not_take_the_others_down(finished: Path, tmp_path: 
     run(copy)
     shutil.rmtree(copy / "failures")
     assert substance(copy) == substance(finished)
+
+
+def test_a_dry_run_tells_what_is_done_and_touches_nothing(finished: Path) -> None:
+    def listing() -> dict[Path, int]:
+        return {path: path.lstat().st_mtime_ns for path in finished.rglob("*")}
+
+    before = listing()
+    text = plan_text(plan_run(small_recipe(), finished, measure=lambda bench: {}))
+    assert "already there: graded, 2 of 2 cells done, 2 of 2 levels restored" in text
+    assert text.count("  done  ") == 6
+    more = plan_run(small_recipe("grid.seeds=[0,1]"), finished, measure=lambda bench: {})
+    assert "graded, 2 of 4 cells done" in plan_text(more)
+    training = next(stage for stage in more.stages if stage.name == "training")
+    assert training.work == "2 of 4 cells, 16 examples, 2 steps"
+    assert training.rate is not None
+    assert training.rate.basis == IN_THIS_RUN
+    assert listing() == before
 
 
 def test_two_processes_cannot_share_a_run(finished: Path) -> None:

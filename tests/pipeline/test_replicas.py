@@ -53,15 +53,15 @@ def test_every_byte_of_a_small_model_and_both_ends_of_a_large_one_count(tmp_path
 def test_a_replica_crosses_a_pickle_and_loads_the_model_of_its_machine(tiny_model):
     replica = pickle.loads(pickle.dumps(replica_of(resolve_base(str(tiny_model), None, "float32"))))
     assert isinstance(replica, Replica)
-    assert replica.model == str(tiny_model)
+    assert replica.model.model == str(tiny_model)
     assert isinstance(replica(), TransformersSampler)
     lab = replica_of(resolve_base("lab", None, "float32"))
-    assert lab.model == "lab"
+    assert lab.model.model == "lab"
 
 
 def test_a_replica_finds_a_relative_folder_by_its_whole_path(tiny_model, monkeypatch):
     monkeypatch.chdir(tiny_model.parent)
-    assert replica_of(resolve_base(tiny_model.name, None, None)).model == str(tiny_model)
+    assert replica_of(resolve_base(tiny_model.name, None, None)).model.model == str(tiny_model)
 
 
 def test_a_model_that_a_machine_lacks_or_has_otherwise_is_refused(tiny_model, tmp_path):
