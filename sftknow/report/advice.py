@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sftknow.report.aggregate import Group, compare, estimate, group_models, group_task, groups
-from sftknow.report.collect import BASE, Report
+from sftknow.report.contents import BASE, Report
+from sftknow.report.entries import percent, signed
 from sftknow.report.strategy_tables import choosing_split
-from sftknow.report.tables import percent, signed
 
 
 def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
@@ -97,10 +97,8 @@ def _level(found: Mapping[str, Any]) -> list[str]:
     part = found.get("restoration", {})
     test = part.get("test")
     if not test:
-        return [
-            "Which level to restore: nothing was restored in this run; `sftknow restore --choose-on dev` finds one."
-        ]
-    start = "Which level to restore: "
+        why = "no level was chosen yet" if part.get("every_level") else "nothing was restored"
+        return [f"{start}{why} in this run; `sftknow restore --choose-on dev` finds one."]
     if part["level"] == "0%":
         return [f"{start}none. On the {part['chosen_on']} split no level beat the model as it was trained."]
     effect = f"{signed(test['value'])} points ± {_error(test)} on the in-domain test"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftknow.records import BUCKETS, MetricValue
-from sftknow.report.collect import Cell, Exposed, Floats, Model, Report
+from sftknow.records import MetricValue
+from sftknow.report.contents import Cell, Exposed, Floats, Model, Report
 from sftknow.report.outcomes import Shared, shared_outcomes
 
 SURE = 2.0
@@ -66,14 +66,15 @@ def source_title(source: str, bucket: int | None) -> str:
     """What a cell was trained on, in words."""
     if bucket is not None:
         return f"bucket {bucket}"
-    return "all buckets mixed" if source == "mixed" else source
+    return {"mixed": "all buckets mixed", "lora": "LoRA, all buckets"}.get(source, source)
 
 
 def phrase(source: str, bucket: int | None, size: int) -> str:
     """A training in running text, such as ``240 facts of bucket 2``."""
     if bucket is not None:
         return f"{size:,} facts of bucket {bucket}"
-    return f"{size:,} facts of all buckets" if source == "mixed" else f"{size:,} facts ({source})"
+    known = {"mixed": f"{size:,} facts of all buckets", "lora": f"{size:,} facts of all buckets with LoRA"}
+    return known.get(source, f"{size:,} facts ({source})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,19 +175,30 @@ def group_models(report: Report, group: Group) -> list[Model]:
 
 
 def compare(
-    first: Sequence[Model], second: Sequence[Model], split: str, bucket: int | None = None
+    first: Sequence[Model], second: Sequence[Model], split: str, bucket: int | None = None, *, same_runs: bool = False
 ) -> Difference | None:
     """First minus second in accuracy: the mean over buckets, or one bucket.
 
     The standard error is that of paired questions (each question's outcome averaged over runs), or of independent
     samples where questions were not kept; the variance between runs is added to it. Between-run variance is partly
     in the paired term already, so the error is rather too large than too small.
+
+    Args:
+        first: models of one kind, one a run (a training draw).
+        second: of the other kind.
+        split: whose questions.
+        bucket: one bucket; None for the plain mean over them.
+        same_runs: the models of both stand run by run, as a restored model beside the same model unrestored: what
+            varies between runs is then the difference.
     """
     task = group_task(split) if bucket is None else leaf_task(split, bucket)
     a, b = estimate(first, task), estimate(second, task)
     if a is None or b is None:
         return None
     between = [(e.error**2 / e.runs, e.runs - 1) for e in (a, b) if e.over_seeds]
+    if same_runs and len(first) > 1:
+        steps = [_step(one, two, task) for one, two in zip(first, second, strict=True)]
+        between = [(float(np.var(steps, ddof=1)) / len(steps), len(steps) - 1)]
     shared = shared_outcomes([m.questions for m in first], [m.questions for m in second], split)
     gained = lost = None
     within = None
@@ -208,6 +220,11 @@ def compare(
         gained=gained,
         lost=lost,
     )
+
+
+def _step(first: Model, second: Model, task: str) -> float:
+    here, there = metric(first, task), metric(second, task)
+    return here.value - there.value if here and there else math.nan
 
 
 def _paired_variance(shared: Shared) -> float | None:
@@ -290,14 +307,3 @@ def _binned(exposed: Exposed, values: Floats, edges: Sequence[int]) -> list[Expo
             )
         )
     return bins
-
-
-def divergence_points(report: Report) -> list[tuple[str, float, float]]:
-    """(cell, mean KL in nats, accuracy on bucket-4 test questions) for every cell that has both."""
-    points = []
-    for name in sorted(report.divergences, key=report.order):
-        model = report.models.get(name)
-        known = metric(model, leaf_task("test", BUCKETS[-1])) if model else None
-        if known is not None:
-            points.append((name, report.divergences[name].mean, known.value))
-    return points

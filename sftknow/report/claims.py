@@ -6,25 +6,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import (
     Difference,
     Group,
     compare,
-    estimate,
     group_models,
     groups,
     large_size,
-    leaf_task,
-    spearman,
 )
-from sftknow.report.collect import Model, Report, level_share
+from sftknow.report.contents import Model, Report, level_share
+from sftknow.report.divergence_statistics import (
+    compare_divergence,
+    divergence_estimate,
+    rank_correlation,
+    training_points,
+)
+from sftknow.report.entries import percent, signed, words
 from sftknow.report.intervals import Effect, together
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.paper import paper
-from sftknow.report.tables import percent, signed, words
 from sftknow.report.verdicts import Verdict, matters, more_affected, peak, related, unnecessary, valley
 
 REFERENCE = 240
@@ -129,50 +130,30 @@ def _matters(report: Report) -> tuple[str, Verdict]:
     return test, matters(together(effects), size)
 
 
-def group_divergence(report: Report, group: Group) -> tuple[float, float, int] | None:
-    """(mean KL over seeds in nats, its standard error, seeds). Facts and seeds both count into the error."""
-    found = [report.divergences[c.name] for c in group.cells if c.name in report.divergences]
-    if not found:
-        return None
-    values = np.array([d.mean for d in found])
-    facts = float(np.mean([((d.high - d.low) / (2 * 1.959964)) ** 2 for d in found]))
-    seeds = float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0.0
-    return float(values.mean()), math.sqrt(facts + seeds), len(found)
-
-
 def _valley(report: Report) -> tuple[str, Verdict]:
     legs: dict[str, tuple[Effect, Effect]] = {}
     for source, own in _by_source(groups(report, scored=False)).items():
-        measured = [(g, d) for g in own if (d := group_divergence(report, g)) is not None]
-        reference = _reference([g for g, _ in measured])
-        if reference is None or measured[0][0] is reference or measured[-1][0] is reference:
+        measured = [g for g in own if divergence_estimate(report, g) is not None]
+        reference = _reference(measured)
+        if reference is None or measured[0] is reference or measured[-1] is reference:
             continue
-        middle = next(d for g, d in measured if g is reference)
-        (small, first), (large, last) = measured[0], measured[-1]
         pair = []
-        for (value, error, seeds), (from_value, from_error, from_seeds), name in (
-            (middle, first, f"{reference.trained_on}, {small.size:,} to {reference.size:,} facts"),
-            (last, middle, f"{reference.trained_on}, {reference.size:,} to {large.size:,} facts"),
-        ):
-            stderr = math.hypot(error, from_error)
-            pair.append(Effect(name=name, value=value - from_value, stderr=stderr, seeds=min(seeds, from_seeds)))
+        for here, there in ((reference, measured[0]), (measured[-1], reference)):
+            name = f"{here.trained_on}, {there.size:,} to {here.size:,} facts"
+            seeds = min(len([c for c in g.cells if c.name in report.divergences]) for g in (here, there))
+            pair += _effect(name, compare_divergence(report, here, there), seeds)
         legs[source] = (pair[0], pair[1])
     sure = together([e for pair in legs.values() for e in pair])
     test = (
         "Divergence (nats) at the largest size of at most 240 facts less that at the smallest, and at the largest of "
-        "all less that; errors over facts and seeds as if independent, which makes the intervals too wide."
+        "all less that; facts paired, spread over seeds included."
     )
     return test, valley({s: (sure[2 * i], sure[2 * i + 1]) for i, s in enumerate(legs)})
 
 
 def _related(report: Report) -> tuple[str, Verdict]:
-    task = leaf_task("test", BUCKETS[-1])
-    points = [
-        (d[0], e.value)
-        for g in groups(report)
-        if (d := group_divergence(report, g)) and (e := estimate(group_models(report, g), task))
-    ]
-    found = spearman([x for x, _ in points], [y for _, y in points])
+    points = training_points(report)
+    found = rank_correlation(points)
     test = (
         "Spearman’s rank correlation of divergence and accuracy on bucket-4 test facts over trainings (means over "
         "seeds), with Fieller’s 95 % interval."
@@ -204,18 +185,18 @@ def _unnecessary(report: Report) -> tuple[str, Verdict]:
     effects = []
     for group, level, restored, plain in _restored_groups(report):
         name = f"{group.title}, {level} restored"
-        effects += _effect(name, compare(restored, plain, "test"), len(plain))
+        effects += _effect(name, compare(restored, plain, "test", same_runs=True), len(plain))
     test = (
         f"In-domain accuracy with {LEVEL} of the elements restored (or the level nearest to it) less without, for "
-        "each restored training; questions paired. The level is fixed beforehand: all ten models of the paper’s "
-        "Table 4a gain there."
+        "each restored training; questions and seeds paired. The level is fixed beforehand: all ten models of the "
+        "paper’s Table 4a gain there."
     )
     return test, unnecessary(together(effects))
 
 
 def _gain(report: Report, entry: tuple[Group, str, list[Model], list[Model]]) -> tuple[Difference, int] | None:
     _, _, restored, plain = entry
-    found = compare(restored, plain, "test")
+    found = compare(restored, plain, "test", same_runs=True)
     return (found, len(plain)) if found else None
 
 

@@ -16,6 +16,7 @@ from sftknow.report import (
     divergence_tables,
     facts_sheet,
     figures,
+    mastery_figures,
     paired_tables,
     paper_tables,
     parameter_figures,
@@ -25,9 +26,9 @@ from sftknow.report import (
     tables,
 )
 from sftknow.report.advice import advice
-from sftknow.report.collect import Report, collect
+from sftknow.report.collect import collect
+from sftknow.report.contents import Missing, Report
 from sftknow.report.findings import findings
-from sftknow.report.gaps import Missing
 from sftknow.report.layout import (
     Figure,
     Section,
@@ -101,9 +102,9 @@ def compose(report: Report) -> list[Section]:
             [
                 tables.distribution,
                 paper_tables.other_models,
-                figures.distribution,
+                mastery_figures.distribution,
                 paired_tables.edges,
-                figures.exposure,
+                mastery_figures.exposure,
                 tables.exposure,
             ],
         ),

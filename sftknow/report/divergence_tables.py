@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Literal
 
 from sftknow.records import GroupDivergence
-from sftknow.report.collect import Report
+from sftknow.report.contents import Report
+from sftknow.report.entries import MANY_ROWS, cell_title, share_entry, whole, words
 from sftknow.report.examples import MovedExample
 from sftknow.report.layout import Column, Entry, Table
-from sftknow.report.tables import MANY_ROWS, cell_title, share_entry, whole, words
 
 
 def divergence(report: Report) -> Table | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,30 @@ class MovedExample:
     tuned_answer_rank: int
     kl: float
     """KL(fine-tuned ‖ base) over the ten likeliest tokens, in nats."""
+
+
+class FactDivergences:
+    """The divergence of each fact of a bucket under one fine-tuned model, read at first use.
+
+    Args:
+        folder: the model's divergence.
+        bucket: mastery bucket.
+    """
+
+    def __init__(self, folder: Path, bucket: int) -> None:
+        self._path, self._bucket = folder / "examples.parquet", bucket
+
+    @cached_property
+    def values(self) -> Mapping[str, float]:
+        """By fact, in nats; empty where single facts were not kept. Raises RunError where the file is damaged."""
+        if not self._path.is_file():
+            return {}
+        try:
+            table = pq.read_table(self._path, columns=["fact_id", "kl"], filters=[("bucket", "=", self._bucket)])
+        except (pa.ArrowException, OSError) as error:
+            raise RunError(f"{self._path} cannot be read ({error}); delete it and start the run again") from None
+        pairs = zip(table["fact_id"].to_pylist(), table["kl"].to_pylist(), strict=True)
+        return {fact_id: kl for fact_id, kl in pairs if kl is not None and np.isfinite(kl)}
 
 
 _COLUMNS = list(MovedExample.__dataclass_fields__)

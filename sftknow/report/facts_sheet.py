@@ -10,9 +10,9 @@ import numpy as np
 
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import group_task, groups, leaf_task, metric, source_title
-from sftknow.report.collect import BASE, Report
+from sftknow.report.contents import BASE, Report
+from sftknow.report.entries import percent, plus_minus, signed, words
 from sftknow.report.layout import Column, Entry, Table
-from sftknow.report.tables import percent, plus_minus, signed, words
 
 PAPER_TRIES = 210
 """21 statements × 10 samples (paper, 3.3)."""
@@ -74,7 +74,6 @@ def _sizes(report: Report) -> str:
 def sheet(report: Report) -> Table | None:
     """The run in a few lines."""
     lines: list[tuple[str, str]] = []
-    sft: Mapping[str, Any] = next((m["sft"].get("recipe", {}) for m in report.manifests.values() if m.get("sft")), {})
     base: Mapping[str, Any] = next(
         (m["base"] for m in report.manifests.values() if isinstance(m.get("base"), Mapping)), {}
     )
@@ -97,11 +96,10 @@ def sheet(report: Report) -> Table | None:
         lines.append(("Trained on", ", ".join(sources.values())))
         lines.append(("Training facts", _sizes(report)))
         lines.append(("Seeds", ", ".join(str(s) for s in sorted({c.seed for c in report.cells.values()}))))
-    if sft:
-        lines.append(("Fine-tuning", ", ".join(f"{k.replace('_', ' ')} {_short(v)}" for k, v in sft.items())))
+    lines += _fine_tuning(report)
     lines += [("Region of parameters", region) for region in sorted({c.region for c in report.changes.values()})]
     rankings = {
-        f"{plan.get('strategy', 'top')}, ε {_short(plan.get('epsilon', 'unknown'))}, "
+        f"{plan.get('strategy', 'top')} by relative change, ε {_short(plan.get('epsilon', 'unknown'))}, arithmetic "
         f"{plan.get('arithmetic', 'float32')}"
         for plan in report.plans.values()
     }
@@ -114,7 +112,44 @@ def sheet(report: Report) -> Table | None:
 
 
 def _short(value: Any) -> str:
+    """A setting as a person would write it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_short(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return " and ".join(_short(item) for item in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _fine_tuning(report: Report) -> list[tuple[str, str]]:
+    """How the models were trained: the settings of the first, and where others differ from it, what differs."""
+    lines: list[tuple[str, str]] = []
+    plain: Mapping[str, Any] = {}
+    told: set[str] = set()
+    for name in sorted(report.manifests, key=report.order):
+        sft: Mapping[str, Any] = (report.manifests[name].get("sft") or {}).get("recipe") or {}
+        if sft and not plain:
+            plain = sft
+            lines.append(("Fine-tuning", _settings(sft)))
+        other = _settings({key: value for key, value in sft.items() if plain.get(key) != value})
+        cell = report.cells.get(name)
+        title = source_title(cell.source, cell.bucket) if cell else name
+        if other and f"{title} {other}" not in told:
+            told.add(f"{title} {other}")
+            lines.append((f"Fine-tuning, {title}", f"as above, but {other}"))
+    return lines
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    """Settings in one line, without those that nobody set."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found.append(f"{key} ({_short(value)})")
+        elif value is not None:
+            found.append(f"{key.replace('_', ' ')} {_short(value)}")
+    return ", ".join(found)
 
 
 def _pairs(id: str, title: str, note: str, lines: Sequence[tuple[str, str]], *, folded: bool) -> Table | None:

@@ -12,7 +12,6 @@ from sftknow.report.aggregate import (
     Difference,
     Group,
     compare,
-    divergence_points,
     estimate,
     exposure_bins,
     group_models,
@@ -20,10 +19,11 @@ from sftknow.report.aggregate import (
     groups,
     spearman,
 )
-from sftknow.report.collect import BASE, Report, level_share
+from sftknow.report.contents import BASE, Report, level_share
+from sftknow.report.divergence_statistics import rank_correlation, training_points
+from sftknow.report.entries import cell_phrase
 from sftknow.report.layout import finite
 from sftknow.report.parameter_tables import shown_change
-from sftknow.report.tables import cell_phrase
 
 
 def findings(report: Report) -> dict[str, Any]:
@@ -157,8 +157,8 @@ def _divergence(report: Report) -> dict[str, Any]:
         "least": {"title": cell_phrase(report, least), "nats": low.mean},
         "most": {"title": cell_phrase(report, most), "nats": high.mean},
     }
-    points = divergence_points(report)
-    related = spearman([kl for _, kl, _ in points], [right for _, _, right in points])
+    points = training_points(report)
+    related = rank_correlation(points)
     if related:
         part["rank_correlation"] = to_json(related)
     return part

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from sftknow.report.contents import BASE, Missing, Report
 from sftknow.report.extras import layer_range
-
-if TYPE_CHECKING:
-    from sftknow.report.collect import Report
-
-BASE = "base"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Missing:
-    """A part that this run does not have."""
-
-    what: str
-    where: str
-    """The artifact that would have held it, or the way to get it."""
 
 
 def missing(report: Report) -> tuple[Missing, ...]:
@@ -38,11 +25,80 @@ def missing(report: Report) -> tuple[Missing, ...]:
         (report.choice is None, "the chosen restoration level", "choice.json"),
     )
     gaps = [Missing(what=what, where=where) for absent, what, where in checks if absent]
-    unscored = sorted(set(report.manifests) - set(report.models), key=report.order)
-    unscored = [name for name in unscored if name in report.cells or name == BASE]
-    if unscored and tuned:
-        gaps.append(Missing(what=f"the accuracy of {', '.join(unscored)}", where="evaluation/<cell>/scores.json"))
+    for absent, what, where in _single(report, bool(tuned)):
+        if absent:
+            gaps.append(Missing(what=f"{what} {_some(absent)}", where=where))
     return tuple(gaps)
+
+
+def _single(report: Report, scored: bool) -> list[tuple[list[str], str, str]]:
+    """Single models that a part lacks which others have: names, the part, and where it would be."""
+    asked = asked_cells(report.recipe)
+    known = [name for name in report.manifests if name in report.cells]
+    untrained = [name for name in asked if name not in report.manifests and name not in report.models]
+    unscored = [name for name in known if name not in report.models] if scored else []
+    unmoved = [name for name in known if name not in report.divergences] if report.divergences else []
+    unranked = [name for name in known if name not in report.changes] if report.changes else []
+    return [
+        (untrained if known else [], "the training of", "models/<cell>/"),
+        (sorted(unscored, key=report.order), "the accuracy of", "evaluation/<cell>/scores.json"),
+        (sorted(unmoved, key=report.order), "the token divergence of", "divergence/<cell>/divergence.json"),
+        (sorted(unranked, key=report.order), "the change of parameters of", "changes/<cell>/changes.json"),
+        (_unrestored(report), "the accuracy after restoring", "evaluation/<cell>@<level>/scores.json"),
+        (_layers_unscored(report), "the accuracy after restoring whole layers of", "evaluation/<cell>@layers-<range>/"),
+        (_tasks_unscored(report), "other tasks:", "ability/general_ability.json"),
+    ]
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    """A list that stays readable."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _section(recipe: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    found = (recipe or {}).get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def asked_cells(recipe: Mapping[str, Any] | None) -> list[str]:
+    """Names of the cells that a run's recipe asks for; none where it does not say its seeds, sizes and buckets."""
+    grid = _section(recipe, "grid")
+    if not all(isinstance(grid.get(key), list) for key in ("buckets", "sizes", "seeds")):
+        return []
+    sources = [f"b{bucket}" for bucket in grid["buckets"]] + [s for s in ("mixed", "lora") if grid.get(s)]
+    return [f"{source}-n{size}-s{seed}" for source in sources for size in grid["sizes"] for seed in grid["seeds"]]
+
+
+def _unrestored(report: Report) -> list[str]:
+    """Levels that the recipe asks for and a restored cell lacks, and cells it names that have none."""
+    if not report.restored_cells:
+        return []
+    section = _section(report.recipe, "restore")
+    levels = section.get("levels") or _section(report.recipe, "parameters").get("levels") or []
+    named = section.get("cells")
+    cells = asked_cells(report.recipe) if named == "all" else [c for c in named or [] if c != "best"]
+    cells = sorted({*report.restored_cells, *(cells if named != "best" else [])}, key=report.order)
+    lacking = []
+    for cell in cells:
+        found = report.restored(cell)
+        absent = [str(level) for level in levels if str(level) not in found]
+        if absent:
+            lacking.append(cell if len(absent) == len(levels) else f"{cell} ({', '.join(absent)})")
+    return lacking
+
+
+def _layers_unscored(report: Report) -> list[str]:
+    section = _section(report.recipe, "restore")
+    if not section.get("layers"):
+        return []
+    named = section.get("layer_cells")
+    cells = report.restored_cells if named is None else [c for c in named if c != "best"]
+    return [cell for cell in cells if not report.layer_ranges(cell)]
+
+
+def _tasks_unscored(report: Report) -> list[str]:
+    return [str(task) for task in _section(report.recipe, "general").get("tasks") or [] if task not in report.ability]
 
 
 def unasked(report: Report) -> tuple[Missing, ...]:
@@ -59,18 +115,17 @@ def unasked(report: Report) -> tuple[Missing, ...]:
             "add train to evaluation.splits in the recipe",
         ),
         (
-            not report.ability,
+            not report.ability and not _tasks_unscored(report),
             "other tasks (Table 5)",
-            "sftknow ability BASE --tasks xsum,gsm8k --data TASK=FOLDER --out RUN/ability",
+            "general.tasks and general.data; or sftknow ability BASE --tasks xsum,gsm8k --size 1920 --out RUN/ability",
         ),
         ("mixed" not in sources, "the mixed draw (Table 7)", "grid.mixed: true"),
         ("lora" not in sources, "LoRA (Table 7)", "grid.lora: true"),
         (not baselines, "a model to compare with, such as an instruct version (Table 7)", "grid.baselines"),
         (
-            not ranges,
+            not ranges and not _section(report.recipe, "restore").get("layers"),
             "whole layers restored (Table 11)",
-            "sftknow restore BASE MODEL --layer-sweep 4 --out DIR, then sftknow evaluate DIR/layers-0-3 with --out "
-            "RUN/evaluation/<cell>@layers-0-3, and so on",
+            "restore.layers, the number of layers to set back at a time",
         ),
         (bool(sources) and not several, "the spread over training draws", "several grid.seeds"),
     )

@@ -81,6 +81,14 @@ class Table:
             raise ValueError(f"table {self.id}: a row does not fit the columns")
 
     @property
+    def text_columns(self) -> tuple[bool, ...]:
+        """For each column whether it holds words and no number at all."""
+        return tuple(
+            self.words or place == 0 or all(row[place].value is None for row in self.rows)
+            for place in range(len(self.columns))
+        )
+
+    @property
     def header_groups(self) -> list[tuple[str, int]]:
         """(group heading, number of columns) in order; empty where no column has a group."""
         if not any(c.group for c in self.columns):
@@ -174,7 +182,7 @@ def table_markdown(table: Table) -> str:
         return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
 
     body = [line([f"**{e.whole}**" if e.strong else e.whole for e in row]) for row in table.rows]
-    align = [":--" if table.words or i == 0 else "--:" for i in range(len(table.columns))]
+    align = [":--" if text else "--:" for text in table.text_columns]
     head = [line([c.whole for c in table.columns]), "| " + " | ".join(align) + " |"]
     return "\n".join([f"**{table.title}**", "", *head, *body, "", table.note, ""])
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from sftknow.records import ParameterChange
-from sftknow.report.collect import level_share
+from sftknow.report.contents import level_share
 from sftknow.report.layout import Panel
 from sftknow.report.parameter_figures import enrichment_panel
 from sftknow.report.style import LOOKS, drawing, legend_below, to_panel

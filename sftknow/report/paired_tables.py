@@ -14,11 +14,11 @@ from sftknow.paired import PairedCounts, mcnemar, stratified_mcnemar
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import SPLIT_TITLES, estimate, group_models, group_task, groups, large_size
 from sftknow.report.claims import REFERENCE
-from sftknow.report.collect import BASE, Model, Report
+from sftknow.report.contents import BASE, Model, Report, level_of_folder
+from sftknow.report.entries import cell_title, percent, share_entry, signed, whole, words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.outcomes import Shared, shared_outcomes
 from sftknow.report.strategy_tables import choosing_split
-from sftknow.report.tables import cell_title, percent, share_entry, signed, whole, words
 
 EXAMPLES = 6
 """Questions shown for each way and pair."""
@@ -82,7 +82,7 @@ def pairs(report: Report) -> list[Pair]:
 def _title(report: Report, name: str) -> str:
     owner, at, level = name.partition("@")
     title = "base model" if owner == BASE else cell_title(report, owner)
-    return f"{title}, {level.replace('pct', ' %').replace('of', '/')} restored" if at else title
+    return f"{title}, {level_of_folder(level)} restored" if at else title
 
 
 def counts(shared: Shared) -> list[PairedCounts]:

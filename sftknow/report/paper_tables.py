@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import SPLIT_TITLES
-from sftknow.report.collect import Report
+from sftknow.report.contents import Report
+from sftknow.report.entries import words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.paper import distributions
-from sftknow.report.tables import words
+
+
+def _by_size(model: tuple[str, object]) -> tuple[str, int]:
+    """Sort key: the family, then the size in its name, such as ``LLaMA-2-13B``."""
+    family, _, size = model[0].rpartition("-")
+    return family, int(size.rstrip("B"))
 
 
 def other_models(report: Report) -> Table | None:
@@ -18,7 +24,7 @@ def other_models(report: Report) -> Table | None:
     lines = [(f"this run: {report.base_name or graded.graded_by}", {
         split: [counts[b] for b in BUCKETS] for split, counts in graded.counts.items() if sum(counts.values())
     })]  # fmt: skip
-    lines += [(f"paper: {name}", dict(found)) for name, found in sorted(distributions().items())]
+    lines += [(f"paper: {name}", dict(found)) for name, found in sorted(distributions().items(), key=_by_size)]
     splits = [s for s in ("train", "test", "testood") if s in lines[0][1]]
     if not splits:
         return None

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from sftknow.records import ParameterChange
 from sftknow.report.aggregate import SPLIT_TITLES, estimate, group_task, groups, metric
-from sftknow.report.collect import BASE, Model, Report, level_share
+from sftknow.report.contents import BASE, Model, Report, level_share
+from sftknow.report.entries import cell_title, scored_splits
 from sftknow.report.layout import Figure, Panel, Value
 from sftknow.report.parameter_tables import shares, shown_change
 from sftknow.report.style import INK, LOOKS, MUTED, drawing, legend_below, line_with_bars, look, to_panel
-from sftknow.report.tables import cell_title, scored_splits
 
 MOST_LINES = 7
 """Lines of one drawing."""
@@ -32,6 +32,7 @@ def enrichment_panel(change: ParameterChange, kind: str) -> Panel:
     keys = [key for key, _, _ in rows]
     title = f"Enrichment by {kind}"
     said = []
+    said_values = [1.0]
     numbers = all(k.isdigit() for k in keys)
     with drawing() as (figure, axes):
         for place, level in enumerate(_levels_shown(change)):
@@ -45,6 +46,7 @@ def enrichment_panel(change: ParameterChange, kind: str) -> Panel:
                 linestyle="-" if numbers else "none",
                 label=f"top {level}",
             )
+            said_values += values
             said.append(f"top {level}: " + ", ".join(f"{k} {v:.2f}" for k, v in zip(keys, values, strict=True)))
         axes.axhline(1, color=INK, linewidth=1, linestyle=(0, (1, 1.5)), label="as its size")
         step = max(1, len(keys) // 12) if numbers else 1
@@ -54,7 +56,9 @@ def enrichment_panel(change: ParameterChange, kind: str) -> Panel:
             for label in axes.get_xticklabels():
                 label.set_horizontalalignment("right")
         axes.set_xlim(-0.5, len(keys) - 0.5)
-        axes.set_ylim(bottom=0)
+        low, high = min(said_values), max(said_values)
+        room = 0.1 * max(high - low, 0.2)  # differences of a few per cent are not blown up to fill the drawing
+        axes.set_ylim(max(0.0, min(low, 0.9) - room), max(high, 1.1) + room)
         axes.set_xlabel(kind)
         axes.set_ylabel("enrichment (1 = as its size)")
         legend_below(figure, axes)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sftknow.records import LevelStatistics, ParameterChange
 from sftknow.report.aggregate import groups
-from sftknow.report.collect import Cell, Report, level_share
+from sftknow.report.contents import Cell, Report, level_share
+from sftknow.report.entries import MANY_ROWS, cell_title, percent, share_entry, whole, words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.paper import PATTERN, nearest_size, table
-from sftknow.report.tables import MANY_ROWS, cell_title, percent, share_entry, whole, words
 
 
 def _levels(changes: Mapping[str, ParameterChange]) -> list[str]:
@@ -34,10 +34,13 @@ def concentration(report: Report) -> Table | None:
         return None
     levels = _levels(report.changes)
     rows = []
-    several = False
+    several = apart = False
     for title, names in _analysed(report):
         several = several or len(names) > 1
         for kind, field in (("all", "concentration"), ("base ≠ 0", "concentration_nonzero_base")):
+            if kind != "all" and not _nonzero_differs(report, names):
+                continue
+            apart = apart or kind != "all"
             entries = []
             for level in levels:
                 at_level = [s for name in names if (s := _at(report.changes[name], level)) is not None]
@@ -48,19 +51,30 @@ def concentration(report: Report) -> Table | None:
                     entry = _beside_change(report, entry, cell, level)
                 entries.append(entry)
             rows.append((words(title), words(kind), *entries))
+    if not apart:
+        rows = [(title, *entries) for title, _, *entries in rows]
     return Table(
         id="table-3-concentration",
         title="Table 3 · Concentration of change",
-        note="Share of the summed relative change r that lies in the most changed elements. The lines “base ≠ 0” "
-        "leave out elements that were exactly 0 in the base: their r is a division by ε alone and can outweigh "
-        "everything else." + (" Means over seeds." if several else "") + report.beside.legend(3),
+        note="Share of the summed relative change r that lies in the most changed elements. Elements that were exactly "
+        "0 in the base have an r that is a division by ε alone and can outweigh everything else. "
+        + ("The lines “base ≠ 0” leave them out" if apart else "Leaving them out changes no number here")
+        + (", where that changes a number." if apart else ".")
+        + (" Means over seeds." if several else "")
+        + report.beside.legend(3),
         columns=(
             Column(title="Trained on"),
-            Column(title="Elements"),
+            *((Column(title="Elements"),) if apart else ()),
             *(Column(title=level, group="Share of the change (%) in the top …") for level in levels),
         ),
         rows=tuple(rows),
     )
+
+
+def _nonzero_differs(report: Report, names: Sequence[str]) -> bool:
+    """Whether leaving out the elements that were 0 in the base changes a number as it is printed."""
+    found = [s for name in names for s in report.changes[name].levels]
+    return any(percent(s.concentration) != percent(s.concentration_nonzero_base) for s in found)
 
 
 def _beside_change(report: Report, entry: Entry, cell: Cell, level: str) -> Entry:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sftknow.report.aggregate import SPLIT_TITLES, SURE, Difference, compare, estimate, group_task, groups, metric
-from sftknow.report.collect import Cell, Model, Report, level_share
+from sftknow.report.contents import Cell, Model, Report, level_share
+from sftknow.report.entries import cell_title, estimate_entry, percent, signed, whole, words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.paper import nearest_size, table
-from sftknow.report.tables import cell_title, estimate_entry, percent, signed, whole, words
 
 
 def tone(difference: Difference) -> str:
@@ -90,7 +90,8 @@ def _restored(
         return words("not run")
     spread = f"± {percent(here.error)}" if here.over_seeds else ""
     extra = {"spread over seeds": 100 * here.error} if here.over_seeds else {}
-    moved = compare([m for m, _ in pairs], [plain for _, plain in pairs], split) if level != "0%" else None
+    plain = [model for _, model in pairs]
+    moved = compare([m for m, _ in pairs], plain, split, same_runs=True) if level != "0%" else None
     if moved is None:
         return Entry(text=percent(here.value), note=spread, value=100 * here.value, extra=extra)
     return Entry(

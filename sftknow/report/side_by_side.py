@@ -11,14 +11,14 @@ from sftknow.errors import RunError
 from sftknow.records import BUCKETS
 from sftknow.report import claims, facts_sheet, figures, restoration_tables
 from sftknow.report.aggregate import SPLIT_TITLES, estimate, group_models, group_task, groups, large_size
-from sftknow.report.collect import BASE, Report, collect, level_share
+from sftknow.report.collect import collect
 from sftknow.report.compose import FORMAT, render, write_files, write_pages
+from sftknow.report.contents import BASE, Missing, Report, level_share
+from sftknow.report.entries import estimate_entry, percent, share_entry, signed, whole, words
 from sftknow.report.findings import findings
-from sftknow.report.gaps import Missing
 from sftknow.report.layout import Column, Entry, Figure, Section, Table, figure_json, table_json
 from sftknow.report.paper import distributions
 from sftknow.report.parameter_tables import shown_change
-from sftknow.report.tables import estimate_entry, percent, share_entry, signed, whole, words
 from sftknow.storage.artifacts import write_json, write_text
 
 Runs = Mapping[str, Report]
@@ -251,10 +251,12 @@ def by_size(runs: Runs) -> Figure | None:
         for panel in figure.panels[:1]
     ]
     first = next(iter(drawn.values()))
+    notes = {figure.note for figure in drawn.values()}
     return Figure(
         id="figure-2-accuracy",
         title="Figure 2 · Accuracy against training size, in-domain",
-        note="Each panel has axes of its own. " + first.note,
+        note="Each panel has axes of its own. "
+        + (first.note if len(notes) == 1 else " ".join(f"{name}: {figure.note}" for name, figure in drawn.items())),
         panels=tuple(panels),
         columns=("run", *first.columns),
         rows=tuple((name, *row) for name, figure in drawn.items() for row in figure.rows),

@@ -17,11 +17,8 @@ from sftknow.report.aggregate import (
     groups,
     large_size,
 )
-from sftknow.report.collect import BASE, Model, Report, level_share
-from sftknow.report.layout import Column, Entry, Table
-from sftknow.report.paper import table
-from sftknow.report.restoration_tables import tone
-from sftknow.report.tables import (
+from sftknow.report.contents import BASE, Model, Report, level_share
+from sftknow.report.entries import (
     cell_title,
     estimate_entry,
     percent,
@@ -30,6 +27,9 @@ from sftknow.report.tables import (
     signed,
     words,
 )
+from sftknow.report.layout import Column, Entry, Table
+from sftknow.report.paper import table
+from sftknow.report.restoration_tables import tone
 
 Candidate = tuple[str, list[Model]]
 """What it is in words, and its models (one a seed)."""
@@ -103,7 +103,7 @@ def strategies(report: Report) -> Table | None:
             same = report.beside.has(7) and (key in ("instruct", "mixed", "lora") or largest == 1920)
             entries.append(report.beside.entry(entry, printed, number=7, same=same))
         rows.append((words(title), words(name), *entries))
-    where = SPLIT_TITLES[choosing_split(report)]
+    where = {"dev": "dev split"}.get(split := choosing_split(report), SPLIT_TITLES[split])
     return Table(
         id="table-7-strategies",
         title="Table 7 · Ways to fine-tune",
@@ -183,6 +183,12 @@ def other_tasks(report: Report) -> Table | None:
     )
 
 
+def _range_title(layers: str) -> str:
+    """``3-3`` is one layer, ``3``; other ranges as they are."""
+    first, _, last = layers.partition("-")
+    return first if first == last else layers
+
+
 def layer_ranges(report: Report) -> Table | None:
     """Table 11: accuracy with whole layers set back to the base's."""
     swept = {name: found for name in sorted(report.cells, key=report.order) if (found := report.layer_ranges(name))}
@@ -222,7 +228,7 @@ def layer_ranges(report: Report) -> Table | None:
         columns=(
             Column(title="Trained on"),
             Column(title="none", group="Restored layers", unit="%"),
-            *(Column(title=r, group="Restored layers", unit="%") for r in ranges),
+            *(Column(title=_range_title(r), group="Restored layers", unit="%") for r in ranges),
         ),
         rows=tuple(rows),
         stacked=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +100,11 @@ def look(bucket: int | None, source: str = "mixed") -> Look:
     if bucket is not None:
         return LOOKS[bucket]
     return LOOKS[5] if source == "mixed" else LOOKS[6]
+
+
+def sentence(parts: Iterable[str]) -> str:
+    """Parts of a picture's description in one sentence."""
+    return "; ".join(parts) + "."
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sftknow.report.tables import percent, plus_minus, signed
+from sftknow.report.entries import percent, plus_minus, signed
 
 
 def plain_words(results: Mapping[str, Any]) -> list[str]:
@@ -142,7 +142,7 @@ def _say_divergence(part: Mapping[str, Any]) -> list[str]:
     related = part.get("rank_correlation")
     if related:
         low, high = related["low"], related["high"]
-        numbers = f"rank correlation {plus_minus(related['rho'])} over {related['count']} models"
+        numbers = f"rank correlation {plus_minus(related['rho'])} over {related['count']} trainings"
         if low is None:
             return [*said, f"Divergence and accuracy on bucket 4: {numbers}, too few or too regular for an interval."]
         numbers += f", 95 % interval {plus_minus(low)} to {plus_minus(high)}"

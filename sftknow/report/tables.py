@@ -23,74 +23,13 @@ from sftknow.report.aggregate import (
     groups,
     large_size,
     leaf_task,
-    metric,
-    phrase,
-    source_title,
 )
-from sftknow.report.collect import BASE, Model, Report, level_share
+from sftknow.report.contents import BASE, Model, Report, level_share
+from sftknow.report.entries import cell_title, estimate_entry, scored_splits, share_entry, whole, words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.paper import SIZES, distributions, table
 
-MINUS = "\N{MINUS SIGN}"
-MANY_ROWS = 24
-"""Tables with a line a model are shown closed beyond this."""
-
 METRIC_TITLES = {"acc": "contains", "acc_word": "whole word", "exact_match": "exact"}
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """A share as a percentage without its sign; not-a-number in words."""
-    return f"{100 * share:.{digits}f}" if math.isfinite(share) else "undefined"
-
-
-def signed(share: float) -> str:
-    """A difference of shares in percentage points, always with its sign; one that rounds to nothing has ±."""
-    text = f"{abs(100 * share):.1f}"
-    if float(text) == 0:
-        return f"±{text}"
-    return f"+{text}" if share > 0 else f"{MINUS}{text}"
-
-
-def plus_minus(number: float) -> str:
-    """A coefficient with two decimals, always with its sign."""
-    return f"{number:+.2f}".replace("-", MINUS)
-
-
-def words(text: str) -> Entry:
-    """An entry of words."""
-    return Entry(text=text or "none")
-
-
-def whole(number: int) -> Entry:
-    """A count."""
-    return Entry(text=f"{number:,}", value=int(number))
-
-
-def share_entry(share: float, digits: int = 1) -> Entry:
-    return Entry(text=percent(share, digits), value=100 * share if math.isfinite(share) else None)
-
-
-def cell_title(report: Report, name: str) -> str:
-    """A cell in words, such as ``bucket 2, 240 facts``; the seed is named where the run has several."""
-    cell = report.cells.get(name)
-    if cell is None:
-        return name
-    title = f"{source_title(cell.source, cell.bucket)}, {cell.size:,} facts"
-    return f"{title}, seed {cell.seed}" if len({c.seed for c in report.cells.values()}) > 1 else title
-
-
-def cell_phrase(report: Report, name: str) -> str:
-    """A cell in running text, such as ``240 facts of bucket 2``; the seed is named where the run has several."""
-    cell = report.cells.get(name)
-    if cell is None:
-        return name
-    text = phrase(cell.source, cell.bucket, cell.size)
-    return f"{text} (seed {cell.seed})" if len({c.seed for c in report.cells.values()}) > 1 else text
-
-
-def scored_splits(report: Report, wanted: Sequence[str]) -> list[str]:
-    """Those of the splits that at least one model was scored on."""
-    return [s for s in wanted if any(metric(m, group_task(s)) for m in report.models.values())]
 
 
 def distribution(report: Report) -> Table | None:
@@ -173,19 +112,6 @@ def exposure(report: Report) -> Table | None:
     )
 
 
-def estimate_entry(found: Estimate | None, *, best: bool = False, spread: bool = True) -> Entry:
-    if found is None:
-        return words("no questions")
-    kind = "spread over seeds" if found.over_seeds else "standard error"
-    return Entry(
-        text=percent(found.value),
-        note=f"± {percent(found.error)}" if spread else "",
-        value=100 * found.value,
-        extra={kind: 100 * found.error},
-        strong=best,
-    )
-
-
 Line = tuple[str, int, list[Model]]
 """Training source, facts, models (one a seed)."""
 
@@ -259,6 +185,7 @@ def _accuracy_table(
     ]
     found = {t: [estimate(models, t) for _, _, models in lines] for _, t in tasks}
     several = any(len(models) > 1 for _, _, models in lines)
+    several_sizes = len({size for _, size, _ in lines} - {0}) > 1
     rows = []
     for place, (source, size, models) in enumerate(lines):
         entries = []
@@ -269,7 +196,8 @@ def _accuracy_table(
             value = theirs[split][column % (len(BUCKETS) + 1)][0] if split in theirs else None
             entry = estimate_entry(here, best=best)
             entries.append(report.beside.entry(entry, value, number=2, same=size == max(SIZES)))
-        rows.append((words(source), whole(size), whole(len(models)), *entries))
+        sizes = (whole(size),) if several_sizes else ()
+        rows.append((words(source), *sizes, whole(len(models)), *entries))
     spread = (
         "Behind ±: the standard deviation over seeds where a line has several, else the standard error over questions."
     )
@@ -279,8 +207,13 @@ def _accuracy_table(
         note="Greedy answers to questions; correct if the output contains the answer or a synonym. The mean is the "
         "plain mean of the five buckets. "
         f"{spread if several else 'Behind ±: the standard error over questions.'} Bold: the best fine-tuned "
-        f"line of a column.{report.beside.legend(2) + ' At 1,920 facts.' if printed else ''}",
-        columns=(Column(title="Trained on"), Column(title="Facts"), Column(title="Seeds"), *columns),
+        f"line of a column.{report.beside.legend(2) + ' Its numbers are at 1,920 facts.' if printed else ''}",
+        columns=(
+            Column(title="Trained on"),
+            *((Column(title="Facts"),) if several_sizes else ()),
+            Column(title="Seeds"),
+            *columns,
+        ),
         rows=tuple(rows),
         stacked=True,
         folded=folded,

@@ -130,10 +130,15 @@ class Site:
         console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
         return Seen(facts=json.loads(html.unescape(found[1])), console=console)
 
-    def screenshot(self, page: str, width: int, height: int, out: Path, *, dark: bool = False) -> None:
-        """A PNG of the top of a page as it looks in a window so wide."""
+    def screenshot(
+        self, page: str, width: int, height: int, out: Path, *, dark: bool = False, unfold: bool = False
+    ) -> None:
+        """A PNG of a page as it looks in a window so wide, from its top or from the part that ``#id`` names.
+
+        Below 500 CSS pixels the picture is 500 wide; the page takes its left part.
+        """
         size = f"--window-size={max(width, 500)},{height}"
-        self._framed(page, width, height, False, f"--screenshot={out}", size, "--virtual-time-budget=8000", dark=dark)
+        self._framed(page, width, height, unfold, f"--screenshot={out}", size, "--virtual-time-budget=8000", dark=dark)
 
     def pdf(self, page: str, out: Path) -> None:
         """The page as printed."""

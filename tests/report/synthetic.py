@@ -273,11 +273,11 @@ def synthetic_run(
         write_json(folder / "changes" / name / "plan.json", plan)
     worst = f"b{buckets[0]}-n{sizes[-1]}-s{seeds[0]}"
     by_name = {name: (bucket, size) for name, bucket, size, _ in names}
-    for name in restored if restored is not None else (worst,):
+    for draw, name in enumerate(restored if restored is not None else (worst,)):
         bucket, size = by_name[name]
         for place, level in enumerate(LEVELS):
             right = {b: chance(bucket, size, b, float(level[:-1]) / 100) for b in BUCKETS}
-            evaluation(folder, f"{name}@{level.replace('%', 'pct')}", rows, right, splits, 500 + place)
+            evaluation(folder, f"{name}@{level.replace('%', 'pct')}", rows, right, splits, 5000 + 10 * draw + place)
     if restored is None or worst in restored:
         write_json(folder / "choice.json", {"cell": worst, "level": "20%", "chosen_on": "dev", "dev": {}, "test": {}})
     return folder

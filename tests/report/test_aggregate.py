@@ -22,7 +22,8 @@ from sftknow.report.aggregate import (
     spearman,
     wrong_bins,
 )
-from sftknow.report.collect import Exposed, Report, collect
+from sftknow.report.collect import collect
+from sftknow.report.contents import Exposed, Report
 
 
 @pytest.fixture(scope="module")

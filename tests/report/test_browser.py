@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.report.browser import Site, assert_sound, find_browser
+from tests.report.screenshots import MOST_BYTES, Shot, take
 
 pytestmark = [
     pytest.mark.browser,
@@ -35,6 +38,15 @@ def test_faults_are_seen(rich_page: Path, tmp_path: Path) -> None:
     assert seen.facts["blank"] == 1
     assert any("odd" in entry for entry in seen.console)
     assert any("broken" in entry for entry in [*seen.console, *seen.facts["errors"]])
+
+
+def test_pictures_for_a_readme(rich_page: Path, tmp_path: Path) -> None:
+    shots = (Shot(name="claims", anchor="claims", height=500), Shot(name="phone", width=360, height=400, dark=True))
+    light, dark = take(rich_page.parent, shots, tmp_path)
+    with Image.open(light) as one, Image.open(dark) as two:
+        assert (one.width, two.width) == (1280, 360)
+        assert np.asarray(one.convert("L")).mean() > 200 > 90 > np.asarray(two.convert("L")).mean()
+    assert light.stat().st_size < MOST_BYTES
 
 
 def test_it_prints(rich_page: Path, tmp_path: Path) -> None:

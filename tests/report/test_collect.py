@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from sftknow.errors import RunError
-from sftknow.report.collect import collect, level_of_folder, level_share
+from sftknow.report.collect import collect
+from sftknow.report.contents import level_of_folder, level_share
 
 
 @pytest.fixture

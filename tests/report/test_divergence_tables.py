@@ -9,7 +9,8 @@ import pytest
 from sftknow.errors import RunError
 from sftknow.records import TokenDivergence
 from sftknow.report import divergence_tables
-from sftknow.report.collect import Report, collect
+from sftknow.report.collect import collect
+from sftknow.report.contents import Report
 from sftknow.report.examples import SHOWN, moved_most
 from sftknow.storage.artifacts import read_json
 
