@@ -19,8 +19,10 @@ from sftknow.errors import ClusterError, RecipeError, RunError
 from sftknow.pipeline.base import BaseModel
 from sftknow.pipeline.cell_stages import CellStages
 from sftknow.pipeline.cells import Cell
+from sftknow.pipeline.launching import SHARDED, plan_launch
 from sftknow.pipeline.replicas import ModelCopy, model_copy, ray_cluster
 from sftknow.pipeline.shared_folder import SharedFolder, marked
+from sftknow.pipeline.training import sft_recipe
 from sftknow.pipeline.workbench import Workbench
 from sftknow.recipes.schema import Recipe
 from sftknow.storage.artifacts import RunDirectory
@@ -113,7 +115,7 @@ def train_on_cluster(
         _check(bench.recipe, folder)
         make = CellWorker(recipe=_anywhere(bench.recipe), folder=folder, model=model_copy(bench.base), base=bench.base)
         began = time.monotonic()
-        outcomes = run_tasks(make, [cell.cell for cell in left], _cluster(bench.recipe), say=bench.say)
+        outcomes = run_tasks(make, [cell.cell for cell in left], cluster_of(bench.recipe), say=bench.say)
         for count, outcome in enumerate(outcomes, start=1):
             name = left[outcome.index].name
             if outcome.failure is not None:
@@ -130,7 +132,7 @@ def train_on_cluster(
 
 
 def _check(recipe: Recipe, folder: SharedFolder) -> None:
-    cluster = _cluster(recipe)
+    cluster = cluster_of(recipe)
     if cluster.address == "local":
         return  # this machine alone, which wrote the mark itself
     wrong = on_every_node(folder, cluster)
@@ -140,12 +142,22 @@ def _check(recipe: Recipe, folder: SharedFolder) -> None:
         raise ClusterError(f"on node {first}{more}: {wrong[first]}")
 
 
-def _cluster(recipe: Recipe) -> Cluster:
+def cluster_of(recipe: Recipe) -> Cluster:
+    """The cluster that a recipe's grid asks for, with as many GPUs a cell as its training has processes on them.
+
+    Raises:
+        RecipeError: the recipe names a single device, or processes that cannot share the batch.
+    """
     device, section = recipe.model.device, recipe.grid.ray
     if ":" in device:
         raise RecipeError(f"Ray gives each worker its GPUs; take model.device cuda in place of {device}")
     if section.gpus_per_replica is None and device == "cpu":
         section = section.model_copy(update={"gpus_per_replica": 0.0})
+    if section.gpus_per_replica is None:
+        # A training in several processes has a GPU for each of them.
+        launch = plan_launch(recipe.accelerate, sft_recipe(recipe.sft))
+        if launch.kind in SHARDED or (device == "cuda" and launch.processes > 1):
+            section = section.model_copy(update={"gpus_per_replica": float(launch.processes)})
     return ray_cluster(section)
 
 

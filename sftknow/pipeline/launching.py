@@ -39,7 +39,9 @@ from sftknow.resources import recipe_folder
 
 JOB, RESULT, REPORTS, LOCK = "job.pickle", "result.pickle", "reports.jsonl", "alive.lock"
 _LOG = "output.log"
-_SHARDED = {"FSDP", "DEEPSPEED"}
+SHARDED = ("FSDP", "DEEPSPEED")
+"""accelerate's ways of spreading one model's weights over several devices."""
+
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 30.0
 """How long the launcher has to end its processes when it is asked to, before it is killed."""
@@ -96,7 +98,7 @@ def check_devices(plan: Launch) -> None:
         MissingExtraError: DeepSpeed is not installed.
     """
     cards = torch.cuda.device_count()
-    if plan.kind in _SHARDED and not cards:
+    if plan.kind in SHARDED and not cards:
         raise DeviceError(f"{plan.kind} needs CUDA devices and there are none; leave accelerate.config out")
     if cards and plan.processes > cards:
         raise DeviceError(f"{plan.processes} processes need as many CUDA devices and there are {cards}; start fewer")

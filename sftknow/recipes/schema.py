@@ -80,7 +80,8 @@ class RaySection(Section):
     """Most workers at once; None for as many as fit."""
     cpus_per_replica: Annotated[float, Field(ge=0)] = 1.0
     gpus_per_replica: Annotated[float, Field(ge=0)] | None = None
-    """None for one where the cluster has GPUs, and for tensor × data parallel with vLLM on CUDA."""
+    """None for one where the cluster has GPUs; for tensor × data parallel with vLLM on CUDA; and for as many as
+    ``accelerate`` has processes where it spreads the weights (FSDP, DeepSpeed) or ``model.device`` is ``cuda``."""
     wait_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long to wait for a node that can hold a worker; more where machines are started on demand."""
 

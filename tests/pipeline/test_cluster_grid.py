@@ -11,7 +11,7 @@ import pytest
 
 from sftknow.cluster import Outcome
 from sftknow.errors import ClusterError, RecipeError, RunError
-from sftknow.pipeline.cluster_grid import LOCKS, check_cluster
+from sftknow.pipeline.cluster_grid import LOCKS, check_cluster, cluster_of
 from sftknow.pipeline.experiment import Experiment
 from sftknow.pipeline.shared_folder import MARK, SharedFolder
 from sftknow.storage.artifacts import RunDirectory
@@ -142,6 +142,22 @@ def test_the_look_at_the_run_directory(tmp_path: Path) -> None:
 def test_one_device_for_all_workers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"take model\.device cuda in place of cuda:1"):
         check_cluster(small_recipe(*RAY, "model.device='cuda:1'"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [
+        ([], None),
+        (["model.device=cpu"], 0.0),
+        (["accelerate.processes=2"], None),
+        (["accelerate.processes=2", "model.device=cuda"], 2.0),
+        (["accelerate.config=fsdp-8b"], 8.0),
+        (["accelerate.config=fsdp-8b", "accelerate.processes=4"], 4.0),
+        (["accelerate.config=fsdp-8b", "grid.ray.gpus_per_replica=16"], 16.0),
+    ],
+)
+def test_a_cell_gets_a_gpu_for_each_process_of_its_training(settings: list[str], gpus: float | None) -> None:
+    assert cluster_of(small_recipe(*RAY, "model.device=auto", "grid.ray.gpus_per_replica=null", *settings)).gpus == gpus
 
 
 def test_a_failure_that_is_no_bug_keeps_no_trace(tmp_path: Path) -> None:
