@@ -21,6 +21,11 @@ import pytest
 from tests.tiny import tiny_llama, tiny_mastery_data, tiny_tokenizer
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than cores: some tests wait for servers, launchers and killed processes."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def entity_questions() -> Path:
     """The EntityQuestions folder, or a skip that says how to get it."""

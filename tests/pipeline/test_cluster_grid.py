@@ -15,7 +15,7 @@ from sftknow.pipeline.cluster_grid import LOCKS, check_cluster, cluster_of
 from sftknow.pipeline.experiment import Experiment
 from sftknow.pipeline.shared_folder import MARK, SharedFolder
 from sftknow.storage.artifacts import RunDirectory
-from tests.pipeline.small_run import run, small_recipe
+from tests.pipeline.small_run import graded_copy, run, small_recipe
 from tests.pipeline.test_experiment import substance
 from tests.ray_cluster import ray_cluster
 
@@ -35,16 +35,6 @@ def same_but_for_the_recipe(one: Path, other: Path) -> None:
     found, expected = substance(one), substance(other)
     assert found.keys() == expected.keys()
     assert [name for name in expected if found[name] != expected[name]] == ["recipe.yaml"]
-
-
-def graded_copy(finished: Path, out: Path) -> Path:
-    """The finished run without anything after the grading."""
-    shutil.copytree(finished, out, symlinks=True)
-    for name in ("models", "evaluation", "divergence", "changes", "restored", "report"):
-        shutil.rmtree(out / name)
-        shutil.rmtree(out / "stages" / name, ignore_errors=True)
-    (out / "choice.json").unlink()
-    return out
 
 
 @pytest.fixture(scope="module")

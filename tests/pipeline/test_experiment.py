@@ -24,7 +24,7 @@ from sftknow.storage.artifacts import RunDirectory
 from sftknow.storage.deltas import materialize
 from sftknow.storage.manifests import dataset_of_model
 from sftknow.storage.mastery_data import MasteryData
-from tests.pipeline.small_run import run, small_recipe
+from tests.pipeline.small_run import graded_copy, run, small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -180,7 +180,7 @@ def test_restored_checkpoints_give_the_scores_of_the_model_in_memory(finished: P
 
 
 def test_small_storage_changes_nothing_but_the_weights_files(finished: Path, tmp_path: Path) -> None:
-    run(tmp_path / "run", "grid.storage=delta", "restore.cells=all")
+    run(graded_copy(finished, tmp_path / "run"), "grid.storage=delta", "restore.cells=all")
     small, full = substance(tmp_path / "run"), substance(finished)
     assert not list((tmp_path / "run" / "models").glob("b[0-9]*/*.safetensors"))
     assert not list((tmp_path / "run" / "models").glob(".*"))
