@@ -18,7 +18,7 @@ def _lines(plan: RunPlan) -> Iterator[str]:
     recipe, now = plan.recipe, plan.now
     yield f"plan of {recipe.name} in {plan.path} (nothing is written there)"
     yield f"  base model: {plan.model_name}" + (
-        f", {plan.model.parameters / 1e6:,.1f} M parameters stored as {plan.model.dtype}" if plan.model else ""
+        f", {_count(plan.model.parameters)} parameters stored as {plan.model.dtype}" if plan.model else ""
     )
     if plan.facts is not None:
         split = ", ".join(f"{count:,} {name}" for name, count in plan.facts.items() if count)
@@ -49,6 +49,12 @@ def _lines(plan: RunPlan) -> Iterator[str]:
         yield f"in all {size_text(need)}; {size_text(plan.free)} are free{verdict}"
     for note in plan.notes:
         yield f"  {note}"
+
+
+def _count(parameters: int) -> str:
+    if parameters >= 10**9:
+        return f"{parameters / 1e9:,.2f} B"
+    return f"{parameters / 1e6:,.1f} M"
 
 
 def time_text(seconds: float) -> str:
