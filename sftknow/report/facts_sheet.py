@@ -255,7 +255,7 @@ def limits(report: Report) -> list[str]:
         )
     if report.divergences:
         said.append(
-            "The rank correlation takes models as independent points, although those of one bucket or size resemble "
+            "The rank correlation takes trainings as independent points, although those of one bucket or size resemble "
             "each other: its interval is too narrow."
         )
     said.append(
