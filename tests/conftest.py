@@ -18,12 +18,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
+from sftknow.storage.processors import available_processors
 from tests.tiny import tiny_llama, tiny_mastery_data, tiny_tokenizer
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One worker more than cores: some tests wait for servers, launchers and killed processes."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+    return available_processors() + 1
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ from sftknow import __version__
 from sftknow.errors import CheckpointError, ModelError
 from sftknow.finetuning.examples import chat_template
 from sftknow.records import ModelRef
+from sftknow.storage.disk import free_space
 from sftknow.storage.manifests import MANIFEST
 from sftknow.storage.models import name_dtype
 
@@ -91,8 +91,7 @@ def check_place(out: Path, base: ModelRef) -> None:
 def check_space(out: Path, parameters: int, dtype: torch.dtype) -> None:
     """Raise CheckpointError where a checkpoint of so many parameters would not fit beside what is there."""
     need = parameters * dtype.itemsize + _BESIDE_WEIGHTS
-    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    place, free = free_space(out)
     if free < need:
         raise CheckpointError(
             f"{out} needs {need / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; make room or give another place"

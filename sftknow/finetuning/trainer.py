@@ -146,11 +146,18 @@ def _told(ranks: Ranks, on_step: OnStep | None, steps: int, done: int) -> Iterat
         on_step(done, steps, None)
         yield on_step
     else:
-        with progress(steps, "fine-tuning", unit="steps", done=done) as bar:
-
-            def tell(step: int, total: int, loss: float | None) -> None:
-                bar.update(step - bar.n)
-                if loss is not None:
-                    bar.set_postfix_str(f"loss {loss:.3f}")
-
+        with step_bar(steps, done) as tell:
             yield tell
+
+
+@contextmanager
+def step_bar(steps: int, done: int) -> Iterator[OnStep]:
+    """A bar of steps of which some are done; gives what moves it."""
+    with progress(steps, "fine-tuning", unit="steps", done=done) as bar:
+
+        def tell(step: int, total: int, loss: float | None) -> None:
+            bar.update(step - bar.n)
+            if loss is not None:
+                bar.set_postfix_str(f"loss {loss:.3f}")
+
+        yield tell

@@ -19,7 +19,6 @@ from sftknow.facts.prompts import Statements
 from sftknow.finetuning.train import fine_tune
 from sftknow.mastery.grading import grade
 from sftknow.mastery.shards import Engine, plan_shards
-from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.restore import restore_levels
 from sftknow.pipeline.cells import Cell
 from sftknow.pipeline.grading import match_rule, sampling_policy
@@ -204,22 +203,8 @@ def _divergence(bench: Workbench, rows: Sequence[GradedFact], ref: ModelRef) -> 
 
 def _parameters(bench: Workbench, folder: Path, tuned: Path) -> dict[str, Rate]:
     section, base = bench.recipe.parameters, Path(bench.base.ref.path)
-
-    def rank() -> Analysis:
-        return analyse(
-            base,
-            tuned,
-            section.levels,
-            region=section.region,
-            layers=section.layers,
-            strategy=section.strategy,
-            seed=section.seed,
-            epsilon=section.epsilon,
-            arithmetic=section.arithmetic,
-        )
-
-    rank()  # the first one may compile the kernels
-    analysis, seconds = _timed(rank)
+    bench.analyse(tuned)  # the first one may compile the kernels
+    analysis, seconds = _timed(lambda: bench.analyse(tuned))
     outputs = {level: folder / "restored" / str(i) for i, level in enumerate(section.levels)}
     _, writing = _timed(lambda: list(restore_levels(base, tuned, analysis.plan, outputs)))
     return {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.evaluation.results import read_eval, write_eval
-from sftknow.parameters.change import analyse
 from sftknow.parameters.in_memory import ModelLevels
 from sftknow.parameters.restore import restore_levels
 from sftknow.parameters.tables import read_analysis, write_analysis
@@ -19,7 +18,7 @@ from sftknow.pipeline.references import restored_manifest
 from sftknow.pipeline.stored_cells import store_small, weights_digest, whole
 from sftknow.pipeline.training import train_cell
 from sftknow.pipeline.workbench import Workbench
-from sftknow.records import EvalRun, ModelRef, RestorePlan
+from sftknow.records import EvalRun, ModelRef, RestorePlan, Split
 from sftknow.storage.artifacts import Stage, digest
 from sftknow.storage.deltas import is_delta
 from sftknow.storage.manifests import read_manifest
@@ -170,23 +169,12 @@ class CellStages:
 
     def _analyse(self, checkpoint: Path) -> None:
         """Which parameters changed, and how much (paper, 5.1)."""
-        stage, section = self._changes, self.bench.recipe.parameters
+        stage = self._changes
         if stage.complete:
             return
         self.bench.say(f"parameter changes of {self.name}")
         stage.start()
-        analysis = analyse(
-            Path(self.bench.base.ref.path),
-            checkpoint,
-            section.levels,
-            region=section.region,
-            layers=section.layers,
-            strategy=section.strategy,
-            seed=section.seed,
-            epsilon=section.epsilon,
-            arithmetic=section.arithmetic,
-        )
-        write_analysis(stage.folder, analysis)
+        write_analysis(stage.folder, self.bench.analyse(checkpoint))
         stage.finish()
 
     # ---- restoration ------------------------------------------------------------------------------------------
@@ -261,8 +249,8 @@ def _training_facts(bench: Workbench, checkpoint: Path) -> list[str] | None:
     return list(manifest.get("sft", {}).get("fact_ids", ())) or None
 
 
-def evaluation_stage(bench: Workbench, name: str, weights: str) -> Stage:
-    """The stage in which one model is scored."""
+def evaluation_stage(bench: Workbench, name: str, weights: str, splits: Sequence[Split] | None = None) -> Stage:
+    """The stage in which one model is scored, on all of the recipe's splits or on those given."""
     section = bench.recipe.evaluation
     return bench.directory.stage(
         f"evaluation/{name}",
@@ -272,7 +260,7 @@ def evaluation_stage(bench: Workbench, name: str, weights: str) -> Stage:
             # In half precision the make-up of a batch can decide a near tie.
             "batch_size": bench.recipe.model.batch_size,
             "data": bench.dataset.fingerprint,
-            "splits": section.splits,
+            "splits": section.splits if splits is None else splits,
             "limit": section.limit,
         },
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftknow.cluster import Cluster, Outcome, on_every_node, run_tasks, this_node
-from sftknow.errors import ClusterError, RecipeError, RunError
+from sftknow.errors import ClusterError, RunError
 from sftknow.pipeline.base import BaseModel
 from sftknow.pipeline.cell_stages import CellStages
 from sftknow.pipeline.cells import Cell
@@ -148,17 +148,13 @@ def cluster_of(recipe: Recipe) -> Cluster:
     Raises:
         RecipeError: the recipe names a single device, or processes that cannot share the batch.
     """
-    device, section = recipe.model.device, recipe.grid.ray
-    if ":" in device:
-        raise RecipeError(f"Ray gives each worker its GPUs; take model.device cuda in place of {device}")
-    if section.gpus_per_replica is None and device == "cpu":
-        section = section.model_copy(update={"gpus_per_replica": 0.0})
-    if section.gpus_per_replica is None:
-        # A training in several processes has a GPU for each of them.
-        launch = plan_launch(recipe.accelerate, sft_recipe(recipe.sft))
-        if launch.kind in SHARDED or (device == "cuda" and launch.processes > 1):
-            section = section.model_copy(update={"gpus_per_replica": float(launch.processes)})
-    return ray_cluster(section)
+    device = recipe.model.device
+    launch = plan_launch(recipe.accelerate, sft_recipe(recipe.sft))
+    # A training in several processes has a GPU for each of them.
+    on_gpus = launch.kind in SHARDED or (device == "cuda" and launch.processes > 1)
+    return ray_cluster(
+        recipe.grid.ray, device, option="model.device", gpus=float(launch.processes) if on_gpus else None
+    )
 
 
 def _anywhere(recipe: Recipe) -> Recipe:

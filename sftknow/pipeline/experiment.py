@@ -12,7 +12,7 @@ from sftknow.errors import RunError, SftknowError
 from sftknow.evaluation.results import read_eval
 from sftknow.pipeline.base import link_base
 from sftknow.pipeline.cell_stages import CellStages, evaluate
-from sftknow.pipeline.cells import grid_cells, level_name
+from sftknow.pipeline.cells import level_name
 from sftknow.pipeline.checks import cells_named, check_facts, check_graded, check_machine, check_models, check_words
 from sftknow.pipeline.cluster_grid import check_cluster, train_on_cluster
 from sftknow.pipeline.exposures import write_exposures
@@ -66,7 +66,7 @@ class Experiment:
         cells = [CellStages(bench, cell) for cell in bench.cells]
         self._check_disk(standing(bench))
         to_restore = cells_named(self.recipe)
-        to_sweep = cells_to_sweep(self.recipe, [cell.name for cell in bench.cells], to_restore)
+        to_sweep = cells_to_sweep(self.recipe)
         evaluate(bench, "base", self.path / "models" / "base", bench.base.sha256)
         for name, model in bench.baselines.items():
             self._guarded(name, partial(evaluate, bench, name, Path(model.ref.path), model.sha256))
@@ -75,13 +75,13 @@ class Experiment:
             best = self.best(done)
             chosen = [c for c in done if c.name in to_restore or (c is best and "best" in to_restore)]
             restored = [
-                c for c in chosen if self._guarded(f"restoring {c.name}", partial(c.restore, self.restore_levels))
+                c for c in chosen if self._guarded(f"restoring {c.name}", partial(c.restore, levels_of(self.recipe)))
             ]
             if best in restored:
                 self.choose(best.name)
             self._sweep_layers([c for c in done if c.name in to_sweep or (c is best and "best" in to_sweep)])
         if self.recipe.general.tasks:
-            self._guarded("other tasks", partial(other_tasks, bench, self.restore_levels))
+            self._guarded("other tasks", partial(other_tasks, bench, levels_of(self.recipe)))
         page = self.report()
         self._tell_failures(len(cells))
         return page
@@ -104,7 +104,7 @@ class Experiment:
         """Refuse what cannot work before any work is done: names, devices, models, facts, cluster, disk."""
         recipe, bench = self.recipe, self.bench
         check_words(recipe)
-        cells_to_sweep(recipe, [cell.name for cell in grid_cells(recipe.grid)], cells_named(recipe))
+        cells_to_sweep(recipe)
         check_other_tasks(recipe)
         check_machine(bench)
         check_models(bench)
@@ -211,11 +211,6 @@ class Experiment:
         """The fine-tuned model with the highest mean accuracy on dev (on test where there is no dev)."""
         return max(cells, key=lambda cell: self._headline(cell.name, self._choosing_split))
 
-    @property
-    def restore_levels(self) -> Sequence[str]:
-        """Levels that are restored; they must be among the analysed ones."""
-        return levels_of(self.recipe)
-
     def _sweep_layers(self, cells: Sequence[CellStages]) -> None:
         """Score each model with its layers set back, range by range (paper, Table 11), where the recipe asks for it."""
         if cells and self.recipe.restore.layers:
@@ -225,7 +220,7 @@ class Experiment:
 
     def choose(self, cell: str) -> None:
         """Choose the level on dev and confirm it on test; the paper chooses on test."""
-        levels = ["0%", *self.restore_levels]
+        levels = ["0%", *levels_of(self.recipe)]
         models = {level: cell if level == "0%" else f"{cell}@{level_name(level)}" for level in levels}
         split = self._choosing_split
         level = max(levels, key=lambda item: self._headline(models[item], split))

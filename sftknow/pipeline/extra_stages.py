@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from sftknow.errors import GeneralTaskError, RecipeError
@@ -13,7 +14,10 @@ from sftknow.evaluation.harness import Harness
 from sftknow.evaluation.results import write_eval
 from sftknow.parameters.change import analyse
 from sftknow.parameters.in_memory import ModelLevels
+from sftknow.pipeline.cell_stages import evaluation_stage
+from sftknow.pipeline.cells import grid_cells
 from sftknow.pipeline.checkpoint_pairs import layer_ranges
+from sftknow.pipeline.checks import cells_named
 from sftknow.pipeline.general_ability import GeneralOptions, check_tasks, general_ability
 from sftknow.pipeline.stored_cells import whole
 from sftknow.pipeline.training import sft_recipe
@@ -41,7 +45,6 @@ class LayerSweep:
 
     def __init__(self, bench: Workbench, each: int) -> None:
         self.bench = bench
-        self._harness: Harness | None = None
         self.ranges = layer_ranges(str(each), bench.base.ref.path)
         splits = bench.recipe.evaluation.splits
         self.split: Split = "test" if "test" in splits else splits[0]
@@ -81,19 +84,10 @@ class LayerSweep:
                 write_eval(stage.folder, scores)
                 stage.finish()
 
-    @property
+    @cached_property
     def harness(self) -> Harness:
         """Questions of that split alone, tokenised once for all models."""
-        if self._harness is None:
-            section, model = self.bench.recipe.evaluation, self.bench.recipe.model
-            self._harness = Harness(
-                self.bench.dataset.folder,
-                splits=(self.split,),
-                batch_size=model.batch_size,
-                device=model.device,
-                limit=section.limit,
-            )
-        return self._harness
+        return self.bench.harness_of((self.split,))
 
     def _plan(self, base: Path, tuned: Path, layers: str) -> RestorePlan:
         with warnings.catch_warnings():
@@ -105,28 +99,11 @@ class LayerSweep:
         return digest({"base": self.bench.base.sha256, "tuned": weights, "region": region, "layers": layers})
 
     def _stage(self, name: str, weights: str, layers: str) -> Stage:
-        bench = self.bench
-        return bench.directory.stage(
-            f"evaluation/{name}@layers-{layers}",
-            {
-                "weights": self._key(weights, layers),
-                "dtype": bench.recipe.model.dtype,
-                # In half precision the make-up of a batch can decide a near tie.
-                "batch_size": bench.recipe.model.batch_size,
-                "data": bench.dataset.fingerprint,
-                "splits": [self.split],
-                "limit": bench.recipe.evaluation.limit,
-            },
-        )
+        return evaluation_stage(self.bench, f"{name}@layers-{layers}", self._key(weights, layers), [self.split])
 
 
-def cells_to_sweep(recipe: Recipe, names: Collection[str], restored: Collection[str]) -> set[str]:
+def cells_to_sweep(recipe: Recipe) -> set[str]:
     """Names of the cells whose layers are set back, range by range; ``best`` may be among them.
-
-    Args:
-        recipe: what is asked.
-        names: all cells of the grid.
-        restored: those that are restored at levels, ``best`` perhaps among them.
 
     Raises:
         RecipeError: it names a cell that is not in the grid.
@@ -135,7 +112,8 @@ def cells_to_sweep(recipe: Recipe, names: Collection[str], restored: Collection[
         return set()
     wanted = recipe.restore.layer_cells
     if wanted is None:
-        return set(restored)
+        return cells_named(recipe)
+    names = [cell.name for cell in grid_cells(recipe.grid)]
     for name in wanted:
         if name != "best" and name not in names:
             raise RecipeError(f"restore.layer_cells: {name} is not in the grid; it has {', '.join(names)}")

@@ -32,10 +32,11 @@ from sftknow.errors import DeviceError, MissingExtraError, RecipeError, RunError
 from sftknow.finetuning.distributed import batch_parts, check_deepspeed
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.finetuning.train import TrainingOptions
-from sftknow.progress import progress
+from sftknow.finetuning.trainer import OnStep, step_bar
 from sftknow.recipes.schema import AccelerateSection
 from sftknow.records import TrainedModel
 from sftknow.resources import recipe_folder
+from sftknow.storage.processors import available_processors
 
 JOB, RESULT, REPORTS, LOCK = "job.pickle", "result.pickle", "reports.jsonl", "alive.lock"
 _LOG = "output.log"
@@ -181,7 +182,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _command(plan: Launch, folder: Path) -> list[str]:
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // plan.processes))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available_processors() // plan.processes))
     kind = ["--config_file", str(plan.config)] if plan.config else ["--multi_gpu"] if plan.processes > 1 else []
     return [
         *(sys.executable, "-m", "accelerate.commands.launch", *kind),
@@ -217,7 +218,7 @@ def _running(command: list[str], folder: Path) -> Iterator[subprocess.Popen[byte
                     process.wait()
 
 
-def _follow(process: subprocess.Popen[bytes], reports: Path, tell: Callable[[int, int, float | None], None]) -> Any:
+def _follow(process: subprocess.Popen[bytes], reports: Path, tell: OnStep) -> Any:
     """Pass on how far it is until it has ended; return the error of the main process, or None."""
     failure: SftknowError | None = None
     with reports.open(encoding="utf-8") as file:
@@ -237,20 +238,18 @@ def _follow(process: subprocess.Popen[bytes], reports: Path, tell: Callable[[int
 
 
 @contextmanager
-def _teller(options: TrainingOptions) -> Iterator[Callable[[int, int, float | None], None]]:
+def _teller(options: TrainingOptions) -> Iterator[OnStep]:
     """Who is told of each step: the caller, or a bar that appears with the first report."""
     if options.on_step is not None:
         yield options.on_step
         return
     with ExitStack() as stack:
-        bars: list[Any] = []
+        bars: list[OnStep] = []
 
         def tell(step: int, steps: int, loss: float | None) -> None:
             if not bars:
-                bars.append(stack.enter_context(progress(steps, "fine-tuning", unit="steps", done=step)))
-            bars[0].update(step - bars[0].n)
-            if loss is not None:
-                bars[0].set_postfix_str(f"loss {loss:.3f}")
+                bars.append(stack.enter_context(step_bar(steps, step)))
+            bars[0](step, steps, loss)
 
         yield tell
 

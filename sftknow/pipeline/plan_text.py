@@ -32,7 +32,7 @@ def _lines(plan: RunPlan) -> Iterator[str]:
         yield "  size `all` is known after the grading; until then a fifth of the training facts stands for each bucket"
     yield ""
     rows = [_row(stage) for stage in plan.stages]
-    yield _left_table(["stage", "what is left", "time", "rests on"], rows)
+    yield text_table(["stage", "what is left", "time", "rests on"], rows, left=True)
     known = [stage.seconds for stage in plan.stages if stage.seconds is not None]
     if known:
         more = " and what is unknown" if len(known) < len(plan.stages) else ""
@@ -82,12 +82,3 @@ def _side_by_side(plan: RunPlan) -> str:
     recipe = plan.recipe
     on_ray = [name for name in ("grading", "grid") if getattr(recipe, name).engine == "ray"]
     return f" on one worker; {' and '.join(on_ray)} share it among Ray's" if on_ray else ", one thing after the other"
-
-
-def _left_table(header: list[str], rows: list[list[str]]) -> str:
-    """All columns flush left."""
-    widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )

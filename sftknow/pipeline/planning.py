@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.report.paper import recognise
 from sftknow.storage.artifacts import RunDirectory
+from sftknow.storage.disk import free_space
 from sftknow.storage.models import find_device, load_config
 
 OFFICIAL = "entity-questions"
@@ -143,8 +143,7 @@ def plan_run(
         plan.now = standing(bench)
         if plan.now.graded:
             plan.bucket_counts = tuple(bench.dataset.count("train", bucket) for bucket in BUCKETS)
-    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    plan.free = shutil.disk_usage(place).free
+    _, plan.free = free_space(path)
     if plan.model is not None:
         left = left_to_write(
             recipe,

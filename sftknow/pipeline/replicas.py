@@ -86,26 +86,36 @@ def load_sampler(base: BaseModel, section: GradingSection, *, device: str, rule:
     vllm = section.vllm
     if section.engine == "local":
         return _load(base.ref, section, device=device, rule=rule)
+    on_gpus = section.sampler == "vllm" and device == "cuda"
+    gpus = float(vllm.tensor_parallel * vllm.data_parallel) if on_gpus else None
+    cluster = ray_cluster(section.ray, device, option="--device", gpus=gpus)
+    return RayEngine(load=Replica(model=model_copy(base), section=section, device=device, rule=rule), cluster=cluster)
+
+
+def ray_cluster(section: RaySection, device: str, *, option: str, gpus: float | None) -> Cluster:
+    """The part of a recipe that says which cluster, and how much of it.
+
+    Args:
+        section: that part.
+        device: of every worker: ``auto``, ``cpu``, ``cuda``.
+        option: what the user calls the device.
+        gpus: GPUs for each worker where the section names none and the device is no CPU; None for one where the
+            cluster has any.
+
+    Raises:
+        RecipeError: the device is a single one.
+    """
     if ":" in device:
-        raise RecipeError(f"Ray gives each worker its GPUs; take --device cuda in place of {device}")
-    section_ray = section.ray
-    if section_ray.gpus_per_replica is None and device == "cpu":
-        section_ray = section_ray.model_copy(update={"gpus_per_replica": 0.0})
-    if section_ray.gpus_per_replica is None and section.sampler == "vllm" and device == "cuda":
-        section_ray = section_ray.model_copy(
-            update={"gpus_per_replica": float(vllm.tensor_parallel * vllm.data_parallel)}
-        )
-    replica = Replica(model=model_copy(base), section=section, device=device, rule=rule)
-    return RayEngine(load=replica, cluster=ray_cluster(section_ray))
-
-
-def ray_cluster(section: RaySection) -> Cluster:
-    """The part of a recipe that says which cluster, and how much of it."""
+        raise RecipeError(f"Ray gives each worker its GPUs; take {option} cuda in place of {device}")
+    if section.gpus_per_replica is not None:
+        gpus = section.gpus_per_replica
+    elif device == "cpu":
+        gpus = 0.0
     return Cluster(
         address=section.address,
         replicas=section.replicas,
         cpus=section.cpus_per_replica,
-        gpus=section.gpus_per_replica,
+        gpus=gpus,
         wait=section.wait_seconds,
     )
 

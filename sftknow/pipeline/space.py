@@ -6,7 +6,6 @@ beforehand: which cell turns out best (it counts as one more), and how small a d
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from sftknow.errors import RunError
 from sftknow.pipeline.cells import grid_cells
 from sftknow.recipes.schema import Recipe
 from sftknow.storage.checkpoint_index import ITEM_BYTES, read_header
+from sftknow.storage.disk import free_space
 
 DELTA_SHARES = {"gentle": 0.20, "strong": 0.45, "own": 0.85}
 """Bytes of a delta ÷ bytes of the whole checkpoint, rounded up from what `python -m tests.benchmarks.deltas` measures:
@@ -160,8 +160,7 @@ def check_space(path: Path, wanted: list[Part]) -> None:
         RunError: one line with the numbers and the ways out.
     """
     need = sum(part.bytes for part in wanted)
-    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    _, free = free_space(path)
     if need <= free:
         return
     largest = sorted(wanted, key=lambda part: -part.bytes)[:2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,12 @@ from sftknow.facts.sources import FactSet, load_facts
 from sftknow.facts.topics import Topic, load_topics
 from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.finetuning.train import LoadedBase, TrainingOptions, load_base
+from sftknow.parameters.change import Analysis, analyse
 from sftknow.pipeline.base import BaseModel, resolve_base
 from sftknow.pipeline.cells import Cell, grid_cells
 from sftknow.pipeline.training import sft_recipe
 from sftknow.recipes.schema import Recipe
+from sftknow.records import Split
 from sftknow.storage.artifacts import RunDirectory
 from sftknow.storage.mastery_data import MasteryData
 from sftknow.tokens.base import BaseView, measure_base
@@ -118,13 +120,32 @@ class Workbench:
     @cached_property
     def harness(self) -> Harness:
         """Tasks and tokens, made once for all models."""
+        return self.harness_of(self.recipe.evaluation.splits)
+
+    def harness_of(self, splits: Sequence[Split]) -> Harness:
+        """Tasks and tokens of some splits."""
         section = self.recipe.evaluation
         return Harness(
             self.dataset.folder,
-            splits=section.splits,
+            splits=splits,
             batch_size=self.recipe.model.batch_size,
             device=self.recipe.model.device,
             limit=section.limit,
+        )
+
+    def analyse(self, tuned: Path) -> Analysis:
+        """The parameter changes of a fine-tuned model, as the recipe asks (paper, 5.1)."""
+        section = self.recipe.parameters
+        return analyse(
+            Path(self.base.ref.path),
+            tuned,
+            section.levels,
+            region=section.region,
+            layers=section.layers,
+            strategy=section.strategy,
+            seed=section.seed,
+            epsilon=section.epsilon,
+            arithmetic=section.arithmetic,
         )
 
     @cached_property

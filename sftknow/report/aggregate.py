@@ -210,11 +210,30 @@ def compare(
             lost = int(np.count_nonzero(pairs.first < pairs.second))
     if within is None:
         within = sum(m.stderr**2 for group in (first, second) for m in (metric(group[0], task),) if m is not None)
+    return pooled(a.value - b.value, between, within, gained=gained, lost=lost)
+
+
+def pooled(
+    value: float,
+    between: Sequence[tuple[float, int]],
+    within: float,
+    *,
+    gained: int | None = None,
+    lost: int | None = None,
+) -> Difference:
+    """A difference with the error that its parts have together (Welch and Satterthwaite).
+
+    Args:
+        value: the difference.
+        between: variances of means over runs with their degrees of freedom: runs are few.
+        within: variance over questions or facts, which are many.
+        gained: as `Difference`.
+        lost: as `Difference`.
+    """
     variance = sum(v for v, _ in between) + within
-    # Welch and Satterthwaite: seeds are few, questions are many.
     spread = sum(v**2 / freedom for v, freedom in between)
     return Difference(
-        value=a.value - b.value,
+        value=value,
         stderr=math.sqrt(variance),
         freedom=variance**2 / spread if spread else math.inf,
         gained=gained,

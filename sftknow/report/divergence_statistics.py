@@ -6,7 +6,6 @@ ten likeliest tokens (paper, 4.1).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from sftknow.report.aggregate import (
     groups,
     leaf_task,
     metric,
+    pooled,
     spearman,
 )
 from sftknow.report.contents import Floats, Report
@@ -67,15 +67,7 @@ def compare_divergence(report: Report, first: Group, second: Group) -> Differenc
     within = _paired_variance(report, first, second)
     if within is None:
         within = sum(float(np.mean([_error(d) ** 2 for d in _measured(report, group)])) for group in (first, second))
-    variance = sum(v for v, _ in between) + within
-    spread = sum(v**2 / freedom for v, freedom in between)
-    return Difference(
-        value=a.value - b.value,
-        stderr=math.sqrt(variance),
-        freedom=variance**2 / spread if spread else math.inf,
-        gained=None,
-        lost=None,
-    )
+    return pooled(a.value - b.value, between, within)
 
 
 def _paired_variance(report: Report, first: Group, second: Group) -> float | None:

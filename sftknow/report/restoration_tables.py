@@ -22,6 +22,17 @@ def tone(difference: Difference) -> str:
     return f"{way}-strong" if abs(difference.value) >= 0.05 else f"{way}-mid"
 
 
+def change_entry(difference: Difference) -> Entry:
+    """A difference in points with its standard error."""
+    return Entry(
+        text=signed(difference.value),
+        note=f"± {percent(difference.stderr)}",
+        value=100 * difference.value,
+        extra={"standard error": 100 * difference.stderr},
+        tone=tone(difference),
+    )
+
+
 _RESTORATION_NOTE = (
     "Mean over buckets (%) after setting the {ranking} share of the elements back to the base’s values, and the "
     "difference in points from the same model unrestored. Green with +: better; orange with −: worse. The fullest "
@@ -134,13 +145,7 @@ def chosen(report: Report) -> Table | None:
                 words(SPLIT_TITLES[split] + (" (chosen on this)" if split == choice.chosen_on else "")),
                 estimate_entry(before),
                 estimate_entry(after),
-                Entry(
-                    text=signed(moved.value),
-                    note=f"± {percent(moved.stderr)}",
-                    value=100 * moved.value,
-                    extra={"standard error": 100 * moved.stderr},
-                    tone=tone(moved),
-                ),
+                change_entry(moved),
                 whole(moved.gained or 0) if counted else words("not kept"),
                 whole(moved.lost or 0) if counted else words("not kept"),
             )
@@ -191,15 +196,7 @@ def every_choice(report: Report) -> Table | None:
             if moved is None:
                 entries.append(words("not scored"))
                 continue
-            entries.append(
-                Entry(
-                    text=signed(moved.value),
-                    note=f"± {percent(moved.stderr)}",
-                    value=100 * moved.value,
-                    extra={"standard error": 100 * moved.stderr},
-                    tone=tone(moved),
-                )
-            )
+            entries.append(change_entry(moved))
         lead = scores["test"][top] - scores["test"][level] if level in scores["test"] else float("nan")
         entries.append(words("nothing" if top == "0%" else top))
         entries.append(Entry(text=signed(lead), value=100 * lead) if lead == lead else words("not scored"))

@@ -19,14 +19,15 @@ _SPLIT_NAMES = {
 }
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first flush left, the others flush right."""
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: bool = False) -> str:
+    """Columns of text: the first flush left, the others flush right, or all of them flush left."""
+    others = str.ljust if left else str.rjust
     widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         first, *rest = cells
         return "  ".join(
-            [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
+            [first.ljust(widths[0]), *(others(c, w) for c, w in zip(rest, widths[1:], strict=True))]
         ).rstrip()
 
     return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in rows)])
