@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-from sftknow.storage.processors import available_processors
+from sftknow.machine import available_processors
 from tests.tiny import tiny_llama, tiny_mastery_data, tiny_tokenizer
 
 

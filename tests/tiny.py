@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.records import BUCKETS, SPLITS, Fact, GradedFact, Mastery, Split
-from sftknow.storage.mastery_data import write_mastery_data
 
 PLACES = ("Arden", "Belmora", "Cestria", "Dunholm", "Eskaby", "Ferrol", "Gondar", "Halmstad")
 

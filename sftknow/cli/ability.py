@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Do it all and print the table."""
     from sftknow.cli.sft import parse_size, task_recipe
     from sftknow.evaluation.general.xsum import ARTICLE_WORDS
-    from sftknow.pipeline.base import resolve_base
-    from sftknow.pipeline.general_ability import GeneralOptions, check_tasks, general_ability
-    from sftknow.pipeline.general_text import general_text
+    from sftknow.models.resolving import resolve_base
     from sftknow.records import ModelRef
+    from sftknow.run.general_ability import GeneralOptions, check_tasks, general_ability
+    from sftknow.run.general_text import general_text
 
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     data = data_folders(arguments.data)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sftknow.cli.options import Commands, add_model, command, say
 
 if TYPE_CHECKING:
-    from sftknow.pipeline.checkpoint_pairs import PairOptions
+    from sftknow.run.checkpoint_pairs import PairOptions
 
 DEFAULT_LEVELS = "1%,3%,5%,10%,20%,40%,60%"
 
@@ -78,8 +78,8 @@ def add_order(parser: argparse.ArgumentParser) -> None:
 
 def pair_options(arguments: argparse.Namespace) -> PairOptions:
     """The options of `add_order`, which are named as the library names them."""
-    from sftknow.pipeline.checkpoint_pairs import PairOptions
-    from sftknow.storage.checkpoint_layout import parse_size
+    from sftknow.checkpoints.layout import parse_size
+    from sftknow.run.checkpoint_pairs import PairOptions
 
     given = {field.name: getattr(arguments, field.name) for field in fields(PairOptions)}
     return PairOptions(**given | {"memory": parse_size(arguments.memory)})
@@ -88,9 +88,9 @@ def pair_options(arguments: argparse.Namespace) -> PairOptions:
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and print the tables."""
     from sftknow.parameters.change_tables import layer_range_rows
-    from sftknow.pipeline.change_report import range_changes, write_change_report
-    from sftknow.pipeline.checkpoint_pairs import analyse_pair
     from sftknow.report.terminal import changes_table, places_table, table_of_rows
+    from sftknow.run.change_report import range_changes, write_change_report
+    from sftknow.run.checkpoint_pairs import analyse_pair
 
     levels = arguments.levels.split(",")
     with warnings.catch_warnings():

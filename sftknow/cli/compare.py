@@ -53,9 +53,9 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Compare and print."""
     from sftknow.errors import MasteryDataError
-    from sftknow.pipeline.comparing import ScoringOptions, compare_models
-    from sftknow.pipeline.comparison_text import comparison_text
     from sftknow.records import SPLITS
+    from sftknow.run.comparing import ScoringOptions, compare_models
+    from sftknow.run.comparison_text import comparison_text
 
     splits = tuple(part.strip() for part in arguments.splits.split(",")) if arguments.splits else None
     for split in splits or ():

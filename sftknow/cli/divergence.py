@@ -69,8 +69,8 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure and print."""
-    from sftknow.pipeline.token_pairs import DivergenceOptions, diverge_pairs
     from sftknow.records import ModelRef
+    from sftknow.run.token_pairs import DivergenceOptions, diverge_pairs
 
     options = DivergenceOptions(
         k=arguments.k,

@@ -51,10 +51,10 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the tables."""
     from sftknow.errors import MasteryDataError
-    from sftknow.pipeline.scoring import score_models
     from sftknow.recipes.load import load_recipe
     from sftknow.records import SPLITS, ModelRef
     from sftknow.report.terminal import accuracy_table
+    from sftknow.run.scoring import score_models
 
     general, questions = split_tasks(arguments.tasks)
     if general:

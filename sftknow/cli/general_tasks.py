@@ -66,8 +66,8 @@ def score(arguments: argparse.Namespace, names: Sequence[str]) -> None:
     """Score the models of `sftknow evaluate` on these tasks and print a table for each."""
     from sftknow.errors import GeneralTaskError
     from sftknow.evaluation.general.xsum import ARTICLE_WORDS
-    from sftknow.pipeline.general_ability import GeneralOptions, score_general
     from sftknow.records import ModelRef
+    from sftknow.run.general_ability import GeneralOptions, score_general
 
     if arguments.fewshot is not None and arguments.fewshot < 0:
         raise GeneralTaskError(f"--fewshot {arguments.fewshot}: give 0 or more examples")

@@ -59,10 +59,10 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Grade, or grade kept continuations again; write the data set, print what came out."""
+    from sftknow.artifacts.mastery_data import MasteryData, check_place
     from sftknow.errors import RecipeError
     from sftknow.report.grading_tables import standing, topic_table
     from sftknow.report.terminal import distribution_table
-    from sftknow.storage.mastery_data import MasteryData, check_place
 
     arguments.out = arguments.out.expanduser().absolute()
     check_place(arguments.out)
@@ -89,8 +89,8 @@ def _rescore(arguments: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from sftknow.answers import Synonyms
-    from sftknow.pipeline.rescoring import recorded_rule, rescore
-    from sftknow.storage.mastery_data import MasteryData
+    from sftknow.artifacts.mastery_data import MasteryData
+    from sftknow.run.rescoring import recorded_rule, rescore
 
     old = MasteryData(arguments.rescore)
     rule = recorded_rule(old)
@@ -110,10 +110,10 @@ def _grade(arguments: argparse.Namespace) -> None:
     from sftknow.errors import RecipeError
     from sftknow.facts.sources import load_facts
     from sftknow.facts.topics import load_topics
-    from sftknow.pipeline.base import resolve_base
-    from sftknow.pipeline.grading import describe_facts, grade_dataset, is_graded
+    from sftknow.models.resolving import resolve_base
     from sftknow.recipes.schema import GradingSection, RaySection, VLLMSection
     from sftknow.records import ModelRef
+    from sftknow.run.grading import describe_facts, grade_dataset, is_graded
 
     try:
         section = GradingSection(

@@ -36,7 +36,7 @@ def add_parser(commands: Commands) -> None:
 
 def run_pretrain(arguments: argparse.Namespace) -> None:
     """Train and say how to go on."""
-    from sftknow.pipeline.laboratory import build_lab
+    from sftknow.run.laboratory import build_lab
 
     built = build_lab(arguments.facts, arguments.out, limit=arguments.limit, seed=arguments.seed)
     print(f"{built.facts:,} facts in {built.documents:,} documents, {built.steps:,} steps")

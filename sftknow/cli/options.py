@@ -84,7 +84,7 @@ def resolve_dataset(text: str) -> Path:
     """The graded data set as a local folder; a Hub id is pulled."""
     if Path(text).is_dir() or text.count("/") != 1 or text.startswith((".", "/", "~")):
         return Path(text).expanduser()
-    from sftknow.hub.pull import pull
+    from sftknow.models.pull import pull
 
     return pull(text, repo_type="dataset")
 

@@ -50,7 +50,7 @@ def add_parser(commands: Commands) -> None:
 
 def run_command(arguments: argparse.Namespace) -> None:
     """Plan, print the plan, publish."""
-    from sftknow.pipeline.publishing import is_run
+    from sftknow.run.publishing import is_run
 
     if is_run(arguments.folder):
         _publish_run(arguments)
@@ -60,9 +60,9 @@ def run_command(arguments: argparse.Namespace) -> None:
 
 def _publish_run(arguments: argparse.Namespace) -> None:
     from sftknow.errors import HubError
-    from sftknow.hub.licences import named_licence
-    from sftknow.pipeline.publishing import RunOptions, plan_run, publish_run
+    from sftknow.publishing.licences import named_licence
     from sftknow.records import PublishReceipt
+    from sftknow.run.publishing import RunOptions, plan_run, publish_run
 
     if "/" in arguments.to:
         owner, _, name = arguments.to.partition("/")
@@ -88,9 +88,9 @@ def _publish_run(arguments: argparse.Namespace) -> None:
 
 
 def _publish_one(arguments: argparse.Namespace) -> None:
-    from sftknow.hub.licences import named_licence
-    from sftknow.hub.publish import plan_publication, publish
-    from sftknow.hub.runs import given_evaluation
+    from sftknow.publishing.licences import named_licence
+    from sftknow.publishing.publish import plan_publication, publish
+    from sftknow.publishing.runs import given_evaluation
 
     evaluation = None
     if arguments.scores or arguments.changes:

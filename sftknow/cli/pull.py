@@ -24,6 +24,6 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Pull and say where it is."""
-    from sftknow.hub.pull import pull
+    from sftknow.models.pull import pull
 
     print(pull(arguments.name, repo_type=arguments.type, local_dir=arguments.out))

@@ -11,8 +11,8 @@ from sftknow.cli.options import Commands, add_device, add_dtype, command, resolv
 from sftknow.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from sftknow.pipeline.checkpoint_pairs import PairOptions, WriteOptions
-    from sftknow.pipeline.choosing import Choice
+    from sftknow.run.checkpoint_pairs import PairOptions, WriteOptions
+    from sftknow.run.choosing import Choice
 
 _EXAMPLES = """sftknow restore base tuned --top 5% --out restored
   sftknow restore base tuned --top 1%,5%,20% --out restored                 (restored/1pct, restored/5pct, …)
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.choose_on:
         _choose(arguments, levels)
     elif arguments.patch:
-        from sftknow.pipeline.checkpoint_pairs import patch_pair
+        from sftknow.run.checkpoint_pairs import patch_pair
 
         for level, file, values in patch_pair(
             arguments.base,
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
         ):
             print(f"{level}: {values:,} values; patch: {file}")
     else:
-        from sftknow.pipeline.checkpoint_pairs import layer_ranges, restore_layer_ranges, restore_pair
+        from sftknow.run.checkpoint_pairs import layer_ranges, restore_layer_ranges, restore_pair
 
         pair = arguments.base, arguments.tuned
         if arguments.layer_sweep:
@@ -145,8 +145,8 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _options(arguments: argparse.Namespace) -> tuple[PairOptions, WriteOptions]:
-    from sftknow.pipeline.checkpoint_pairs import WriteOptions
-    from sftknow.storage.checkpoint_layout import parse_size
+    from sftknow.checkpoints.layout import parse_size
+    from sftknow.run.checkpoint_pairs import WriteOptions
 
     write = WriteOptions(
         links=not arguments.no_links,
@@ -157,7 +157,7 @@ def _options(arguments: argparse.Namespace) -> tuple[PairOptions, WriteOptions]:
 
 
 def _apply_patch(arguments: argparse.Namespace) -> None:
-    from sftknow.pipeline.checkpoint_pairs import patch_model
+    from sftknow.run.checkpoint_pairs import patch_model
 
     done = patch_model(arguments.base, arguments.apply_patch, arguments.out, *_options(arguments))
     way = "taken back" if done.level == "0%" else f"applied ({done.level})"
@@ -165,7 +165,7 @@ def _apply_patch(arguments: argparse.Namespace) -> None:
 
 
 def _choose(arguments: argparse.Namespace, levels: list[str]) -> None:
-    from sftknow.pipeline.choosing import ScoringOptions, choose_level
+    from sftknow.run.choosing import ScoringOptions, choose_level
 
     scoring = ScoringOptions(
         mastery=resolve_dataset(arguments.mastery),

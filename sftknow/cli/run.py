@@ -59,15 +59,15 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe, settings)
     out = arguments.out or Path("runs") / recipe.name
     if arguments.dry_run:
-        from sftknow.pipeline.plan_text import plan_text
-        from sftknow.pipeline.planning import plan_run
+        from sftknow.run.plan_text import plan_text
+        from sftknow.run.planning import plan_run
 
         print(plan_text(plan_run(recipe, out, say=say)))
         return
 
-    from sftknow.pipeline.experiment import Experiment
+    from sftknow.artifacts.stages import RunDirectory
     from sftknow.report.terminal import print_summary
-    from sftknow.storage.artifacts import RunDirectory
+    from sftknow.run.experiment import Experiment
 
     started = time.monotonic()
     with RunDirectory(out) as directory:

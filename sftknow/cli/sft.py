@@ -12,10 +12,10 @@ from sftknow.cli.general_tasks import add_data, data_folders
 from sftknow.cli.options import Commands, add_settings, command, positive, resolve_dataset, say
 
 if TYPE_CHECKING:
-    from sftknow.finetuning.recipe import SFTRecipe
-    from sftknow.finetuning.train import TrainingOptions
     from sftknow.recipes.schema import AccelerateSection
     from sftknow.records import TrainedModel
+    from sftknow.training.recipe import SFTRecipe
+    from sftknow.training.train import TrainingOptions
 
 
 def add_parser(commands: Commands) -> None:
@@ -99,13 +99,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def train_facts(arguments: argparse.Namespace) -> TrainedModel | None:
     """Fine-tune on facts of a bucket; None where the batch was only shown."""
-    from sftknow.pipeline.base import resolve_base
-    from sftknow.pipeline.cells import Cell
-    from sftknow.pipeline.training import check_training, sft_recipe, show_cell, train_cell
+    from sftknow.artifacts.mastery_data import MasteryData
+    from sftknow.models.resolving import resolve_base
     from sftknow.recipes.load import override_section
     from sftknow.recipes.schema import LoraSection, SFTSection
     from sftknow.records import ModelRef
-    from sftknow.storage.mastery_data import MasteryData
+    from sftknow.run.cells import Cell
+    from sftknow.run.training import check_training, sft_recipe, show_cell, train_cell
 
     cell = Cell(
         bucket=parse_bucket(arguments.bucket),
@@ -127,10 +127,10 @@ def train_facts(arguments: argparse.Namespace) -> TrainedModel | None:
 def train_task(arguments: argparse.Namespace) -> TrainedModel | None:
     """Fine-tune on a task's own train split; None where the batch was only shown."""
     from sftknow.evaluation.general.xsum import ARTICLE_WORDS
-    from sftknow.pipeline.base import resolve_base
-    from sftknow.pipeline.general_ability import GeneralOptions, check_tasks, open_task, show_task, train_on_task
-    from sftknow.pipeline.training import check_training
+    from sftknow.models.resolving import resolve_base
     from sftknow.records import ModelRef
+    from sftknow.run.general_ability import GeneralOptions, check_tasks, open_task, show_task, train_on_task
+    from sftknow.run.training import check_training
 
     size = parse_size(arguments.size)
     data = data_folders(arguments.data)
@@ -166,7 +166,7 @@ def accelerate_section(arguments: argparse.Namespace) -> AccelerateSection:
 
 def training_options(arguments: argparse.Namespace) -> TrainingOptions:
     """``--save-steps`` and ``--report-to``."""
-    from sftknow.finetuning.train import TrainingOptions
+    from sftknow.training.train import TrainingOptions
 
     return TrainingOptions(report_to=tuple(arguments.report_to), save_steps=arguments.save_steps)
 
@@ -198,10 +198,10 @@ def parse_size(text: str) -> int | None:
 
 def task_recipe(settings: list[str], *, lora: bool = False) -> SFTRecipe:
     """The recipe for a task's rows, which are longer than questions; ``--set`` on top of it."""
-    from sftknow.pipeline.general_ability import MAX_LENGTH
-    from sftknow.pipeline.training import sft_recipe
     from sftknow.recipes.load import override_section
     from sftknow.recipes.schema import LoraSection, SFTSection
+    from sftknow.run.general_ability import MAX_LENGTH
+    from sftknow.run.training import sft_recipe
 
     section = override_section(SFTSection, [f"max_length={MAX_LENGTH}", *settings])
     return sft_recipe(section, LoraSection() if lora else None)

@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from sftknow.errors import MasteryDataError, ModelError
 from sftknow.evaluation.dataset import WAY_OUT
 from sftknow.evaluation.greedy import pins
-from sftknow.evaluation.hub_files import first_line
 from sftknow.evaluation.prefix import Route, needed_prefix
+from sftknow.models.hub_files import first_line
+from sftknow.models.loading import quiet_libraries
 from sftknow.records import ModelRef
-from sftknow.storage.models import quiet_libraries
 
 OWN_KEYS = ("mastery_dataset",)
 """What a person may pass in ``--metadata``."""

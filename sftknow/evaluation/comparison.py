@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sftknow.errors import MasteryDataError
-from sftknow.paired import (
+from sftknow.records import BUCKETS, SPLITS, EvalRun, Fact, QuestionResult, Split
+from sftknow.stats import (
     PairedCounts,
     bootstrap_differences,
     mcnemar,
     percentile_interval,
     stratified_mcnemar,
 )
-from sftknow.records import BUCKETS, SPLITS, EvalRun, Fact, QuestionResult, Split
 
 METRICS: tuple[str, ...] = ("acc", "acc_word", "exact_match")
 
@@ -66,7 +66,7 @@ class PairedDifference:
     lost: int
     """Questions that only a answered correctly."""
     p_value: float
-    """Two-sided, of McNemar's exact test; of a group see `sftknow.paired.stratified_mcnemar`."""
+    """Two-sided, of McNemar's exact test; of a group see `sftknow.stats.stratified_mcnemar`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.files import atomic_file, read_json, write_json
 from sftknow.errors import RunError
 from sftknow.evaluation.comparison import METRICS, Comparison, PairedDifference, PairedQuestion
 from sftknow.records import QuestionResult, to_json
-from sftknow.storage.artifacts import atomic_file, read_json, write_json
 
 COMPARISON = "comparison.json"
 DIFFERENCES = "differences.csv"

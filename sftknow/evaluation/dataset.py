@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.answers import normalize
+from sftknow.artifacts.files import file_sha256
+from sftknow.artifacts.manifests import MANIFEST, dataset_of_model, read_manifest
+from sftknow.artifacts.mastery_data import KIND, SCHEMA, MasteryData, bucket_file
 from sftknow.errors import HubError, MasteryDataError, RunError
-from sftknow.evaluation.hub_files import Repo, first_line, open_repo
-from sftknow.evaluation.model_notes import ModelNotes
+from sftknow.models.hub_files import Repo, first_line, open_repo
+from sftknow.models.notes import ModelNotes
 from sftknow.records import BUCKETS, GradedFact, ModelRef, Split
-from sftknow.storage.artifacts import file_sha256
-from sftknow.storage.manifests import MANIFEST, dataset_of_model, read_manifest
-from sftknow.storage.mastery_data import KIND, SCHEMA, MasteryData, bucket_file
 
 WAY_OUT = "pass --metadata mastery_dataset=FOLDER or mastery_dataset=org/name@revision"
 _DATASET_ID = re.compile(r"[\w.-]+/[\w.-]+")

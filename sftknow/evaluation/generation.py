@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from lm_eval.models.utils import configure_pad_token, resolve_max_length
 
+from sftknow.artifacts.journal import Journal
 from sftknow.errors import ModelError
 from sftknow.evaluation.greedy import MAX_NEW_TOKENS, greedy
-from sftknow.evaluation.journal import Journal
 
 
 @dataclass(frozen=True, kw_only=True)

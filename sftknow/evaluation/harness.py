@@ -18,19 +18,19 @@ import transformers
 from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.tasks import TaskManager
 
+from sftknow.artifacts.files import digest
+from sftknow.artifacts.journal import Journal, journal_name
 from sftknow.errors import MasteryDataError
 from sftknow.evaluation.dataset import Questions, open_dataset
 from sftknow.evaluation.generation import Batch, answer, make_batches, padded_tokenizer
-from sftknow.evaluation.journal import Journal, journal_name
 from sftknow.evaluation.lm_eval_task import own_facts_notes
-from sftknow.evaluation.model_notes import ModelNotes
 from sftknow.evaluation.quiet import quiet_evaluation
 from sftknow.evaluation.scoring import METRICS
+from sftknow.models.loading import find_device, load_model, load_tokenizer
+from sftknow.models.notes import ModelNotes
 from sftknow.progress import progress
 from sftknow.records import BUCKETS, SPLITS, EvalRun, MetricValue, ModelRef, QuestionResult, Split
 from sftknow.resources import task_folder
-from sftknow.storage.artifacts import digest
-from sftknow.storage.models import find_device, load_model, load_tokenizer
 
 AUTO_BATCH = 128
 """Questions a batch where the batch size is ``auto``; prompts are short, and lm-eval's own search takes longer."""

@@ -14,14 +14,14 @@ from typing import Any
 from huggingface_hub import constants
 from lm_eval.api.task import ConfigurableTask
 
+from sftknow.artifacts.manifests import MANIFEST
+from sftknow.checkpoints.completeness import check_files
 from sftknow.errors import MasteryDataError, SftknowError
-from sftknow.evaluation.checkpoint_files import check_files
 from sftknow.evaluation.command_line import CommandLine, local_stamp
 from sftknow.evaluation.dataset import Questions, find_dataset
-from sftknow.evaluation.model_notes import ModelNotes, training_facts
 from sftknow.evaluation.scoring import documents
+from sftknow.models.notes import ModelNotes, training_facts
 from sftknow.records import GradedFact
-from sftknow.storage.manifests import MANIFEST
 
 _log = logging.getLogger("lm_eval.cbqa_mastery")
 

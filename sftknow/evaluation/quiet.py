@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sftknow.storage.models import quiet_libraries
+from sftknow.models.loading import quiet_libraries
 
 
 @contextmanager

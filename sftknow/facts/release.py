@@ -22,9 +22,9 @@ from typing import Protocol
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from sftknow.artifacts.files import atomic_file
 from sftknow.errors import FactsError
 from sftknow.progress import progress
-from sftknow.storage.artifacts import atomic_file
 
 OFFICIAL = "entity-questions"
 """What a person writes for the official release."""

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from sftknow.answers import Synonyms
+from sftknow.artifacts.manifests import MANIFEST
 from sftknow.errors import FactsError, HubError
 from sftknow.facts.entity_questions import is_entity_questions, read_entity_questions
 from sftknow.facts.release import OFFICIAL, Comparison, Files, FolderFiles, ZipFiles, compare, official_files
@@ -18,7 +19,6 @@ from sftknow.facts.tabular import SUFFIXES, Exposure, Tables, read_tables, split
 from sftknow.facts.topics import Topic
 from sftknow.records import SPLITS, Fact, Split
 from sftknow.resources import lab_folder
-from sftknow.storage.manifests import MANIFEST
 
 __all__ = ["Exposure", "FactSet", "load_facts"]
 

@@ -18,10 +18,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sftknow.artifacts.files import atomic_file, atomic_folder, digest
+from sftknow.artifacts.manifests import write_manifest
+from sftknow.models.loading import name_dtype
 from sftknow.progress import progress
-from sftknow.storage.artifacts import atomic_file, atomic_folder, digest
-from sftknow.storage.manifests import write_manifest
-from sftknow.storage.models import name_dtype
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.files import atomic_file, write_json
 from sftknow.errors import CheckpointError
 from sftknow.parameters.change import Analysis, TensorChange
 from sftknow.parameters.regions import OUTSIDE, parse_layers
 from sftknow.records import ParameterChange
-from sftknow.storage.artifacts import atomic_file, write_json
 
 Value = str | int | float | None
 Rows = Sequence[Mapping[str, Value]]

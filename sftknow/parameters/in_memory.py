@@ -17,6 +17,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.reader import listed
 from sftknow.errors import CheckpointError
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
@@ -27,7 +28,6 @@ from sftknow.parameters.unit_work import Bits, for_each_unit
 from sftknow.parameters.units import Unit
 from sftknow.parameters.verification import verify_hash
 from sftknow.records import RestorePlan
-from sftknow.storage.checkpoints import listed
 
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sftknow.artifacts.files import digest
+from sftknow.artifacts.manifests import MANIFEST, read_manifest, write_manifest
+from sftknow.artifacts.partial_folder import PartialFolder
+from sftknow.checkpoints.layout import Layout
+from sftknow.checkpoints.reader import SHARD_INDEX, CheckpointIndex
+from sftknow.checkpoints.side_files import side_files
 from sftknow.errors import CheckpointError, RunError
-from sftknow.storage.artifacts import digest
-from sftknow.storage.checkpoint_layout import Layout
-from sftknow.storage.checkpoints import SHARD_INDEX, CheckpointIndex
-from sftknow.storage.manifests import MANIFEST, read_manifest, write_manifest
-from sftknow.storage.partial_folder import PartialFolder
-from sftknow.storage.side_files import side_files
 
 _SPARE_BYTES = 1 << 20  # for the manifest, the card and the folders themselves
 

@@ -9,9 +9,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from sftknow.errors import CheckpointError, RunError
-from sftknow.parameters.regions import OUTPUT_HEADS, Place, Region, natural_order, parse_region, place_of
-from sftknow.storage.checkpoints import (
+from sftknow.artifacts.manifests import read_manifest
+from sftknow.checkpoints.reader import (
     FLOAT_BITS,
     CheckpointIndex,
     CheckpointReader,
@@ -19,7 +18,8 @@ from sftknow.storage.checkpoints import (
     listed,
     read_index,
 )
-from sftknow.storage.manifests import read_manifest
+from sftknow.errors import CheckpointError, RunError
+from sftknow.parameters.regions import OUTPUT_HEADS, Place, Region, natural_order, parse_region, place_of
 
 BLOCK = 1 << 22
 """Elements read at a time by default; a block of both models with all that is computed on it takes about 200 MB."""

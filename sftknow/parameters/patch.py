@@ -13,6 +13,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from sftknow.artifacts.files import atomic_file
+from sftknow.checkpoints.layout import OutputShard, layout_like, safetensors_header
+from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointIndex, listed, read_index, widen
 from sftknow.errors import CheckpointError
 from sftknow.parameters.outputs import Output, OutputFolders
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
@@ -24,9 +27,6 @@ from sftknow.parameters.unit_work import Bits, for_each_unit
 from sftknow.parameters.units import MEMORY, Unit, unit_count, units
 from sftknow.parameters.verification import hash_side, verify_pair
 from sftknow.records import RestoredCheckpoint, RestorePlan
-from sftknow.storage.artifacts import atomic_file
-from sftknow.storage.checkpoint_layout import OutputShard, layout_like, safetensors_header
-from sftknow.storage.checkpoints import FLOAT_BITS, CheckpointIndex, listed, read_index, widen
 
 
 def write_patch(

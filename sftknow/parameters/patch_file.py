@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.direct_file import SourceFiles
+from sftknow.checkpoints.index import TensorEntry, read_header
+from sftknow.checkpoints.layout import read_metadata
+from sftknow.checkpoints.reader import FLOAT_BITS
 from sftknow.errors import CheckpointError
 from sftknow.parameters.pairs import TensorPair
-from sftknow.storage.checkpoint_index import TensorEntry, read_header
-from sftknow.storage.checkpoint_layout import read_metadata
-from sftknow.storage.checkpoints import FLOAT_BITS
-from sftknow.storage.direct_file import SourceFiles
 
 PLACE, RESTORED, TUNED = "#place", "#restored", "#tuned"
 _FORMAT = "sftknow-patch"

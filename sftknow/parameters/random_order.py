@@ -11,10 +11,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.machine import available_processors
 from sftknow.parameters.random_kernels import count_random, find_random
 from sftknow.parameters.selection import BINS, cut_bin, make_cut, mixed_seed, selected_elements
 from sftknow.records import LevelCut
-from sftknow.storage.processors import available_processors
 
 T = TypeVar("T")
 

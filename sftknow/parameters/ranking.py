@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.reader import widen
+from sftknow.machine import available_processors
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.random_order import random_cuts
 from sftknow.parameters.relative import changes
@@ -27,8 +29,6 @@ from sftknow.parameters.survey import Survey, Workload, most_bins, read_unit, sa
 from sftknow.parameters.survey_kernels import split_words
 from sftknow.parameters.units import SPAN, Unit, units
 from sftknow.records import LevelCut, RestorePlan
-from sftknow.storage.checkpoints import widen
-from sftknow.storage.processors import available_processors
 
 SAMPLED = 1 << 24
 """Regions below this many elements are not sampled: passing twice over them takes no time."""

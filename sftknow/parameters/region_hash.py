@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sftknow.artifacts.files import digest
 from sftknow.parameters.pairs import TensorPair
 from sftknow.parameters.units import PIECE
-from sftknow.storage.artifacts import digest
 
 
 class RegionHash:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.reader import round_to_bfloat16, widen
 from sftknow.errors import CheckpointError
-from sftknow.storage.checkpoints import round_to_bfloat16, widen
 
 ARITHMETICS = ("float32", "bfloat16")
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.layout import Layout, OutputShard, layout_in_shards, layout_like
+from sftknow.checkpoints.reader import narrow, nonfinite, widen
 from sftknow.errors import CheckpointError
 from sftknow.parameters.bars import watched
 from sftknow.parameters.outputs import Output, OutputFolders
@@ -24,8 +26,6 @@ from sftknow.parameters.sweep import Painter, Sweep
 from sftknow.parameters.units import MEMORY
 from sftknow.parameters.verification import verify_pair
 from sftknow.records import LevelCut, RestoredCheckpoint, RestorePlan
-from sftknow.storage.checkpoint_layout import Layout, OutputShard, layout_in_shards, layout_like
-from sftknow.storage.checkpoints import narrow, nonfinite, widen
 
 _MEGABYTE = 10**6
 _QUIET = 1000  # megabytes that take about a second: below, a progress bar is only noise

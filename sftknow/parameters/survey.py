@@ -22,7 +22,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader, nonfinite
 from sftknow.errors import CheckpointError
+from sftknow.machine import available_processors
 from sftknow.parameters.bars import watched
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, blocks
@@ -32,8 +34,6 @@ from sftknow.parameters.selection import BINS
 from sftknow.parameters.survey_kernels import add_words
 from sftknow.parameters.unit_counters import BrokenError, TooLargeError, UnitCounters, counter_bytes
 from sftknow.parameters.units import BLOCK, MEMORY, PIECE, SPAN, Unit, unit_count, units
-from sftknow.storage.checkpoints import FLOAT_BITS, CheckpointReader, nonfinite
-from sftknow.storage.processors import available_processors
 
 _OVERHEAD = 256 << 20  # the interpreter with NumPy, numba and pyarrow
 _QUIET = 300_000_000  # elements that take about a second: below, a progress bar is only noise

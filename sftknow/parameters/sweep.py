@@ -21,11 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.direct_file import ALIGNMENT, DirectFile, SourceFiles, aligned_rows
+from sftknow.checkpoints.layout import Layout, OutputShard
+from sftknow.checkpoints.reader import FLOAT_BITS
 from sftknow.errors import CheckpointError
 from sftknow.parameters.pairs import TensorPair
-from sftknow.storage.checkpoint_layout import Layout, OutputShard
-from sftknow.storage.checkpoints import FLOAT_BITS
-from sftknow.storage.direct_file import ALIGNMENT, DirectFile, SourceFiles, aligned_rows
 
 _MEGABYTE = 10**6
 _PROCESS = 200 * 10**6  # the interpreter, NumPy, Numba and its compiled kernels

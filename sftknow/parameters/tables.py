@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.files import atomic_file, read_json, write_json
 from sftknow.errors import CheckpointError, RunError
 from sftknow.parameters.change import Analysis, TensorChange
 from sftknow.records import LevelCut, LevelStatistics, ParameterChange, RestorePlan, to_json
-from sftknow.storage.artifacts import atomic_file, read_json, write_json
 
 CHANGES = "changes.json"
 PLAN = "plan.json"

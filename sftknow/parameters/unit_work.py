@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.direct_file import SourceFiles
+from sftknow.checkpoints.index import TensorEntry
+from sftknow.checkpoints.reader import FLOAT_BITS
 from sftknow.errors import CheckpointError
 from sftknow.parameters.bars import watched
 from sftknow.parameters.pairs import CheckpointPair
 from sftknow.parameters.units import PIECE, Unit, units
-from sftknow.storage.checkpoint_index import TensorEntry
-from sftknow.storage.checkpoints import FLOAT_BITS
-from sftknow.storage.direct_file import SourceFiles
 
 _THREADS = 2
 _AT_ONCE = 64

@@ -17,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from sftknow.artifacts.files import read_json
+from sftknow.artifacts.manifests import MANIFEST
+from sftknow.artifacts.mastery_data import MasteryData, bucket_file
 from sftknow.errors import RunError
 from sftknow.records import (
     BUCKETS,
@@ -34,9 +37,6 @@ from sftknow.report.examples import FactDivergences, moved_most
 from sftknow.report.extras import Texts, base_name, general_ability, loss_curve, paper_model
 from sftknow.report.outcomes import Questions
 from sftknow.report.paper import Beside
-from sftknow.storage.artifacts import read_json
-from sftknow.storage.manifests import MANIFEST
-from sftknow.storage.mastery_data import MasteryData, bucket_file
 
 R = TypeVar("R")
 

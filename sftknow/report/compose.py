@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from sftknow.artifacts.files import atomic_folder, write_json, write_text
 from sftknow.progress import progress
 from sftknow.report import (
     claims,
@@ -41,7 +42,6 @@ from sftknow.report.layout import (
 )
 from sftknow.report.style import inline_svg
 from sftknow.report.summary import plain_words
-from sftknow.storage.artifacts import atomic_folder, write_json, write_text
 
 FORMAT = 1
 """Version of the layout of ``results.json``."""

@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.files import read_json
+from sftknow.artifacts.mastery_data import bucket_file
 from sftknow.errors import RunError
 from sftknow.report.paper import recognise
-from sftknow.storage.artifacts import read_json
-from sftknow.storage.mastery_data import bucket_file
 
 _LAYERS = re.compile(r"layers-(\d+(?:-\d+)?)")
 

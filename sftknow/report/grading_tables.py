@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.records import BUCKETS, SPLITS, Split
 from sftknow.report.terminal import text_table
-from sftknow.storage.mastery_data import MasteryData
 
 _PARTS: Mapping[Split, str] = {
     "train": "training",

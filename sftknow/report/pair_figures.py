@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from sftknow.artifacts.files import atomic_file
 from sftknow.records import ParameterChange
 from sftknow.report.contents import level_share
 from sftknow.report.layout import Panel
 from sftknow.report.parameter_figures import enrichment_panel
 from sftknow.report.style import LOOKS, drawing, legend_below, to_panel
-from sftknow.storage.artifacts import atomic_file
 
 
 def change_panels(change: ParameterChange) -> list[Panel]:

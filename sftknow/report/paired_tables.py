@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftknow.paired import PairedCounts, mcnemar, stratified_mcnemar
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import SPLIT_TITLES, estimate, group_models, group_task, groups, large_size
 from sftknow.report.claims import REFERENCE
@@ -19,6 +18,7 @@ from sftknow.report.entries import cell_title, percent, share_entry, signed, who
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.outcomes import Shared, shared_outcomes
 from sftknow.report.strategy_tables import choosing_split
+from sftknow.stats import PairedCounts, mcnemar, stratified_mcnemar
 
 EXAMPLES = 6
 """Questions shown for each way and pair."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sftknow.artifacts.files import write_json, write_text
 from sftknow.errors import RunError
 from sftknow.records import BUCKETS
 from sftknow.report import claims, facts_sheet, figures, restoration_tables
@@ -19,7 +20,6 @@ from sftknow.report.findings import findings
 from sftknow.report.layout import Column, Entry, Figure, Section, Table, figure_json, table_json
 from sftknow.report.paper import distributions
 from sftknow.report.parameter_tables import shown_change
-from sftknow.storage.artifacts import write_json, write_text
 
 Runs = Mapping[str, Report]
 """Runs by the name that they have on the page."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.records import BUCKETS, SPLITS, EvalRun, ParameterChange
 from sftknow.report.collect import collect
 from sftknow.report.findings import findings
 from sftknow.report.summary import plain_words
-from sftknow.storage.mastery_data import MasteryData
 
 _SPLIT_NAMES = {
     "train": "training",

@@ -24,13 +24,13 @@ import zstandard
 from safetensors.torch import save_file
 
 from sftknow.answers import Synonyms
+from sftknow.checkpoints.deltas import BLOCKS, LEVEL, materialize, write_delta
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
-from sftknow.finetuning.recipe import SFTRecipe
-from sftknow.finetuning.train import fine_tune
 from sftknow.records import ModelRef
 from sftknow.resources import lab_folder
-from sftknow.storage.deltas import BLOCKS, LEVEL, materialize, write_delta
+from sftknow.training.recipe import SFTRecipe
+from sftknow.training.train import fine_tune
 
 WIDTH, DEPTH = 1024, 32
 

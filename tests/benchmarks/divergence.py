@@ -24,12 +24,12 @@ from tokenizers import models as models_of_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sftknow.answers import DEFAULT_RULE
+from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.divergence.analysis import Selection, load_for_logits, measure_base, measure_divergence, select_prompts
+from sftknow.divergence.base import starts_near
+from sftknow.divergence.kl import top_k_divergence
 from sftknow.facts.topics import load_topics
 from sftknow.records import Fact, ModelRef
-from sftknow.storage.mastery_data import MasteryData
-from sftknow.tokens.analysis import Selection, load_for_logits, measure_base, measure_divergence, select_prompts
-from sftknow.tokens.base import starts_near
-from sftknow.tokens.divergence import top_k_divergence
 from tests.tiny import graded
 
 WINDOW = 3

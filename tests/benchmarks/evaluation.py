@@ -33,7 +33,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from sftknow.evaluation.harness import Harness
 from sftknow.records import ModelRef, to_json
-from sftknow.storage.models import load_model, load_tokenizer
+from sftknow.models.loading import load_model, load_tokenizer
 
 data, batch_size, dtype, out, *levels = sys.argv[1:]
 harness = Harness(Path(data), batch_size=int(batch_size), device="cpu")
@@ -53,9 +53,9 @@ Path(out).write_text(json.dumps(scores))
 def make_dataset(folder: Path) -> Path:
     """The lab's facts with drawn buckets."""
     from sftknow.answers import Synonyms
+    from sftknow.artifacts.mastery_data import write_mastery_data
     from sftknow.facts.sources import load_facts
     from sftknow.facts.topics import load_topics
-    from sftknow.storage.mastery_data import write_mastery_data
     from tests.tiny import graded
 
     facts = load_facts("lab", topics=load_topics(), synonyms=Synonyms.load()).facts

@@ -30,9 +30,9 @@ from sftknow.answers import Synonyms
 from sftknow.facts.prompts import statements_for
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
-from sftknow.mastery.sampling import SampleRequest
-from sftknow.mastery.shards import grade_facts
-from sftknow.mastery.transformers_sampler import TransformersSampler
+from sftknow.grading.sampling import SampleRequest
+from sftknow.grading.shards import grade_facts
+from sftknow.grading.transformers_sampler import TransformersSampler
 from sftknow.records import SamplingPolicy
 from sftknow.resources import lab_folder
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftknow.mastery.sampling import SampleRequest
+from sftknow.grading.sampling import SampleRequest
 from sftknow.records import SampleTally, SamplingPolicy
 
 TEXT = " the {place} region, which was founded in the early years of the nineteenth century by settlers, and it is {n}"
@@ -63,14 +63,14 @@ def peak_mb() -> float:
 
 def measure(count: int, folder: Path, *, keep_texts: bool) -> dict[str, Any]:
     """Grade that many facts in this process."""
-    import sftknow.pipeline.grading as grading
+    import sftknow.run.grading as grading
     from sftknow.answers import Synonyms
+    from sftknow.artifacts.mastery_data import MasteryData
     from sftknow.facts.sources import load_facts
     from sftknow.facts.topics import load_topics
-    from sftknow.pipeline.base import BaseModel
+    from sftknow.models.resolving import BaseModel
     from sftknow.recipes.schema import GradingSection
     from sftknow.records import ModelRef
-    from sftknow.storage.mastery_data import MasteryData
 
     file = folder / "facts.jsonl"
     topics = load_topics()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sftknow.cli.main import main
-from sftknow.finetuning import train
+from sftknow.training import train
 from tests.cli.test_main import refused
 from tests.evaluation.general.stand_in import write_stand_in
 from tests.tiny import tiny_tokenizer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 
-from sftknow.evaluation import hub_files
+from sftknow.models import hub_files
 from tests.hub_server import HubServer
 
 

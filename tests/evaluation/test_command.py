@@ -13,11 +13,11 @@ from typing import Any
 import lm_eval
 import pytest
 
+from sftknow.artifacts.manifests import write_manifest
 from sftknow.evaluation.harness import Harness
-from sftknow.finetuning.examples import chat_template
 from sftknow.records import EvalRun, ModelRef
 from sftknow.resources import task_folder
-from sftknow.storage.manifests import write_manifest
+from sftknow.training.examples import chat_template
 from tests.evaluation.conftest import upload
 from tests.hub_server import HubServer
 from tests.tiny import tiny_llama, tiny_mastery_data, tiny_tokenizer

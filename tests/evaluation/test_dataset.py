@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
+from sftknow.artifacts.manifests import MANIFEST, write_manifest
+from sftknow.artifacts.mastery_data import MasteryData, write_mastery_data
 from sftknow.errors import HubError, MasteryDataError, SftknowError
 from sftknow.evaluation.dataset import Questions, find_dataset, open_dataset
 from sftknow.evaluation.harness import Harness
-from sftknow.evaluation.model_notes import ModelNotes, training_facts
+from sftknow.models.notes import ModelNotes, training_facts
 from sftknow.records import ModelRef
-from sftknow.storage.manifests import MANIFEST, write_manifest
-from sftknow.storage.mastery_data import MasteryData, write_mastery_data
 from tests.evaluation.conftest import upload
 from tests.hub_server import Fault, HubServer
 from tests.tiny import graded, tiny_facts

@@ -16,16 +16,16 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from sftknow.answers import contains
+from sftknow.artifacts.manifests import write_manifest
+from sftknow.artifacts.mastery_data import MasteryData, write_mastery_data
+from sftknow.artifacts.scores import write_eval
 from sftknow.errors import DeviceError, MasteryDataError, ModelError
 from sftknow.evaluation import generation, harness
 from sftknow.evaluation.harness import Harness
 from sftknow.evaluation.lm_eval_task import MasteryTask
-from sftknow.evaluation.results import write_eval
 from sftknow.prompts import prompt_ids
 from sftknow.records import BUCKETS, EvalRun, ModelRef
 from sftknow.resources import task_folder
-from sftknow.storage.manifests import write_manifest
-from sftknow.storage.mastery_data import MasteryData, write_mastery_data
 from tests.tiny import PLACES, graded, tiny_facts, tiny_llama, tiny_mastery_data, tiny_tokenizer
 
 

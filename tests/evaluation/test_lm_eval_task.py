@@ -17,13 +17,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file, save_file
 
+from sftknow.artifacts.manifests import write_manifest
+from sftknow.artifacts.mastery_data import MasteryData, write_mastery_data
 from sftknow.errors import MasteryDataError, SftknowError
 from sftknow.evaluation.command_line import CommandLine
 from sftknow.evaluation.lm_eval_task import TaskError
 from sftknow.prompts import question_prompt
 from sftknow.resources import task_folder
-from sftknow.storage.manifests import write_manifest
-from sftknow.storage.mastery_data import MasteryData, write_mastery_data
 from tests.evaluation.conftest import upload
 from tests.hub_server import HubServer
 from tests.tiny import graded, tiny_facts, tiny_llama, tiny_tokenizer

@@ -18,13 +18,13 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import ModelError
 from sftknow.evaluation.harness import Harness
 from sftknow.evaluation.prefix import needed_prefix
-from sftknow.finetuning.examples import IGNORED, chat_template, encode
 from sftknow.prompts import prompt_ids, question_prompt
 from sftknow.resources import task_folder
-from sftknow.storage.mastery_data import MasteryData
+from sftknow.training.examples import IGNORED, chat_template, encode
 from tests.evaluation.styles import STYLES
 from tests.tiny import tiny_facts
 

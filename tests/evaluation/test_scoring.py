@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.evaluation.scoring import documents, process_results
 from sftknow.prompts import question_prompt
-from sftknow.storage.mastery_data import MasteryData
 
 
 def document(*answers: str, placeholder: bool = False) -> dict[str, Any]:

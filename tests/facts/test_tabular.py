@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from sftknow.answers import Synonyms
+from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.errors import FactsError
 from sftknow.facts.sources import FactSet, load_facts
 from sftknow.facts.tabular import Exposure, split_in_name
 from sftknow.facts.topics import load_topics
 from sftknow.records import SampleTally
-from sftknow.storage.mastery_data import write_mastery_data
 from tests.tiny import graded, tiny_facts
 
 TOPICS, SYNONYMS = load_topics(), Synonyms.load()

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import sftknow.lab.pretrain as pretrain_module
+from sftknow.artifacts.manifests import read_manifest
 from sftknow.lab.pretrain import PretrainConfig, pretrain, train_tokenizer
-from sftknow.storage.manifests import read_manifest
 
 CONFIG = PretrainConfig(
     vocabulary=300, width=16, layers=1, heads=2, kv_heads=1, mlp_width=32, batch_documents=4, warmup_steps=2,

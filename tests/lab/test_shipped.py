@@ -15,12 +15,12 @@ from sftknow.answers import Synonyms
 from sftknow.facts.prompts import statements_for
 from sftknow.facts.sources import FactSet, load_facts
 from sftknow.facts.topics import load_topics
+from sftknow.grading.sampling import SampleRequest
+from sftknow.grading.transformers_sampler import TransformersSampler
 from sftknow.lab.world import WorldSize, build_world
-from sftknow.mastery.sampling import SampleRequest
-from sftknow.mastery.transformers_sampler import TransformersSampler
-from sftknow.pipeline.laboratory import build_lab
 from sftknow.records import SamplingPolicy
 from sftknow.resources import lab_folder
+from sftknow.run.laboratory import build_lab
 
 MODEL = lab_folder() / "model"
 

@@ -11,8 +11,8 @@ import torch
 import transformers
 from torch import nn
 
+from sftknow.checkpoints.reader import read_index
 from sftknow.parameters.regions import OUTPUT_HEADS, parse_region, place_of
-from sftknow.storage.checkpoints import read_index
 
 LLAMA = {
     "vocab_size": 32,

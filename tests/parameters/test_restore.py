@@ -16,14 +16,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sftknow.artifacts.partial_folder import PartialFolder
+from sftknow.checkpoints.direct_file import DirectFile
 from sftknow.errors import CheckpointError
 from sftknow.parameters import outputs as outputs_module
 from sftknow.parameters import sweep
 from sftknow.parameters.change import analyse
 from sftknow.parameters.restore import restore, restore_layers, restore_levels
 from sftknow.records import RestorePlan
-from sftknow.storage.direct_file import DirectFile
-from sftknow.storage.partial_folder import PartialFolder
 from tests.parameters.checkpoint_pairs import read_checkpoint, stored, values_of, write_checkpoint
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"

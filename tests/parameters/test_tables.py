@@ -67,7 +67,7 @@ def test_report_of_a_pair(tmp_path: Path) -> None:
     """Tables say what the records say, in three formats; figures are there; ranges of layers add up."""
     import csv
 
-    from sftknow.pipeline.change_report import range_changes, write_change_report
+    from sftknow.run.change_report import range_changes, write_change_report
 
     names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(4)]
     write_checkpoint(tmp_path / "base", {name: stored([1, 2, 4, 8], "F32") for name in names})

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from sftknow.errors import RecipeError
-from sftknow.finetuning.recipe import SFTRecipe
 from sftknow.recipes.load import dump_recipe, load_recipe, override_section, shipped_recipes
 from sftknow.recipes.schema import Recipe, SFTSection
+from sftknow.training.recipe import SFTRecipe
 
 
 def write(folder: Path, text: str) -> str:

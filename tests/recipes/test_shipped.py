@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
+from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import MasteryDataError, RecipeError
-from sftknow.pipeline.cells import grid_cells
-from sftknow.pipeline.checks import check_words
-from sftknow.pipeline.experiment import Experiment
-from sftknow.pipeline.planning import STORED
 from sftknow.recipes.load import load_recipe, shipped_recipes
 from sftknow.recipes.schema import Recipe, Section
 from sftknow.report.paper import recognise
 from sftknow.resources import recipe_folder
-from sftknow.storage.artifacts import RunDirectory
+from sftknow.run.cells import grid_cells
+from sftknow.run.checks import check_words
+from sftknow.run.experiment import Experiment
+from sftknow.run.planning import STORED
 
 PAPER = {
     "paper-llama-2-7b": "LLaMA-2-7B",

@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.files import write_json, write_text
+from sftknow.artifacts.manifests import write_manifest
+from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.records import (
     BUCKETS,
     SPLITS,
@@ -26,9 +29,6 @@ from sftknow.records import (
     TokenDivergence,
     to_json,
 )
-from sftknow.storage.artifacts import write_json, write_text
-from sftknow.storage.manifests import write_manifest
-from sftknow.storage.mastery_data import write_mastery_data
 
 LEVELS = ("1%", "5%", "20%", "60%")
 MODULES = {"mlp.down_proj": 3072, "mlp.up_proj": 3072, "self_attn.q_proj": 1024, "self_attn.k_proj": 512}

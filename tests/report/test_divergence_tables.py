@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from sftknow.artifacts.files import read_json
 from sftknow.errors import RunError
 from sftknow.records import TokenDivergence
 from sftknow.report import divergence_tables
 from sftknow.report.collect import collect
 from sftknow.report.contents import Report
 from sftknow.report.examples import SHOWN, moved_most
-from sftknow.storage.artifacts import read_json
 
 
 @pytest.fixture(scope="module")

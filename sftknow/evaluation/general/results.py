@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.files import atomic_file, read_json, write_json
 from sftknow.errors import RunError
 from sftknow.records import to_json
-from sftknow.storage.artifacts import atomic_file, read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

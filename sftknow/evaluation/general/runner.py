@@ -17,6 +17,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from sftknow.artifacts.files import digest
 from sftknow.errors import GeneralTaskError, ModelError
 from sftknow.evaluation.general.data import load_split
 from sftknow.evaluation.general.results import GeneralAnswer, GeneralMetric, GeneralScores
@@ -26,7 +27,6 @@ from sftknow.evaluation.quiet import quiet_evaluation
 from sftknow.progress import progress
 from sftknow.records import TaskExample
 from sftknow.resources import task_folder
-from sftknow.storage.artifacts import digest
 
 _CHUNK = 1024
 """Training rows that are rendered at a time."""

@@ -14,9 +14,9 @@ from lm_eval.tasks import TaskManager
 from sftknow.evaluation.general.runner import GeneralHarness
 from sftknow.evaluation.general.tasks import find_task
 from sftknow.evaluation.general.xsum import ArticlesError, load_articles, rouge
+from sftknow.models.loading import load_model, load_tokenizer
 from sftknow.records import ModelRef
 from sftknow.resources import task_folder
-from sftknow.storage.models import load_model, load_tokenizer
 from tests.evaluation.general.stand_in import write_stand_in
 from tests.tiny import tiny_llama, tiny_tokenizer
 

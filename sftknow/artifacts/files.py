@@ -1,0 +1,106 @@
+"""Files written whole or not at all, JSON, and the digests that name contents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sftknow.errors import RunError
+from sftknow.records import to_json
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of records, mappings, sequences and scalars."""
+    text = json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it there when the block ends well, remove it when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        fsync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``path``; put it in ``path``'s place when the block ends well.
+
+    A folder that was at ``path`` is replaced: moved aside in one step and then deleted, so that a kill never leaves it
+    half deleted in its place. What a kill may leave beside it (``.<name>.partial``, ``.<name>.old``) is never read, and
+    the next call clears it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.replace(path)
+    for left_behind in (partial, old):
+        if left_behind.exists():
+            shutil.rmtree(left_behind)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in sorted(partial.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.exists():
+            path.replace(old)
+        partial.replace(path)
+        fsync_folder(path.parent)
+    finally:
+        if partial.exists():
+            shutil.rmtree(partial)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text so that the file is either the old one or the whole new one."""
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write records, mappings, sequences and scalars as JSON, atomically. NaN is refused: JSON has none."""
+    write_text(path, json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises RunError that names the file where it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it and start again") from None

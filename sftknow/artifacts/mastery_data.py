@@ -1,0 +1,304 @@
+"""A graded (mastery-split) data set on disk: ``<split>/bucket_<i>.parquet`` and ``sftknow.json``.
+
+The same layout goes to the Hub, where the splits are configurations and the buckets are splits. Where continuations
+were kept they lie beside it, in ``continuations/`` (`sftknow.artifacts.continuations`), and stay on this machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sftknow.artifacts.continuations import FOLDER as CONTINUATIONS
+from sftknow.artifacts.continuations import read_continuations, read_own_aliases, write_continuations
+from sftknow.artifacts.files import atomic_folder, digest, file_sha256
+from sftknow.artifacts.manifests import read_manifest, write_manifest
+from sftknow.errors import MasteryDataError
+from sftknow.records import BUCKETS, SPLITS, Fact, GradedFact, Mastery, SampleTally, Split
+
+KIND = "mastery-dataset"
+_CHUNK, _ROW_GROUP = 256, 4096
+"""Rows turned into a table at once, and rows of a row group: what is in memory for each bucket."""
+
+SCHEMA = pa.schema(
+    [
+        ("fact_id", pa.string()),
+        ("topic", pa.string()),
+        ("subject", pa.string()),
+        ("object", pa.string()),
+        ("aliases", pa.list_(pa.string())),
+        ("question", pa.string()),
+        ("split", pa.string()),
+        ("bucket", pa.int8()),
+        ("rate", pa.float64()),
+        ("hits", pa.int32()),
+        ("tries", pa.int32()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("edge", pa.bool_()),
+        ("template_hits", pa.list_(pa.int32())),
+        ("template_tries", pa.list_(pa.int32())),
+    ]
+)
+"""Columns of every Parquet file: see the fields of `Fact` and `Mastery`; ``rate`` is hits ÷ tries."""
+
+
+def bucket_file(split: str, bucket: int) -> str:
+    """Path of a bucket within the data set's folder."""
+    return f"{split}/bucket_{bucket}.parquet"
+
+
+def _row(graded: GradedFact) -> dict[str, Any]:
+    fact, mastery = graded.fact, graded.mastery
+    return {
+        "fact_id": fact.id,
+        "topic": fact.topic,
+        "subject": fact.subject,
+        "object": fact.object,
+        "aliases": list(fact.aliases),
+        "question": fact.question,
+        "split": fact.split,
+        "bucket": mastery.bucket,
+        "rate": mastery.rate,
+        "hits": mastery.hits,
+        "tries": mastery.tries,
+        "low": mastery.low,
+        "high": mastery.high,
+        "edge": mastery.edge,
+        "template_hits": list(mastery.template_hits),
+        "template_tries": list(mastery.template_tries),
+    }
+
+
+def _graded(row: Mapping[str, Any]) -> GradedFact:
+    fact = Fact(
+        id=row["fact_id"],
+        topic=row["topic"],
+        subject=row["subject"],
+        object=row["object"],
+        aliases=tuple(row["aliases"]),
+        question=row["question"],
+        split=row["split"],
+    )
+    mastery = Mastery(
+        fact_id=row["fact_id"],
+        template_hits=tuple(row["template_hits"]),
+        template_tries=tuple(row["template_tries"]),
+        hits=row["hits"],
+        tries=row["tries"],
+        bucket=row["bucket"],
+        low=row["low"],
+        high=row["high"],
+        edge=row["edge"],
+    )
+    return GradedFact(fact=fact, mastery=mastery)
+
+
+def fingerprint(rows: Iterable[GradedFact]) -> str:
+    """SHA-256 (hex) over content, whatever the order of rows: facts, answers, tallies and buckets."""
+    return _fingerprint(bytes.fromhex(digest(_row(row))) for row in rows)
+
+
+def _fingerprint(digests: Iterable[bytes]) -> str:
+    """The digest of the sorted list of the rows' digests, without ever spelling the list out."""
+    whole = hashlib.sha256(b"[")
+    for place, one in enumerate(sorted(digests)):
+        whole.update(f'{"," if place else ""}"{one.hex()}"'.encode())
+    whole.update(b"]")
+    return whole.hexdigest()
+
+
+def write_mastery_data(
+    folder: Path,
+    rows: Iterable[GradedFact],
+    manifest: Mapping[str, Any],
+    *,
+    continuations: Iterable[SampleTally] | None = None,
+    own_aliases: Mapping[str, Iterable[str]] | None = None,
+) -> None:
+    """Write a graded data set whole or not at all, in memory that does not grow with the rows (but for 0.2 KB each).
+
+    Args:
+        folder: replaced where it exists.
+        rows: every graded fact; within a bucket their order is kept.
+        manifest: what to record besides counts, hashes and the fingerprint: ``graded_by`` (model and revision) and
+            ``policy`` are expected by readers.
+        continuations: tallies with their texts, to be kept for grading by other rules.
+        own_aliases: by fact id the names that the source itself accepts, synonyms apart; kept beside the continuations.
+
+    Raises:
+        MasteryDataError: two facts share an id.
+    """
+    with atomic_folder(folder) as partial:
+        counts = {split: {f"bucket_{bucket}": 0 for bucket in BUCKETS} for split in SPLITS}
+        ids: set[str] = set()
+        digests: list[bytes] = []
+        with ExitStack() as stack:
+            writers = {}
+            for split in SPLITS:
+                (partial / split).mkdir()
+                for bucket in BUCKETS:
+                    writers[split, bucket] = stack.enter_context(_BucketWriter(partial / bucket_file(split, bucket)))
+            for graded in rows:
+                if graded.fact.id in ids:
+                    raise MasteryDataError(f"2 facts have the id {graded.fact.id}; ids must be unique")
+                ids.add(graded.fact.id)
+                row = _row(graded)
+                digests.append(bytes.fromhex(digest(row)))
+                writers[graded.fact.split, graded.mastery.bucket].write(row)
+                counts[graded.fact.split][f"bucket_{graded.mastery.bucket}"] += 1
+        names = [bucket_file(split, bucket) for split in SPLITS for bucket in BUCKETS]
+        content = {
+            **manifest,
+            "fingerprint": _fingerprint(digests),
+            "counts": counts,
+            "sha256": {name: file_sha256(partial / name) for name in names},
+        }
+        if continuations is not None:
+            content["continuations"] = write_continuations(partial, continuations, own_aliases or {})
+        write_manifest(partial, KIND, content)
+
+
+def check_place(folder: Path) -> None:
+    """Refuse to put a data set in the place of something else.
+
+    Raises:
+        MasteryDataError: the place holds a file, or a folder with anything but a graded data set.
+    """
+    if folder.is_dir() and (not any(folder.iterdir()) or read_manifest(folder, KIND) is not None):
+        return
+    if folder.exists():
+        raise MasteryDataError(f"{folder} is there already and is no graded data set; give another --out")
+
+
+class _BucketWriter:
+    """A Parquet file that is written a row group at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA)
+        self._rows: list[dict[str, Any]] = []
+        self._tables: list[pa.Table] = []
+
+    def __enter__(self) -> _BucketWriter:
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        if failed is None:
+            self._pack()
+            self._flush()
+        self._writer.close()
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == _CHUNK:
+            self._pack()
+        if len(self._tables) * _CHUNK == _ROW_GROUP:
+            self._flush()
+
+    def _pack(self) -> None:
+        if self._rows:
+            self._tables.append(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows = []
+
+    def _flush(self) -> None:
+        # A bucket without a fact gets a schema and no row group: `datasets` stumbles over an empty one.
+        if self._tables:
+            self._writer.write_table(pa.concat_tables(self._tables), row_group_size=_ROW_GROUP)
+        self._tables = []
+
+
+class MasteryData:
+    """A graded data set in a local folder, read bucket by bucket.
+
+    Attributes:
+        folder: where it lies.
+        manifest: the content of its ``sftknow.json``.
+
+    Raises:
+        MasteryDataError: the folder is not a whole graded data set.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise MasteryDataError(f"{self.folder} is not there; give the folder that `sftknow grade` wrote")
+        manifest = read_manifest(self.folder, KIND)
+        if manifest is None:
+            raise MasteryDataError(f"{self.folder} has no sftknow.json: it is no graded data set, or not a whole one")
+        self.manifest = manifest
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the content, the same wherever the data set lies."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def graded_by(self) -> str:
+        """The model that the facts were graded by, as text."""
+        return str(self.manifest.get("graded_by", "unknown"))
+
+    def count(self, split: Split, bucket: int) -> int:
+        """Number of facts in one bucket."""
+        return int(self.manifest["counts"][split][f"bucket_{bucket}"])
+
+    def bucket(self, split: Split, bucket: int) -> list[GradedFact]:
+        """The facts of one bucket, in file order.
+
+        Raises:
+            MasteryDataError: the file is missing, damaged or has other columns.
+        """
+        return [_graded(row) for row in self._table(split, bucket, SCHEMA.names).to_pylist()]
+
+    def _table(self, split: Split, bucket: int, names: list[str]) -> pa.Table:
+        path = self.folder / bucket_file(split, bucket)
+        try:
+            # Not `read_table`, which would take the folder's name for a partition.
+            with pq.ParquetFile(path) as file:
+                absent = [name for name in names if name not in file.schema_arrow.names]
+                table = None if absent else file.read(columns=names)
+        except FileNotFoundError:
+            raise MasteryDataError(f"{path} is missing: the data set is not whole; grade or pull it again") from None
+        except (pa.ArrowException, OSError) as error:
+            raise MasteryDataError(f"{path} cannot be read as Parquet ({error}); grade or pull it again") from None
+        if table is None:
+            raise MasteryDataError(f"{path} lacks the column {', '.join(absent)}")
+        return table.select(names)
+
+    def split(self, split: Split) -> list[GradedFact]:
+        """All buckets of a split, bucket 0 first."""
+        return [row for bucket in BUCKETS for row in self.bucket(split, bucket)]
+
+    def columns(self, split: Split, bucket: int, names: Iterable[str]) -> pa.Table:
+        """Some columns of one bucket, for counting without the rest.
+
+        Raises:
+            MasteryDataError: as `bucket` does.
+        """
+        return self._table(split, bucket, list(names))
+
+    @property
+    def has_continuations(self) -> bool:
+        """Whether the continuations were kept, and are here: they are not published."""
+        return bool(self.manifest.get("continuations")) and (self.folder / CONTINUATIONS).is_dir()
+
+    def continuations(self) -> Iterator[SampleTally]:
+        """The tallies with their continuations, those of a fact one after the other.
+
+        Raises:
+            MasteryDataError: they were not kept, or the file is missing or damaged.
+        """
+        if not self.has_continuations:
+            raise MasteryDataError(
+                f"{self.folder} holds no continuations; grade with --keep-texts to be able to rescore without the model"
+            )
+        return read_continuations(self.folder, self.manifest["continuations"])
+
+    def own_aliases(self) -> dict[str, tuple[str, ...]]:
+        """By fact id the names that the facts' source itself accepts, where it has any; kept with the continuations."""
+        return read_own_aliases(self.folder, self.manifest["continuations"]) if self.has_continuations else {}

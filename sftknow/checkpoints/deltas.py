@@ -1,0 +1,339 @@
+"""Fine-tuned checkpoints stored small: what differs from the base, bit-exact, and the way back.
+
+A delta folder is the checkpoint's folder with its safetensors files replaced by two: ``delta.bin``, compressed blocks,
+and ``delta.json``, which says what they are. Files that equal the base's byte for byte (a tokenizer, mostly) are left
+out as well. `materialize` makes the very same files again and compares their hashes.
+
+A block is the difference of the bit patterns, fine-tuned minus base as whole numbers modulo 2^width, folded so that
+small differences of either sign are small numbers, split into its bytes' planes and compressed with Zstandard. An
+unchanged block takes no space. Fine-tuning moves most values by a few units in the last place, so that the upper planes
+are nearly all zeros.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from sftknow.artifacts.files import atomic_folder, file_sha256, read_json, write_json
+from sftknow.checkpoints.index import DELTA_INDEX, ITEM_BYTES, TensorEntry, read_header
+from sftknow.errors import CheckpointError
+from sftknow.machine import available_processors
+from sftknow.progress import progress
+
+BLOCKS = "delta.bin"
+FORMAT = 1
+LEVEL = 3
+"""Zstandard's level: beyond it, time grows much faster than size shrinks."""
+
+_BLOCK_BYTES = 8 * 2**20
+_WIDTHS: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaSize:
+    """What storing a checkpoint as a delta came to. Bytes."""
+
+    full: int
+    """All files of the checkpoint."""
+    delta: int
+    """All files of the delta folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """A piece of one tensor."""
+
+    tuned: TensorEntry
+    base: TensorEntry | None
+    """The base's tensor of that name, dtype and shape; None where it has none, and the values are stored themselves."""
+    first: int
+    """First byte within the tensor."""
+    count: int
+    """Bytes."""
+
+
+def is_delta(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint as a delta."""
+    return (folder / DELTA_INDEX).is_file()
+
+
+def write_delta(base: Path, tuned: Path, out: Path) -> DeltaSize:
+    """Store a fine-tuned checkpoint as what differs from its base.
+
+    Args:
+        base: the base's folder, with safetensors weights.
+        tuned: the checkpoint's folder, with safetensors weights.
+        out: the delta's folder; may be ``tuned`` itself, which is then replaced at the very end.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or ``tuned`` is a delta already.
+    """
+    if is_delta(tuned):
+        raise CheckpointError(f"{tuned} is stored as a delta already")
+    weights = sorted(tuned.glob("*.safetensors"))
+    if not weights:
+        raise CheckpointError(f"{tuned} has no safetensors weights to store as a delta")
+    of_base = {entry.name: entry for file in sorted(base.glob("*.safetensors")) for entry in read_header(file)}
+    full = sum(file.stat().st_size for file in tuned.rglob("*") if file.is_file())
+    with atomic_folder(out) as partial:
+        files: dict[str, Any] = {}
+        with (
+            (partial / BLOCKS).open("wb") as sink,
+            progress(_count(map(read_header, weights)), f"storing {tuned.name} small", unit="blocks") as bar,
+        ):
+            for file in weights:
+                files[file.name] = _encode_file(file, of_base, sink, bar.update)
+        from_base = {}
+        for file in sorted(tuned.rglob("*")):
+            name = file.relative_to(tuned).as_posix()
+            if not file.is_file() or name in files:
+                continue
+            twin = base / name
+            if file.stat().st_size and twin.is_file() and file.read_bytes() == twin.read_bytes():
+                from_base[name] = file_sha256(file)
+            else:
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, partial / name)
+        write_json(
+            partial / DELTA_INDEX, {"format": FORMAT, "compressor": "zstd", "files": files, "from_base": from_base}
+        )
+        small = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+    return DeltaSize(full=full, delta=small)
+
+
+def materialize(base: Path, delta: Path, out: Path) -> None:
+    """Write the checkpoint that a delta stands for: the same files, byte for byte.
+
+    Args:
+        base: the folder of the base that the delta was made from.
+        delta: the delta's folder.
+        out: the checkpoint's folder, whole or not at all.
+
+    Raises:
+        CheckpointError: this is another base, or a file is missing or damaged.
+    """
+    index = _read_delta(delta)
+    of_base = {entry.name: entry for file in sorted(base.glob("*.safetensors")) for entry in read_header(file)}
+    with atomic_folder(out) as partial:
+        total = sum(len(entry["blocks"]) for entry in index["files"].values())
+        with (delta / BLOCKS).open("rb") as source, progress(total, f"writing {out.name}", unit="blocks") as bar:
+            for name, entry in index["files"].items():
+                _decode_file(partial / name, entry, of_base, source, bar.update, base=base)
+        for name, sha256 in index["from_base"].items():
+            twin = base / name
+            if not twin.is_file() or file_sha256(twin) != sha256:
+                raise _other_base(base, delta)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(twin, partial / name)
+        for file in sorted(delta.rglob("*")):
+            name = file.relative_to(delta).as_posix()
+            if file.is_file() and name not in (DELTA_INDEX, BLOCKS):
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, partial / name)
+
+
+def stored_weights(delta: Path) -> list[tuple[str, str]]:
+    """The weight files that a delta stands for: (name, SHA-256) in order of their names.
+
+    Raises:
+        CheckpointError: the delta is damaged.
+    """
+    return [(name, file["sha256"]) for name, file in sorted(_read_delta(delta)["files"].items())]
+
+
+def _read_delta(delta: Path) -> dict[str, Any]:
+    if not is_delta(delta):
+        raise CheckpointError(f"{delta} holds no delta ({DELTA_INDEX} is missing); give the folder of a stored cell")
+    index = read_json(delta / DELTA_INDEX)
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise CheckpointError(f"{delta / DELTA_INDEX} was written by another version of sftknow; upgrade it")
+    return index
+
+
+def _other_base(base: Path, delta: Path) -> CheckpointError:
+    return CheckpointError(f"{delta} was not made from the base {base}, or one of them is damaged; give its own base")
+
+
+# ---- one file -----------------------------------------------------------------------------------------------------
+
+
+def _encode_file(
+    file: Path, of_base: Mapping[str, TensorEntry], sink: BinaryIO, done: Callable[[], object]
+) -> dict[str, Any]:
+    entries = read_header(file)
+    begin = entries[0].start if entries else file.stat().st_size
+    with file.open("rb") as handle:
+        header = handle.read(begin)
+    blocks: list[list[int]] = []
+    own = [entry.name for entry in entries if _twin(entry, of_base) is None]
+    with ThreadPoolExecutor(available_processors()) as pool:
+        for _, packed in _in_order(pool, _encode_block, _blocks_of(entries, of_base)):
+            blocks.append([sink.tell(), len(packed)])
+            sink.write(packed)
+            done()
+    return {
+        "size": file.stat().st_size,
+        "sha256": file_sha256(file),
+        "header": base64.b64encode(header).decode(),
+        "own": own,
+        "blocks": blocks,
+    }
+
+
+def _decode_file(
+    target: Path,
+    entry: Mapping[str, Any],
+    of_base: Mapping[str, TensorEntry],
+    source: BinaryIO,
+    done: Callable[[], object],
+    *,
+    base: Path,
+) -> None:
+    target.write_bytes(base64.b64decode(entry["header"]))
+    # The header alone says where the tensors lie once the file has its full length.
+    os.truncate(target, entry["size"])
+    delta = Path(source.name).parent
+    entries = read_header(target)
+    if sorted(e.name for e in entries if _twin(e, of_base) is None) != sorted(entry["own"]):
+        raise _other_base(base, delta)
+
+    def jobs() -> Iterator[tuple[_Block, bytes]]:
+        planned = _blocks_of(entries, of_base)
+        for block, (offset, length) in zip(planned, entry["blocks"], strict=True):
+            source.seek(offset)
+            packed = source.read(length)
+            if len(packed) != length:
+                raise CheckpointError(f"{source.name} ends too early; train this cell again or copy its folder again")
+            yield block, packed
+
+    with target.open("r+b") as sink, ThreadPoolExecutor(available_processors()) as pool:
+        try:
+            for (block, _), values in _in_order(pool, _decode_block, jobs()):
+                sink.seek(block.tuned.start + block.first)
+                sink.write(values)
+                done()
+        except zstandard.ZstdError as error:
+            raise CheckpointError(f"{delta} is damaged ({error}); train this cell again or copy it again") from None
+    if file_sha256(target) != entry["sha256"]:
+        raise _other_base(base, delta)
+
+
+def _twin(entry: TensorEntry, of_base: Mapping[str, TensorEntry]) -> TensorEntry | None:
+    """The base's tensor that the difference is taken from."""
+    twin = of_base.get(entry.name)
+    same = twin is not None and (twin.dtype, twin.shape) == (entry.dtype, entry.shape)
+    return twin if same and ITEM_BYTES.get(entry.dtype) in _WIDTHS else None
+
+
+def _count(files: Iterable[Iterable[TensorEntry]]) -> int:
+    """Blocks of all tensors of all files."""
+    return sum(-((entry.start - entry.end) // _BLOCK_BYTES) for entries in files for entry in entries)
+
+
+def _blocks_of(entries: Iterable[TensorEntry], of_base: Mapping[str, TensorEntry]) -> Iterator[_Block]:
+    for entry in entries:
+        twin = _twin(entry, of_base)
+        for first in range(0, entry.end - entry.start, _BLOCK_BYTES):
+            count = min(_BLOCK_BYTES, entry.end - entry.start - first)
+            yield _Block(tuned=entry, base=twin, first=first, count=count)
+
+
+# ---- one block ----------------------------------------------------------------------------------------------------
+
+
+def _encode_block(block: _Block) -> bytes:
+    values = _read(block.tuned, block)
+    if block.base is None:
+        return zstandard.ZstdCompressor(level=LEVEL).compress(values.tobytes())
+    width = _WIDTHS[ITEM_BYTES[block.tuned.dtype]]
+    moved = values.view(width) - _read(block.base, block).view(width)
+    if not moved.any():
+        return b""
+    return zstandard.ZstdCompressor(level=LEVEL).compress(_planes(_fold(moved)))
+
+
+def _decode_block(job: tuple[_Block, bytes]) -> bytes:
+    block, packed = job
+    if block.base is None:
+        return _unpack(packed, block)
+    before = _read(block.base, block)
+    if not packed:
+        return before.tobytes()
+    width = _WIDTHS[ITEM_BYTES[block.tuned.dtype]]
+    values: NDArray[Any] = before.view(width) + _unfold(_from_planes(_unpack(packed, block), width))
+    return values.tobytes()
+
+
+def _unpack(packed: bytes, block: _Block) -> bytes:
+    plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=block.count)
+    if len(plain) != block.count:
+        raise zstandard.ZstdError(f"{block.tuned.name} has {len(plain)} bytes where {block.count} belong")
+    return plain
+
+
+def _read(entry: TensorEntry, block: _Block) -> NDArray[np.uint8]:
+    values = np.fromfile(entry.file, dtype=np.uint8, count=block.count, offset=entry.start + block.first)
+    if values.size != block.count:
+        raise CheckpointError(f"{entry.file} ends within {entry.name}; copy or download it again")
+    return values
+
+
+def _fold(moved: NDArray[Any]) -> NDArray[Any]:
+    """Two's complement to 0, −1, 1, −2, 2 … as 0, 1, 2, 3, 4 …, in place where it can be."""
+    bits = moved.dtype.itemsize * 8
+    sign = (moved >> moved.dtype.type(bits - 1)) * moved.dtype.type(2**bits - 1)
+    moved <<= moved.dtype.type(1)
+    moved ^= sign
+    return moved
+
+
+def _unfold(folded: NDArray[Any]) -> NDArray[Any]:
+    one = folded.dtype.type(1)
+    sign = (folded & one) * folded.dtype.type(2 ** (folded.dtype.itemsize * 8) - 1)
+    folded >>= one
+    folded ^= sign
+    return folded
+
+
+def _planes(values: NDArray[Any]) -> bytes:
+    """All lowest bytes, then all second ones …: equal bytes come to lie beside each other."""
+    planes: NDArray[np.uint8] = values.view(np.uint8).reshape(-1, values.dtype.itemsize)
+    return planes.T.tobytes()
+
+
+def _from_planes(plain: bytes, width: np.dtype[Any]) -> NDArray[Any]:
+    planes = np.frombuffer(plain, dtype=np.uint8).reshape(width.itemsize, -1)
+    return planes.T.copy().view(width).reshape(-1)
+
+
+# ---- the cores that there are -------------------------------------------------------------------------------------
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Job], Result], jobs: Iterable[Job]
+) -> Iterator[tuple[Job, Result]]:
+    """Results in the order of the jobs, with no more under way than keeps every core busy."""
+    waiting: deque[tuple[Job, Future[Result]]] = deque()
+    for job in jobs:
+        waiting.append((job, pool.submit(work, job)))
+        if len(waiting) > 2 * available_processors():
+            first, future = waiting.popleft()
+            yield first, future.result()
+    while waiting:
+        first, future = waiting.popleft()
+        yield first, future.result()

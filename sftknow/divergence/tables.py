@@ -1,0 +1,138 @@
+"""Token divergence on disk: ``divergence.json``, ``examples.parquet`` (a row a fact), ``skipped.parquet``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sftknow.artifacts.files import atomic_file, read_json, write_json
+from sftknow.divergence.selection import SkippedFact
+from sftknow.errors import RunError
+from sftknow.records import TokenDivergence
+
+SUMMARY = "divergence.json"
+EXAMPLES = "examples.parquet"
+SKIPPED = "skipped.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleDivergence:
+    """One fact under one fine-tuned model. Divergences in nats, ranks from 1."""
+
+    fact_id: str
+    topic: str
+    bucket: int
+    """Mastery bucket."""
+    subject: str
+    object: str
+    template: int
+    """Index of the statement template within its topic, from 0."""
+    prompt: str
+    """What the base was shown."""
+    completion: str
+    """The base's greedy completion."""
+    kl: float
+    """KL(fine-tuned ‖ base) over the fine-tuned model's k largest logits, re-normalised."""
+    full: float
+    """KL(fine-tuned ‖ base) over the whole vocabulary."""
+    full_reverse: float
+    """KL(base ‖ fine-tuned) over the whole vocabulary."""
+    base_mass: float
+    """Probability of the k ids in the base before re-normalising."""
+    tuned_mass: float
+    top_changed: bool
+    base_top: str
+    """The base's most likely first token, as text."""
+    tuned_top: str
+    answer_token: str
+    """First token of the object."""
+    base_answer_rank: int
+    tuned_answer_rank: int
+    base_answer_probability: float
+    tuned_answer_probability: float
+    base_dummy_mass: float
+    """Probability of "the", "a" and "an" as the first token."""
+    tuned_dummy_mass: float
+    top_tokens: tuple[str, ...]
+    """The k ids as text, the fine-tuned model's likeliest first."""
+    base_top_shares: tuple[float, ...]
+    """Their probabilities in the base, re-normalised (Figure 3)."""
+    tuned_top_shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceResult:
+    """One fine-tuned model against its base."""
+
+    summary: TokenDivergence
+    examples: list[ExampleDivergence]
+    skipped: list[SkippedFact]
+    """Facts that are in no mean, each with its reason; those with an infinite divergence are examples as well."""
+
+
+_TYPES: dict[str, pa.DataType] = {
+    "str": pa.string(),
+    "int": pa.int32(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "tuple[str, ...]": pa.list_(pa.string()),
+    "tuple[float, ...]": pa.list_(pa.float64()),
+}
+
+
+def _columns(record: type) -> pa.Schema:
+    return pa.schema([(field.name, _TYPES[str(field.type)]) for field in dataclasses.fields(record)])
+
+
+SCHEMA = _columns(ExampleDivergence)
+"""Columns of ``examples.parquet``: the fields of `ExampleDivergence`."""
+
+SKIPPED_SCHEMA = _columns(SkippedFact)
+"""Columns of ``skipped.parquet``: the fields of `SkippedFact`."""
+
+
+def write_divergence(folder: Path, result: DivergenceResult) -> None:
+    """Write the three files, each whole or not at all, the summary last.
+
+    Args:
+        folder: made where it is not there; files of these names are replaced.
+        result: from `measure_divergence`.
+    """
+    for name, records, schema in ((EXAMPLES, result.examples, SCHEMA), (SKIPPED, result.skipped, SKIPPED_SCHEMA)):
+        rows = [dataclasses.asdict(record) for record in records]
+        with atomic_file(folder / name) as partial:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
+    write_json(folder / SUMMARY, result.summary)
+
+
+def read_divergence(folder: Path) -> DivergenceResult:
+    """What `write_divergence` wrote.
+
+    Raises:
+        RunError: a file is missing, damaged, or holds something else.
+    """
+    summary = read_json(folder / SUMMARY)
+    path = folder / EXAMPLES
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        path = folder / SKIPPED
+        skipped: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return DivergenceResult(
+            summary=TokenDivergence.from_json(**summary),
+            examples=[_example(row) for row in rows],
+            skipped=[SkippedFact(**row) for row in skipped],
+        )
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing; measure the divergence again") from None
+    except (pa.ArrowException, OSError, TypeError) as error:
+        raise RunError(f"{folder} holds no token divergence ({error}); measure it again") from None
+
+
+def _example(row: dict[str, Any]) -> ExampleDivergence:
+    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
+    return ExampleDivergence(**plain)

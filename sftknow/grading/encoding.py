@@ -1,0 +1,63 @@
+"""From statements to token ids, the same for every sampler: the tokenizer's own special tokens, so exactly one BOS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sftknow.errors import FactsError, ModelError, RecipeError
+from sftknow.grading.sampling import SampleRequest
+from sftknow.records import SamplingPolicy
+
+
+def end_ids(holders: Iterable[Any]) -> frozenset[int]:
+    """Every token that ends a text, by a generation config, a model's config or a tokenizer (``eos_token_id``)."""
+    ids: set[int] = set()
+    for holder in holders:
+        named = getattr(holder, "eos_token_id", None)
+        if named is not None:
+            ids |= set(named) if isinstance(named, (list, tuple)) else {int(named)}
+    return frozenset(ids)
+
+
+def encode_statements(
+    tokenizer: Any,
+    requests: Sequence[SampleRequest],
+    policy: SamplingPolicy,
+    *,
+    ends: frozenset[int],
+    positions: int | None,
+) -> list[list[int]]:
+    """Token ids of each statement.
+
+    Args:
+        tokenizer: a transformers tokenizer. It adds its own special tokens, save an end token at the end.
+        requests: statements.
+        policy: says how many tokens must follow.
+        ends: see `end_ids`.
+        positions: most tokens that the model takes, new ones included; None where nothing is known.
+
+    Raises:
+        FactsError: a statement without any token.
+        ModelError: a statement that leaves no room for its continuations.
+    """
+    encoded: list[list[int]] = tokenizer([request.prompt for request in requests])["input_ids"]
+    for request, ids in zip(requests, encoded, strict=True):
+        if ids and ids[-1] in ends:
+            ids.pop()  # some tokenizers close every text; a statement goes on
+        if not ids:
+            raise FactsError(f"statement {request.template} of {request.fact_id} has no token: {request.prompt!r}")
+        if positions is not None and len(ids) + policy.max_new_tokens > positions:
+            raise ModelError(
+                f"statement {request.template} of {request.fact_id} has {len(ids)} tokens, and with "
+                f"{policy.max_new_tokens} new ones exceeds the model's {positions} positions"
+            )
+    return encoded
+
+
+def check_policy(policy: SamplingPolicy) -> None:
+    """Refuse a temperature, length or number of samples that nothing can be drawn with (RecipeError)."""
+    if not policy.temperature > 0:
+        raise RecipeError(f"temperature is {policy.temperature}; it must be above 0, or there is nothing to draw")
+    if policy.samples < 1 or policy.max_new_tokens < 1:
+        raise RecipeError("samples and max_new_tokens must be at least 1")

@@ -1,1 +1,0 @@
-"""Reading from and publishing to the Hugging Face Hub."""

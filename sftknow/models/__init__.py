@@ -1,0 +1,1 @@
+"""Models: where they lie, what identifies them, loading, what they say of themselves, the Hub."""

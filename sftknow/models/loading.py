@@ -1,0 +1,144 @@
+"""Load a causal language model and its tokenizer: safetensors only, whole or not at all, without chatter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from sftknow.artifacts.files import read_json, write_json
+from sftknow.checkpoints.index import DELTA_INDEX, stored_small
+from sftknow.errors import DeviceError, ModelError
+from sftknow.records import ModelRef
+
+_UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+"""What transformers raises for folders and repositories that hold no model it can load."""
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within the block transformers logs errors only and draws no bars; afterwards everything is as it was."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, ``auto`` being CUDA where there is some.
+
+    Raises:
+        DeviceError: this machine does not have it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise DeviceError(f"this machine has no device {name!r}; use cpu or auto") from None
+    return torch.device(name)
+
+
+def load_tokenizer(ref: ModelRef) -> Any:
+    """The tokenizer of a model.
+
+    Raises:
+        ModelError: it has none that can be loaded.
+    """
+    with quiet_libraries():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
+        except _UNLOADABLE as error:
+            raise ModelError(f"{ref} has no tokenizer that can be loaded ({_first_line(error)})") from error
+    if len(tokenizer) == 0:
+        raise ModelError(f"{ref} has a tokenizer without tokens; save its real tokenizer beside the weights")
+    return tokenizer
+
+
+def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") -> Any:
+    """A causal language model in evaluation mode.
+
+    Args:
+        ref: folder or Hub id.
+        dtype: name of a torch dtype; None takes ``ref.dtype``, and where that is None too the stored one.
+        device: see `find_device`.
+
+    Raises:
+        ModelError: there is no such model or revision; weights are missing (transformers would fill them with random
+            numbers) or only there as pickles, which may run code; it is an adapter; the dtype is none.
+        DeviceError: the device is not there.
+    """
+    target = find_device(device)
+    wanted = dtype or ref.dtype
+    if wanted and not (
+        isinstance(getattr(torch, wanted, None), torch.dtype) and getattr(torch, wanted).is_floating_point
+    ):
+        raise ModelError(f"{wanted!r} is no dtype to load a model in; use float32, bfloat16 or float16")
+    if (Path(ref.path) / DELTA_INDEX).is_file():
+        raise ModelError(stored_small(Path(ref.path)))
+    if (Path(ref.path) / "adapter_config.json").is_file():
+        raise ModelError(f"{ref} is an adapter, not a whole model; merge it into its base (merge_and_unload) and save")
+    with quiet_libraries():
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                ref.path,
+                revision=ref.revision,
+                dtype=getattr(torch, wanted) if wanted else "auto",
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except _UNLOADABLE as error:
+            raise ModelError(f"{ref} cannot be loaded as a causal language model ({_first_line(error)})") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(f"{ref} lacks {len(missing)} tensors, such as {missing[0]}, which would be random; mend it")
+    return model.to(target).eval()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def load_config(ref: ModelRef) -> Any:
+    """The configuration of a model, which costs nothing beside its weights.
+
+    Raises:
+        ModelError: it has none that can be read.
+    """
+    with quiet_libraries():
+        try:
+            return AutoConfig.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
+        except _UNLOADABLE as error:
+            raise ModelError(f"{ref} has no configuration that can be read ({_first_line(error)})") from error
+
+
+def named_dtype(ref: ModelRef) -> str | None:
+    """The dtype that a model's config names for loading, such as ``bfloat16``; None where it names none."""
+    config = load_config(ref)
+    dtype = config.get_text_config().dtype or config.dtype
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def name_dtype(folder: Path, dtype: str | None) -> None:
+    """Let a saved model's config name the dtype to load in, whatever its weights are stored in; None leaves it.
+
+    Every loader that is told nothing goes by it: transformers, lm-eval, vLLM.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    if dtype is not None and config.get("dtype") != dtype:
+        write_json(path, {**config, "dtype": dtype})

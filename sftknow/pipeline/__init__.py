@@ -1,1 +1,0 @@
-"""The only place that composes rooms: facts → mastery → … → report."""

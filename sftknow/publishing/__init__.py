@@ -1,0 +1,1 @@
+"""Publishing models, graded data sets and results to the Hugging Face Hub, with cards."""

@@ -1,0 +1,359 @@
+"""Model and data set cards: typed contexts in, markdown out.
+
+The templates lie in ``hub_cards/``. They are rendered strictly: a name that a context does not have is an error, and a
+field without a value is refused before rendering, so that no card shows a blank. What a run does not know is said in
+words by the template, where a field may be None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from huggingface_hub import (
+    DatasetCardData,
+    EvalResult,
+    EvalResultEntry,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
+
+from sftknow.artifacts.mastery_data import bucket_file
+from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
+from sftknow.records import BUCKETS, MetricValue, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Licence:
+    """What others may do with it."""
+
+    id: str
+    """The Hub's identifier, such as ``apache-2.0``, ``llama3`` or ``other``."""
+    name: str | None = None
+    """Needed where `id` is ``other``."""
+    link: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model or data set that something was made from."""
+
+    name: str
+    """What it is called, never a path of somebody's machine."""
+    hub_id: str | None
+    """``org/name``; None for what is not on the Hub."""
+    revision: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the model was fine-tuned."""
+
+    bucket: int | None
+    """Mastery bucket of the training facts; None for a draw over all buckets."""
+    size: int
+    """Training facts."""
+    seed: int
+    recipe: Mapping[str, str]
+    """Setting → value, as text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One row of the paper's Table 9 or 10, for this model."""
+
+    name: str
+    """A layer's index, or a module such as ``mlp.down_proj``."""
+    selected: int
+    share: float
+    """Of all selected elements."""
+    enrichment: float
+    """`share` ÷ the part's share of the region's parameters; 1 means no preference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concentration:
+    """One row of the paper's Table 3, for this model."""
+
+    level: str
+    selected: int
+    unchanged: int
+    """Selected elements that fine-tuning had not changed."""
+    share: float
+    """Of the region's total relative change."""
+    share_nonzero_base: float
+    """The same without elements that are 0 in the base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Where the change sat that restoration took back (Tables 3, 9 and 10, for this model and level)."""
+
+    elements: int
+    """Parameters in the region."""
+    changed: int
+    selected: int
+    selected_unchanged: int
+    """Selected elements that fine-tuning had not changed."""
+    concentration: tuple[Concentration, ...]
+    """At every level that was analysed, smallest first."""
+    by_layer: tuple[Share, ...]
+    by_module: tuple[Share, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """What was set back to the base model's values."""
+
+    level: str
+    strategy: str
+    region: str
+    restored: int | None
+    """Elements whose bits were changed by it; None where that was not recorded."""
+    change: Change | None
+    chosen_on: str | None
+    """The split that this level was chosen on, such as ``dev``; None where it is one level of a sweep."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """One model's accuracies."""
+
+    name: str
+    """Heading of its column."""
+    values: Mapping[str, MetricValue]
+    """Task or group → containment accuracy (``acc``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradedData:
+    """The graded data set that the model was trained and scored on."""
+
+    source: Source
+    fingerprint: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCardContext:
+    """Everything a model card says."""
+
+    repo_id: str
+    branch: str = "main"
+    """Where in the repository the model lies."""
+    branches: tuple[str, ...] = ()
+    """Other branches of the repository that hold restored versions of this model."""
+    licence: Licence
+    notice: str | None
+    """Words that the licence wants shown with the model; None where it wants none."""
+    language: tuple[str, ...]
+    base: Source
+    training: Training | None
+    """None for a restored model whose fine-tuning was not done here."""
+    restoration: Restoration | None
+    scores: tuple[Scores, ...]
+    """Earlier stages first, this model last; empty where it was not scored."""
+    data: GradedData | None
+    sftknow_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of the data set."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetCardContext:
+    """Everything a data set card says."""
+
+    repo_id: str
+    licence: Licence
+    language: tuple[str, ...]
+    graded_by: Source
+    policy: Mapping[str, str]
+    facts: Source | None
+    """Where the facts come from; None where that was not recorded."""
+    counts: Mapping[Split, Mapping[int, int]]
+    """Facts for each split and bucket."""
+    sizes: Mapping[str, tuple[int, int]]
+    """Bytes of each Parquet file and of the table in it, by the file's path."""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    """Facts of the source that were left out, by reason."""
+    topics: Mapping[str, Mapping[Split, int]]
+    """Facts for each topic and split."""
+    columns: tuple[Column, ...]
+    edge: int
+    """Facts whose interval of R crosses a bucket's edge."""
+    tries: tuple[int, int]
+    """Fewest and most samples behind one fact's R."""
+    fingerprint: str
+    sftknow_version: str
+
+    @property
+    def total(self) -> int:
+        """Facts in all."""
+        return sum(sum(buckets.values()) for buckets in self.counts.values())
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """Buckets without a single fact, such as ``dev/bucket_3``."""
+        return tuple(f"{s}/bucket_{b}" for s, row in self.counts.items() for b, n in row.items() if n == 0)
+
+
+def render_model_card(context: ModelCardContext) -> str:
+    """The README.md of a model repository.
+
+    Raises:
+        HubError: a field is blank.
+    """
+    refuse_blanks(context, context.repo_id)
+    return render(
+        "model_card.md.j2", card=context, metadata=model_metadata(context).to_yaml(), rows=score_rows(context)
+    )
+
+
+EVAL_RESULTS = ".eval_results/cbqa_mastery.yaml"
+"""Where the Hub looks for a model's evaluation results."""
+
+
+def render_eval_results(context: ModelCardContext) -> str | None:
+    """The Hub's evaluation-results file of this model: YAML; None where it was not scored on a data set of the Hub."""
+    data = context.data.source if context.data else None
+    if not context.scores or data is None or data.hub_id is None:
+        return None
+    entries = [
+        EvalResultEntry(
+            dataset_id=data.hub_id,
+            task_id=task,
+            value=round(100 * value.value, 2),
+            dataset_revision=data.revision,
+            notes=f"percent of {value.count} questions whose greedy answer contains the object or a synonym",
+        )
+        for task, value in context.scores[-1].values.items()
+    ]
+    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def render_dataset_card(context: DatasetCardContext) -> str:
+    """The README.md of a graded data set's repository. Raises HubError where a field is blank."""
+    refuse_blanks(context, context.repo_id)
+    return render("dataset_card.md.j2", card=context, metadata=dataset_metadata(context).to_yaml())
+
+
+def model_metadata(context: ModelCardContext) -> ModelCardData:
+    """The card's YAML head. Names are those of `ModelCardData`: the client would write a misspelt one as it is."""
+    data = context.data.source.hub_id if context.data else None
+    results = _results(context)
+    given: dict[str, Any] = {
+        "language": list(context.language),
+        **_licence(context.licence),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": context.base.hub_id,
+        "base_model_relation": "finetune" if context.base.hub_id else None,
+        "datasets": [data] if data else None,
+        "tags": ["sftknow", "closed-book-qa", *(["parameter-restoration"] if context.restoration else [])],
+        **({"model_name": context.repo_id.split("/")[1], "eval_results": results} if results else {}),
+    }
+    return ModelCardData(**{name: value for name, value in given.items() if value is not None})
+
+
+def dataset_metadata(context: DatasetCardContext) -> DatasetCardData:
+    """The card's YAML head; its configurations make ``load_dataset(repo, "test", split="bucket_3")`` work.
+
+    Buckets without a fact are left out: `datasets` loads neither an empty split nor a configuration that has one.
+    """
+    files = {
+        split: [{"split": f"bucket_{b}", "path": bucket_file(split, b)} for b, count in row.items() if count]
+        for split, row in context.counts.items()
+    }
+    configs = [{"config_name": split, "data_files": filled} for split, filled in files.items() if filled]
+    info = [_dataset_info(context, split) for split, filled in files.items() if filled]
+    return DatasetCardData(
+        language=list(context.language),
+        **_licence(context.licence),
+        task_categories=["question-answering"],
+        tags=["sftknow", "closed-book-qa", "knowledge-mastery"],
+        size_categories=[_size_category(context.total)],
+        pretty_name=f"Facts graded by {context.graded_by.name}",
+        dataset_info=info,
+        configs=configs,
+    )
+
+
+def _dataset_info(context: DatasetCardContext, split: Split) -> dict[str, Any]:
+    """What the Hub's viewer and `datasets` are told beforehand of one configuration: columns and sizes."""
+    filled = {b: count for b, count in context.counts[split].items() if count}
+    sizes = {b: context.sizes[bucket_file(split, b)] for b in filled}
+    return {
+        "config_name": split,
+        "features": [_feature(column.name, column.type) for column in context.columns],
+        "splits": [
+            {"name": f"bucket_{b}", "num_bytes": sizes[b][1], "num_examples": count} for b, count in filled.items()
+        ],
+        "download_size": sum(file for file, _ in sizes.values()),
+        "dataset_size": sum(table for _, table in sizes.values()),
+    }
+
+
+def _feature(name: str, arrow: str) -> dict[str, Any]:
+    """An Arrow type's name in the words of `datasets`."""
+    inner = arrow.removeprefix("list<").removesuffix(">").rpartition(": ")[2]
+    word = {"double": "float64", "float": "float32"}.get(inner, inner)
+    return {"name": name, "list" if arrow.startswith("list<") else "dtype": word}
+
+
+def score_rows(context: ModelCardContext) -> tuple[tuple[str, tuple[MetricValue | None, ...]], ...]:
+    """Rows of the accuracy table: (what was asked, one value a column or None where that model was not scored)."""
+    rows = []
+    for split, words in SPLIT_WORDS.items():
+        tasks = [(f"cbqa_mastery_{split}_bucket_{b}", f"{words}, bucket {b}") for b in BUCKETS]
+        for task, label in [*tasks, (f"cbqa_mastery_{split}", f"**{words}, mean of the buckets**")]:
+            values = tuple(scores.values.get(task) for scores in context.scores)
+            if any(value is not None for value in values):
+                rows.append((label, values))
+    return tuple(rows)
+
+
+def _licence(licence: Licence) -> dict[str, str]:
+    named = {"license": licence.id, "license_name": licence.name, "license_link": licence.link}
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _results(context: ModelCardContext) -> list[EvalResult]:
+    if not context.scores:
+        return []
+    data = context.data.source if context.data else None
+    results = []
+    for task, value in context.scores[-1].values.items():
+        split = next((s for s in SPLIT_WORDS if task.removeprefix("cbqa_mastery_").split("_")[0] == s), None)
+        if split is None:
+            continue
+        results.append(
+            EvalResult(
+                task_type="question-answering",
+                task_name="Closed-book question answering",
+                dataset_type=data.hub_id if data and data.hub_id else "cbqa_mastery",
+                dataset_name=task,
+                dataset_config=split,
+                dataset_split=task.removeprefix(f"cbqa_mastery_{split}_") if "bucket" in task else "mean of buckets",
+                dataset_revision=data.revision if data else None,
+                metric_type="accuracy",
+                metric_name="Accuracy (containment)",
+                metric_value=round(100 * value.value, 2),
+            )
+        )
+    return results
+
+
+def _size_category(count: int) -> str:
+    for limit, name in ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")):
+        if count < limit:
+            return name
+    return "1M<n<10M"

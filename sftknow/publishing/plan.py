@@ -1,0 +1,356 @@
+"""What a publication would put where: files, bytes, and those that are made for it (card, manifest, notice)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftknow.artifacts.files import read_json
+from sftknow.artifacts.manifests import MANIFEST
+from sftknow.artifacts.mastery_data import KIND, bucket_file
+from sftknow.errors import HubError
+from sftknow.models.hub_client import Connection, check_repo_id
+from sftknow.models.remote import sha256_of
+from sftknow.progress import progress
+from sftknow.publishing.cards import (
+    EVAL_RESULTS,
+    Licence,
+    ModelCardContext,
+    render_dataset_card,
+    render_eval_results,
+    render_model_card,
+)
+from sftknow.publishing.contexts import build_dataset_context, build_model_context, licence_of_model, local_base
+from sftknow.publishing.licences import Papers, papers_of_folder, terms_of
+from sftknow.publishing.origins import base_on_the_hub, licence_of_source, pinned, pinned_dataset
+from sftknow.publishing.runs import ModelEvaluation, whole_manifest
+from sftknow.records import BUCKETS, SPLITS
+
+_PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+_MADE_ANEW = (MANIFEST, "README.md", "NOTICE", "NOTICE.txt", "NOTICE.md")
+"""Files that are made anew for the Hub."""
+_WORTH_A_BAR = 512 * 2**20
+_MANY = 12
+"""Files of one folder beyond which a plan does not list them one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedFile:
+    """One file of a publication."""
+
+    path: str
+    """Within the repository."""
+    size: int
+    """Bytes."""
+    sha256: str
+    content: Path | bytes
+    """A local file, or the bytes that were made for it."""
+    modified: int | None = None
+    """When the local file was last changed, in nanoseconds, at the time of planning."""
+
+    def check_unchanged(self) -> None:
+        """Raise HubError where the local file is another one by now, whose hash would be a lie."""
+        if isinstance(self.content, Path):
+            status = self.content.stat()
+            if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
+                raise HubError(f"{self.content} was changed while it was being published; start again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicationPlan:
+    """What would go where. `lines` tells it to a person."""
+
+    artifact: Path
+    repo_id: str
+    repo_type: str
+    """``model`` or ``dataset``."""
+    private: bool
+    revision: str
+    """The branch."""
+    files: tuple[PlannedFile, ...]
+    """``sftknow.json`` last."""
+    message: str
+    """Of the commit."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.size for file in self.files)
+
+    def file(self, path: str) -> PlannedFile:
+        """The file of that path. Raises KeyError where there is none."""
+        return {file.path: file for file in self.files}[path]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """The plan in words, one line a file, or one a folder that has many."""
+        kind = "data set" if self.repo_type == "dataset" else "model"
+        where = self.repo_id if self.revision == "main" else f"{self.repo_id}, branch {self.revision}"
+        seen = "private" if self.private else "public"
+        head = f"{self.artifact} → {seen} {kind} {where}: {len(self.files)} files, {self.bytes:,} bytes"
+        folders: dict[str, list[PlannedFile]] = {}
+        for file in self.files:
+            folders.setdefault(file.path.split("/")[0], []).append(file)
+        rows = []
+        for folder, files in folders.items():
+            if len(files) > _MANY:
+                rows.append((sum(file.size for file in files), f"{folder}/ ({len(files)} files)"))
+            else:
+                rows += [(file.size, file.path) for file in files]
+        return [head, *(f"  {size:>15,}  {path}" for size, path in rows)]
+
+
+@dataclass
+class Hashes:
+    """Hashes of local files that were taken already; a run plans its models twice and reads their weights once."""
+
+    known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
+
+
+def plan_publication(
+    artifact: Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    revision: str = "main",
+    branches: tuple[str, ...] = (),
+    licence: Licence | str | None = None,
+    licence_file: Path | None = None,
+    evaluation: ModelEvaluation | None = None,
+    base_repo: str | None = None,
+    dataset_repo: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    hashes: Hashes | None = None,
+) -> PublicationPlan:
+    """Plan the publication of a model folder or of a graded data set. Nothing is sent.
+
+    The Hub is asked for what is not on this machine: the licence of a base model or of facts that lie there, and the
+    commit of a base or data set that was named without one.
+
+    Args:
+        artifact: a folder with its ``sftknow.json``.
+        repo_id: ``org/name``.
+        private: who may see it.
+        revision: the branch, such as ``restore-5pct``; made where it does not exist.
+        branches: other branches that hold restored versions of the model, for its card.
+        licence: the Hub's licence identifier; None carries over the base model's, or that of the facts' source.
+        licence_file: the text that came with the licence, where the base has none.
+        evaluation: a model's scores; None looks for them in the run that the folder belongs to.
+        base_repo: where the base (or grading) model is on the Hub, ``org/name[@revision]``; None for what the
+            artifact says.
+        dataset_repo: where a model's graded data set is on the Hub, so that lm-eval finds it there; None for what the
+            model says.
+        endpoint, token: of the Hub, as for `publish`.
+        hashes: taken before; new ones are added.
+
+    Raises:
+        HubError: the name is not allowed, the artifact is not whole, a licence is missing or forbids the name.
+    """
+    check_repo_id(repo_id)
+    if not (artifact / MANIFEST).is_file():
+        raise HubError(
+            f"{artifact} has no sftknow.json: it is not finished, or was not made by sftknow", repo_id=repo_id
+        )
+    kind = read_json(artifact / MANIFEST).get("kind")
+    link = Connection.open(endpoint=endpoint, token=token)
+    named = Licence(id=licence) if isinstance(licence, str) else licence
+    base = pinned(base_repo, "model", link) if base_repo else None
+    if kind == KIND:
+        named = named or licence_of_source(read_json(artifact / MANIFEST), link)
+        card, head, paths = _dataset(artifact, repo_id, named, base)
+        made: dict[str, bytes] = {}
+    elif kind == "model":
+        manifest = whole_manifest(artifact)
+        context, papers = _model(
+            artifact,
+            manifest,
+            link,
+            repo_id=repo_id,
+            branch=revision,
+            branches=branches,
+            licence=named,
+            licence_file=licence_file,
+            evaluation=evaluation,
+            base_repo=base,
+            dataset_repo=dataset_repo,
+        )
+        results = render_eval_results(context)
+        made = {
+            **papers.others,
+            **({"NOTICE": context.notice.encode()} if context.notice else {}),
+            **({EVAL_RESULTS: results.encode()} if results else {}),
+        }
+        card, head = render_model_card(context), _model_manifest(manifest, context)
+        paths = [path for path in _model_files(artifact, repo_id) if path not in made]
+    else:
+        raise HubError(f"{artifact} holds a {kind}: only models, graded data sets and runs are published")
+    return assemble(
+        artifact,
+        repo_id,
+        repo_type="dataset" if kind == KIND else "model",
+        private=private,
+        revision=revision,
+        files=hashed(artifact, paths, hashes or Hashes()),
+        made=made,
+        card=card,
+        head=head,
+        what="graded data set" if kind == KIND else "model",
+    )
+
+
+def assemble(
+    artifact: Path,
+    repo_id: str,
+    *,
+    repo_type: str,
+    private: bool,
+    revision: str,
+    files: list[PlannedFile],
+    made: Mapping[str, bytes],
+    card: str,
+    head: dict[str, Any],
+    what: str,
+) -> PublicationPlan:
+    """Put a plan together: local files, made files, card, and last the manifest with the hashes of all but the card."""
+    files = [*files, *(_made(name, content) for name, content in made.items())]
+    # The card stays out of the hashes: people mend cards on the Hub by hand.
+    head["sha256"] = {file.path: file.sha256 for file in files}
+    text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return PublicationPlan(
+        artifact=artifact,
+        repo_id=repo_id,
+        repo_type=repo_type,
+        private=private,
+        revision=revision,
+        files=(*files, _made("README.md", card.encode()), _made(MANIFEST, text.encode())),
+        message=f"Publish {what} with sftknow",
+    )
+
+
+def _dataset(
+    folder: Path, repo_id: str, licence: Licence | None, graded_by_repo: str | None
+) -> tuple[str, dict[str, Any], list[str]]:
+    context = build_dataset_context(folder, repo_id=repo_id, licence=licence, graded_by_repo=graded_by_repo)
+    manifest = read_json(folder / MANIFEST)
+    paths = [bucket_file(split, bucket) for split in SPLITS for bucket in BUCKETS]
+    for path, known in (manifest.get("sha256") or {}).items():
+        if path in paths and sha256_of(folder / path) != known:
+            raise HubError(f"{folder / path} is not what was graded (its hash differs); grade again", repo_id=repo_id)
+    graded_by = context.graded_by
+    head = without_local_paths({**manifest, "license": _as_json(context.licence)})
+    head["graded_by"] = f"{graded_by.name}@{graded_by.revision}" if graded_by.revision else graded_by.name
+    return render_dataset_card(context), head, paths
+
+
+def _model(
+    artifact: Path,
+    manifest: Mapping[str, Any],
+    link: Connection,
+    *,
+    licence: Licence | None,
+    licence_file: Path | None,
+    base_repo: str | None,
+    dataset_repo: str | None,
+    **named: Any,
+) -> tuple[ModelCardContext, Papers]:
+    """The card's context and the licence files, with what the Hub had to be asked for."""
+    known, local = licence_of_model(artifact, manifest), None if base_repo else local_base(artifact, manifest)
+    if local is not None:
+        papers = papers_of_folder(local)
+    else:
+        on_hub, papers = base_on_the_hub(artifact, manifest, base_repo, link)
+        known = known or on_hub
+    licence = licence or known
+    if licence_file is not None:
+        try:
+            text = licence_file.read_bytes()
+        except OSError as error:
+            raise HubError(f"--licence-file {licence_file} cannot be read ({error.strerror})") from None
+        papers = Papers(files={**papers.files, "LICENSE": text})
+    elif licence is not None and terms_of(licence) is None and licence != known:
+        # Another licence than the base's was asked for: the base's own text would contradict it.
+        papers = Papers(files={name: text for name, text in papers.files.items() if name not in papers.agreements})
+    data = pinned_dataset(dataset_repo, manifest, link) if dataset_repo else None
+    context = build_model_context(
+        artifact, licence=licence, papers=papers, base_repo=base_repo, dataset_repo=data, **named
+    )
+    return context, papers
+
+
+def _model_manifest(manifest: dict[str, Any], context: ModelCardContext) -> dict[str, Any]:
+    head: dict[str, Any] = without_local_paths({**manifest, "license": _as_json(context.licence)})
+    kept = head["base"] if isinstance(head["base"], dict) else {}
+    head["base"] = {**kept, "path": context.base.hub_id or context.base.name, "revision": context.base.revision}
+    data = context.data.source if context.data else None
+    if data and data.hub_id and context.data:
+        named = {"repo": data.hub_id, "revision": data.revision, "fingerprint": context.data.fingerprint}
+        head["mastery_dataset"] = {key: value for key, value in named.items() if value is not None}
+    else:
+        # A folder of this machine means nothing there; without the key lm-eval says what to pass.
+        head.pop("mastery_dataset", None)
+    return head
+
+
+def _model_files(folder: Path, repo_id: str) -> list[str]:
+    paths = []
+    for file in sorted(folder.rglob("*")):
+        path = file.relative_to(folder)
+        hidden = any(part.startswith(".") or part.startswith("checkpoint-") for part in path.parts)
+        if file.is_file() and not hidden and path.name not in _MADE_ANEW and file.suffix not in _PICKLES:
+            paths.append(path.as_posix())
+    if not any(path.endswith(".safetensors") for path in paths):
+        raise HubError(f"{folder} has no safetensors weights: it is no finished model", repo_id=repo_id)
+    if "config.json" not in paths:
+        raise HubError(f"{folder} has no config.json: it is no finished model", repo_id=repo_id)
+    return paths
+
+
+def hashed(folder: Path, paths: list[str], hashes: Hashes) -> list[PlannedFile]:
+    """Files of a folder with size and hash; a bar is shown where there is much to read."""
+    states = {path: (folder / path).stat() for path in paths}
+    new = {p for p, s in states.items() if (folder / p, s.st_size, s.st_mtime_ns) not in hashes.known}
+    total, files = sum(states[path].st_size for path in new), []
+    with progress(total, "Hashing", unit="B") if total > _WORTH_A_BAR else nullcontext() as bar:
+        for path, status in states.items():
+            content, key = folder / path, (folder / path, status.st_size, status.st_mtime_ns)
+            if path in new:
+                hashes.known[key] = sha256_of(content)
+                if bar is not None:
+                    bar.unit_scale = True
+                    bar.update(status.st_size)
+            files.append(
+                PlannedFile(
+                    path=path,
+                    size=status.st_size,
+                    sha256=hashes.known[key],
+                    content=content,
+                    modified=status.st_mtime_ns,
+                )
+            )
+    return files
+
+
+def _made(path: str, content: bytes) -> PlannedFile:
+    return PlannedFile(path=path, size=len(content), sha256=sha256_of(content), content=content)
+
+
+def _as_json(licence: Licence) -> dict[str, str]:
+    return {key: value for key, value in asdict(licence).items() if value is not None}
+
+
+def without_local_paths(value: Any) -> Any:
+    """The same JSON with absolute paths cut to their last part: nobody else has them, and they tell who and where."""
+    if isinstance(value, Mapping):
+        return {key: without_local_paths(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_local_paths(entry) for entry in value]
+    if isinstance(value, str) and value.startswith(("/", "~/")):
+        return Path(value).name
+    return value

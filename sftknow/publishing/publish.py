@@ -1,0 +1,214 @@
+"""Publishing: plan first, so that a person sees what would go where, then act.
+
+A publication is one commit on top of the repository's head, and that head is named in the commit. So it happens once or
+not at all: when an answer is lost, the next look at the repository shows whether the commit landed, and a second
+identical publication finds nothing to do. ``sftknow.json`` is the last file of the commit and lists the hashes of the
+others. With Xet storage it is the same: the contents go up first, file by file, and nothing shows until the one commit
+that names them (the client's own `upload_folder` makes several, so it is not used here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from sftknow.artifacts.manifests import MANIFEST
+from sftknow.errors import HubError
+from sftknow.models.hub_client import Connection, Patience, quiet
+from sftknow.models.remote import RemoteFile, list_files, read_remote_manifest
+from sftknow.progress import progress
+from sftknow.publishing.plan import PlannedFile, PublicationPlan, plan_publication
+from sftknow.records import PublishReceipt
+
+__all__ = ["PlannedFile", "PublicationPlan", "plan_publication", "publish"]
+
+_BATCH_BYTES = 256 * 2**20
+_BATCH_FILES = 100
+_FREE_TO_REPLACE = (MANIFEST, "README.md", ".gitattributes")
+"""Files that a fresh repository may hold already."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What separates a repository from its plan."""
+
+    add: tuple[PlannedFile, ...] = ()
+    delete: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = field(default=())
+    """Files that would be overwritten although sftknow did not put them there."""
+
+    def __bool__(self) -> bool:
+        return bool(self.add or self.delete)
+
+
+def publish(
+    plan: PublicationPlan, *, endpoint: str | None = None, token: str | None = None, patience: Patience | None = None
+) -> PublishReceipt:
+    """Bring a repository to what the plan says. Doing it twice changes nothing the second time.
+
+    Args:
+        plan: from `plan_publication`.
+        endpoint: of the Hub; None for ``HF_ENDPOINT`` or the public Hub.
+        token: with write access; None for ``HF_TOKEN`` or that of ``hf auth login``.
+        patience: how long to go on through errors that pass.
+
+    Raises:
+        HubError: one line with the reason and the way out. Nothing half-done looks finished then, and the same call
+            again finishes the job.
+    """
+    link = Connection.open(endpoint=endpoint, token=token, patience=patience)
+    with quiet():
+        _check_token(link, plan)
+        _ready_repository(link, plan)
+        commit = _bring(link, plan)
+    page = f"{'datasets/' if plan.repo_type == 'dataset' else ''}{plan.repo_id}"
+    return PublishReceipt(
+        repo_id=plan.repo_id,
+        repo_type=plan.repo_type,
+        revision=commit,
+        files=tuple(file.path for file in plan.files),
+        url=f"{link.api.endpoint}/{page}/tree/{plan.revision}",
+    )
+
+
+def _check_token(link: Connection, plan: PublicationPlan) -> None:
+    who: Mapping[str, Any] = link.call(plan.repo_id, link.api.whoami)
+    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise HubError(
+            f"this token may only read; publishing {plan.repo_id} needs one with write access: "
+            "make it in the Hub's settings, then `hf auth login`",
+            repo_id=plan.repo_id,
+        )
+
+
+def _ready_repository(link: Connection, plan: PublicationPlan) -> None:
+    def look() -> Any:
+        try:
+            return link.api.repo_info(plan.repo_id, repo_type=plan.repo_type)
+        except RepositoryNotFoundError:
+            return None
+
+    found = link.call(plan.repo_id, look)
+    if found is None:
+        named = {"repo_type": plan.repo_type, "private": plan.private, "exist_ok": True}
+        link.call(plan.repo_id, link.api.create_repo, plan.repo_id, **named)
+        found = link.call(plan.repo_id, link.api.repo_info, plan.repo_id, repo_type=plan.repo_type)
+    if bool(found.private) != plan.private:
+        is_now, way_out = ("private", "without --public") if found.private else ("public", "with --public")
+        raise HubError(
+            f"{plan.repo_id} is there already and is {is_now}: publish {way_out}, or change it in its settings",
+            repo_id=plan.repo_id,
+        )
+    if plan.revision != "main":
+        refs = link.call(plan.repo_id, link.api.list_repo_refs, plan.repo_id, repo_type=plan.repo_type)
+        if plan.revision not in {branch.name for branch in refs.branches}:
+            # From the first commit, which is empty: a copy of main would look finished before anything was sent.
+            history = link.call(plan.repo_id, link.api.list_repo_commits, plan.repo_id, repo_type=plan.repo_type)
+            named = {"repo_type": plan.repo_type, "branch": plan.revision, "exist_ok": True}
+            link.call(plan.repo_id, link.api.create_branch, plan.repo_id, revision=history[-1].commit_id, **named)
+
+
+def _bring(link: Connection, plan: PublicationPlan) -> str:
+    for wait in link.waits(plan.repo_id):
+        try:
+            return _commit_once(link.api, plan)
+        except Exception as error:
+            # Lost answers end here too: the next round looks at the repository first.
+            wait(error)
+    raise AssertionError("unreachable: the last wait raises")
+
+
+def _commit_once(api: Any, plan: PublicationPlan) -> str:
+    head: str = api.repo_info(plan.repo_id, repo_type=plan.repo_type, revision=plan.revision).sha
+    work = _work(api, plan, head)
+    if not work:
+        return head
+    if work.foreign:
+        raise HubError(
+            f"{plan.repo_id} holds files that sftknow did not put there and will not overwrite "
+            f"({_some(work.foreign)}): choose another name, or remove them first",
+            repo_id=plan.repo_id,
+        )
+    additions = [_addition(file) for file in work.add]
+    _upload(api, plan, additions)
+    deletions = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in work.delete]
+    commit: str = api.create_commit(
+        plan.repo_id,
+        operations=[*deletions, *additions],
+        commit_message=plan.message,
+        repo_type=plan.repo_type,
+        revision=plan.revision,
+        parent_commit=head,
+    ).oid
+    left = _work(api, plan, commit)
+    if left:
+        paths = [*(file.path for file in left.add), *left.delete]
+        raise HubError(
+            f"{plan.repo_id} took the commit, but {_some(paths)} did not arrive as sent; "
+            "look for a .gitignore there and publish again",
+            repo_id=plan.repo_id,
+        )
+    return commit
+
+
+def _work(api: Any, plan: PublicationPlan, commit: str) -> _Work:
+    there: Mapping[str, RemoteFile] = list_files(api, plan.repo_id, plan.repo_type, commit)
+    add = tuple(
+        file
+        for file in plan.files
+        if file.path not in there or not there[file.path].same_as(file.content, sha256=file.sha256)
+    )
+    planned = {file.path for file in plan.files}
+    former: Mapping[str, Any] = {}
+    if MANIFEST in there and (add or set(there) - planned - {*_FREE_TO_REPLACE}):
+        former = read_remote_manifest(api, plan.repo_id, plan.repo_type, commit).get("sha256") or {}
+    ours = {*former, *_FREE_TO_REPLACE}
+    return _Work(
+        add=add,
+        delete=tuple(sorted(path for path in former if path in there and path not in planned)),
+        foreign=tuple(file.path for file in add if file.path in there and file.path not in ours),
+    )
+
+
+def _addition(file: PlannedFile) -> CommitOperationAdd:
+    file.check_unchanged()
+    addition = CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=file.content)
+    # Known from the plan: spares the client a second read of files that may have many gigabytes.
+    addition.upload_info.sha256 = bytes.fromhex(file.sha256)
+    return addition
+
+
+def _upload(api: Any, plan: PublicationPlan, additions: Sequence[CommitOperationAdd]) -> None:
+    """Send the large files; those that the Hub has from an earlier attempt are skipped by it.
+
+    Over LFS it skips whole files, over Xet storage the blocks that it has.
+    """
+    total = sum(addition.upload_info.size for addition in additions)
+    with progress(total, f"Uploading to {plan.repo_id}", unit="B") as bar:
+        bar.unit_scale = True
+        for batch in _batches(additions):
+            named = {"repo_type": plan.repo_type, "revision": plan.revision}
+            api.preupload_lfs_files(plan.repo_id, additions=batch, **named)
+            bar.update(sum(addition.upload_info.size for addition in batch))
+
+
+def _batches(additions: Sequence[CommitOperationAdd]) -> Iterator[list[CommitOperationAdd]]:
+    batch: list[CommitOperationAdd] = []
+    size = 0
+    for addition in additions:
+        if batch and (size + addition.upload_info.size > _BATCH_BYTES or len(batch) == _BATCH_FILES):
+            yield batch
+            batch, size = [], 0
+        batch.append(addition)
+        size += addition.upload_info.size
+    if batch:
+        yield batch
+
+
+def _some(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:3])
+    return f"{shown} and {len(paths) - 3} more" if len(paths) > 3 else shown

@@ -1,0 +1,273 @@
+"""A run's results as a data set repository: scores, divergences, parameter changes and the report."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from huggingface_hub import DatasetCardData
+
+from sftknow import __version__
+from sftknow.artifacts.files import read_json
+from sftknow.artifacts.manifests import FORMAT
+from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.errors import HubError
+from sftknow.models.hub_client import check_repo_id
+from sftknow.models.pull import RESULTS
+from sftknow.publishing.cards import GradedData, Licence, Source
+from sftknow.publishing.contexts import licence_of_facts, named_source, source_of
+from sftknow.publishing.licences import check_named
+from sftknow.publishing.plan import Hashes, PublicationPlan, assemble, hashed, without_local_paths
+from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
+from sftknow.publishing.runs import read_scores
+from sftknow.records import EvalRun, MetricValue, Split
+
+SCORES = "scores.parquet"
+_SCHEMA = pa.schema(
+    [
+        ("model", pa.string()),
+        ("task", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("stderr", pa.float64()),
+        ("count", pa.int64()),
+    ]
+)
+_TEXT = (".json", ".yaml", ".html", ".csv", ".md", ".svg", ".txt")
+_PARTS: Mapping[str, str] = {
+    "recipe.yaml": "what was asked for",
+    "provenance.json": "versions, seeds and hashes",
+    "choice.json": "which model was chosen, and on which split",
+    "evaluation": "scores and every answer, model by model",
+    "divergence": "token divergence, model by model",
+    "changes": "parameter change and restoration plans, model by model",
+    "facts": "how often the lab's model saw each fact",
+    "report": "the report, with its tables and figures",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """One scored model of a run and where it is on the Hub."""
+
+    name: str
+    """In the run, such as ``b2-n240-s0@5pct``."""
+    values: Mapping[str, MetricValue]
+    """Task or group → containment accuracy."""
+    repo_id: str | None
+    """None where it is not published."""
+    branch: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the run chose."""
+
+    model: str
+    chosen_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsCardContext:
+    """Everything the card of a run's results says."""
+
+    repo_id: str
+    run: str
+    licence: Licence
+    base: Source
+    data: GradedData
+    models: tuple[PublishedModel, ...]
+    choice: Choice | None
+    circumstances: Mapping[str, str]
+    """Machine, seeds and versions, as text."""
+    parts: Mapping[str, str]
+    """What lies in the repository, and what it is."""
+    sftknow_version: str
+
+
+def plan_results(
+    run: Path,
+    repo_id: str,
+    *,
+    private: bool = True,
+    licence: Licence | None = None,
+    base_repo: str | None = None,
+    dataset_repo: str | None = None,
+    places: Mapping[str, tuple[str, str]] | None = None,
+    hashes: Hashes | None = None,
+) -> PublicationPlan:
+    """Plan the publication of what a run measured. Nothing is sent.
+
+    Args:
+        run: the run directory.
+        repo_id: ``org/name``.
+        private: who may see it.
+        licence: of the facts, whose questions are in it; None takes that of the facts' source.
+        base_repo, dataset_repo: ``org/name@commit`` on the Hub, where the run knows folders only.
+        places: the run's models on the Hub: name → (repository, branch).
+        hashes: taken before; new ones are added.
+
+    Raises:
+        HubError: nothing was scored yet, or the licence is missing.
+    """
+    check_repo_id(repo_id)
+    scores = {path.parent.name: read_scores(path) for path in sorted((run / "evaluation").glob("*/scores.json"))}
+    if not scores:
+        raise HubError(f"{run} has no scores yet: let `sftknow run` finish, or publish its parts", repo_id=repo_id)
+    paths = [p.relative_to(run).as_posix() for part in _PARTS for p in _files(run / part)]
+    context = _context(run, repo_id, scores, licence, base_repo, dataset_repo, places or {}, paths)
+    refuse_blanks(context, repo_id)
+    secrets = _places_of_this_machine(run)
+    texts = [path for path in paths if path.endswith(_TEXT)]
+    made = {path: _scrubbed((run / path).read_text(encoding="utf-8"), secrets).encode() for path in texts}
+    head = {
+        "sftknow": FORMAT,
+        "kind": RESULTS,
+        "run": context.run,
+        "base": {"path": context.base.hub_id or context.base.name, "revision": context.base.revision},
+        "mastery_dataset": {
+            "repo": context.data.source.hub_id,
+            "revision": context.data.source.revision,
+            "fingerprint": context.data.fingerprint,
+        },
+        "models": {m.name: {"repo": m.repo_id, "branch": m.branch} for m in context.models if m.repo_id},
+    }
+    return assemble(
+        run,
+        repo_id,
+        repo_type="dataset",
+        private=private,
+        revision="main",
+        files=hashed(run, [path for path in paths if path not in made], hashes or Hashes()),
+        made={**made, SCORES: _score_table(scores)},
+        card=render_results_card(context),
+        head=head,
+        what="results",
+    )
+
+
+def render_results_card(context: ResultsCardContext) -> str:
+    """The README.md of a run's results."""
+    splits: list[Split] = [s for s in SPLIT_WORDS if any(f"cbqa_mastery_{s}" in m.values for m in context.models)]
+    return render("results_card.md.j2", card=context, metadata=_metadata(context).to_yaml(), splits=splits)
+
+
+def _metadata(context: ResultsCardContext) -> DatasetCardData:
+    named = {"license": context.licence.id, "license_name": context.licence.name, "license_link": context.licence.link}
+    return DatasetCardData(
+        language=["en"],
+        **{key: value for key, value in named.items() if value is not None},
+        tags=["sftknow", "closed-book-qa", "evaluation-results"],
+        pretty_name=f"Results of the run {context.run}",
+        configs=[{"config_name": "scores", "data_files": [{"split": "all", "path": SCORES}]}],
+    )
+
+
+def _context(
+    run: Path,
+    repo_id: str,
+    scores: Mapping[str, EvalRun],
+    licence: Licence | None,
+    base_repo: str | None,
+    dataset_repo: str | None,
+    places: Mapping[str, tuple[str, str]],
+    paths: list[str],
+) -> ResultsCardContext:
+    data = MasteryData(run / "mastery" / "dataset")
+    known = read_json(run / "provenance.json")
+    choice = read_json(run / "choice.json") if (run / "choice.json").is_file() else None
+    terms = licence or licence_of_facts(data.manifest)
+    if terms is None:
+        raise HubError(
+            f"no licence is known for {repo_id}: pass the licence of the source of its facts (--data-licence)",
+            repo_id=repo_id,
+        )
+    check_named(terms, repo_id)
+    source = named_source(dataset_repo) if dataset_repo else Source(name="a folder", hub_id=None, revision=None)
+    there = {path.split("/")[0] for path in paths}
+    base = named_source(base_repo) if base_repo else source_of({"path": known["base"]["name"]}, run)
+    places = {**places, **({"base": (base.hub_id, "main")} if base.hub_id else {})}
+    return ResultsCardContext(
+        repo_id=repo_id,
+        run=run.resolve().name,
+        licence=terms,
+        base=base,
+        data=GradedData(source=source, fingerprint=data.fingerprint),
+        models=tuple(_model(name, found, places) for name, found in scores.items()),
+        choice=Choice(model=choice["model"], chosen_on=choice["chosen_on"]) if choice else None,
+        circumstances=_circumstances(known),
+        parts={path: meaning for path, meaning in _PARTS.items() if path in there},
+        sftknow_version=__version__,
+    )
+
+
+def _model(name: str, scores: EvalRun, places: Mapping[str, tuple[str, str]]) -> PublishedModel:
+    repo_id, branch = places.get(name, (None, "main"))
+    values = {metric.task: metric for metric in scores.metrics if metric.metric == "acc"}
+    return PublishedModel(name=name, values=values, repo_id=repo_id, branch=branch)
+
+
+def _circumstances(known: Mapping[str, Any]) -> dict[str, str]:
+    versions = ", ".join(f"{name} {version}" for name, version in known["packages"].items() if name != "sftknow")
+    seeds = ", ".join(f"{name} {value}" for name, value in known["seeds"].items())
+    return {"device": str(known["device"]), "seeds": seeds, "versions": versions}
+
+
+def _files(place: Path) -> list[Path]:
+    if place.is_file():
+        return [place]
+    found = sorted(place.rglob("*")) if place.is_dir() else []
+    return [p for p in found if p.is_file() and not any(part.startswith(".") for part in p.relative_to(place).parts)]
+
+
+def _score_table(scores: Mapping[str, EvalRun]) -> bytes:
+    rows = [
+        {
+            "model": name,
+            "task": metric.task,
+            "metric": metric.metric,
+            "value": metric.value,
+            "stderr": None if math.isnan(metric.stderr) else metric.stderr,
+            "count": metric.count,
+        }
+        for name, run in scores.items()
+        for metric in run.metrics
+    ]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
+    return buffer.getvalue()
+
+
+def _places_of_this_machine(run: Path) -> list[str]:
+    """Absolute paths that a run's texts may hold: nobody else has them, and they tell who and where. Longest first."""
+    found = {str(run.resolve()), str(Path.home())}
+
+    def gather(value: Any) -> None:
+        if isinstance(value, Mapping):
+            for entry in value.values():
+                gather(entry)
+        elif isinstance(value, list):
+            for entry in value:
+                gather(entry)
+        elif isinstance(value, str) and without_local_paths(value) != value:
+            found.add(value)
+
+    for path in (run / "recipe.yaml", run / "provenance.json"):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            gather(yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text))
+    return sorted((place for place in found if len(place) > 1), key=len, reverse=True)
+
+
+def _scrubbed(text: str, places: list[str]) -> str:
+    for place in places:
+        text = text.replace(place, Path(place).name)
+    return text

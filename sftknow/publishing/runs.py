@@ -1,0 +1,129 @@
+"""What a run directory knows about one of its models: scores, parameter change, how it was made.
+
+Only files are read, in the layout that the pipeline writes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftknow.artifacts.files import read_json
+from sftknow.artifacts.manifests import read_manifest
+from sftknow.errors import HubError
+from sftknow.records import EvalRun, LevelStatistics, MetricValue, ParameterChange
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEvaluation:
+    """What is known about a model's scores and change, from the run it belongs to."""
+
+    runs: Sequence[tuple[str, EvalRun]]
+    """(heading, scores): earlier stages first, the model itself last."""
+    change: ParameterChange | None = None
+    chosen_on: str | None = None
+    """The split that the restoration level was chosen on."""
+
+
+def find_evaluation(folder: Path) -> ModelEvaluation | None:
+    """Scores and change from the run that a model folder belongs to; None where it belongs to none or was not scored.
+
+    Reads ``evaluation/<model>/scores.json``, ``changes/<cell>/changes.json`` and ``choice.json`` there.
+    """
+    place = _place_in_run(folder)
+    if place is None:
+        return None
+    run, cell, level = place
+    if level:
+        stages = [("base model", "base"), ("fine-tuned", cell), ("this model (restored)", f"{cell}@{level}")]
+    else:
+        stages = [("base model", "base"), ("this model (fine-tuned)", cell)]
+    paths = [(heading, run / "evaluation" / name / "scores.json") for heading, name in stages]
+    if not paths[-1][1].is_file():
+        return None
+    changes, choice = run / "changes" / cell / "changes.json", run / "choice.json"
+    chosen = read_json(choice) if level and choice.is_file() else {}
+    chosen_here = chosen.get("cell") == cell and level_folder(str(chosen.get("level"))) == level
+    return ModelEvaluation(
+        runs=[(heading, read_scores(path)) for heading, path in paths if path.is_file()],
+        change=_read_change(changes) if level and changes.is_file() else None,
+        chosen_on=chosen.get("chosen_on") if chosen_here else None,
+    )
+
+
+def given_evaluation(folder: Path, scores: Sequence[Path], changes: Path | None) -> ModelEvaluation:
+    """Scores and change from folders that `sftknow evaluate --out` and `sftknow changes --out` wrote.
+
+    Args:
+        folder: the model's.
+        scores: earlier stages first, the model's own last.
+        changes: of the fine-tuned model that was restored.
+
+    Raises:
+        HubError: the scores are not over the data set that the model names.
+    """
+    runs = []
+    own = (whole_manifest(folder).get("mastery_dataset") or {}).get("fingerprint")
+    for place in scores:
+        run = read_scores(place / "scores.json")
+        if own and run.dataset_fingerprint != own:
+            raise HubError(f"{place} holds scores over another graded data set than the one that {folder} names")
+        last = place == scores[-1]
+        runs.append(("this model" if last else Path(run.model.partition("@")[0]).name, run))
+    return ModelEvaluation(runs=runs, change=_read_change(changes / "changes.json") if changes else None)
+
+
+def whole_manifest(folder: Path) -> dict[str, Any]:
+    """A model's manifest; that of a restored model in a run gets the ``sft`` entry of the cell that it was made from.
+
+    Raises:
+        HubError: the folder has no manifest.
+    """
+    manifest = read_manifest(folder, "model")
+    if manifest is None:
+        raise HubError(f"{folder} has no sftknow.json: it is no finished model of sftknow")
+    place = _place_in_run(folder)
+    if place and place[2] and not manifest.get("sft"):
+        run, cell, _ = place
+        tuned = read_manifest(run / "models" / cell, "model") or {}
+        manifest |= {"sft": tuned["sft"]} if tuned.get("sft") else {}
+    return manifest
+
+
+def _place_in_run(folder: Path) -> tuple[Path, str, str | None] | None:
+    """(run, cell, level) of ``<run>/models/<cell>`` or ``<run>/restored/<cell>/<level>``; None for other folders."""
+    folder = folder.resolve()
+    if folder.parent.parent.name == "restored":
+        return folder.parents[2], folder.parent.name, folder.name
+    if folder.parent.name == "models":
+        return folder.parents[1], folder.name, None
+    return None
+
+
+def level_folder(level: str) -> str:
+    """A restoration level as a folder's name: ``5%`` → ``5pct``, ``1/8`` → ``1of8``."""
+    return level.replace("%", "pct").replace("/", "of")
+
+
+def read_scores(path: Path) -> EvalRun:
+    """The ``scores.json`` that an evaluation wrote, without the single answers."""
+    content = read_json(path)
+    metrics = tuple(MetricValue(**{**entry, "stderr": _number(entry["stderr"])}) for entry in content["metrics"])
+    known = {key: content[key] for key in ("model", "dataset_fingerprint", "graded_by")}
+    return EvalRun(**known, metrics=metrics, missing=tuple(content.get("missing") or ()))
+
+
+def _read_change(path: Path) -> ParameterChange:
+    content = read_json(path)
+    names = ("concentration", "concentration_nonzero_base")
+    levels = [LevelStatistics(**{**e, **{name: _number(e[name]) for name in names}}) for e in content["levels"]]
+    histogram = tuple((float(edge), int(count)) for edge, count in content["histogram"])
+    return ParameterChange(**{**content, "levels": tuple(levels), "histogram": histogram})
+
+
+def _number(value: float | str | None) -> float:
+    """JSON has no NaN and no infinity: they are written as null and ``"inf"``."""
+    return math.nan if value is None else float(value)

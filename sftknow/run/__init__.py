@@ -1,0 +1,1 @@
+"""The only place that composes rooms: facts → grading → training → evaluation → … → report."""

@@ -1,0 +1,190 @@
+"""What a recipe asks for and cannot have, said before the first hour of work: all that can be known at the start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from sftknow.checkpoints.index import read_index
+from sftknow.errors import ModelError, RecipeError
+from sftknow.models.loading import find_device, load_config, load_tokenizer
+from sftknow.models.resolving import BaseModel
+from sftknow.parameters.regions import parse_region
+from sftknow.parameters.selection import check_strategy, parse_levels
+from sftknow.progress import progress
+from sftknow.recipes.schema import Recipe
+from sftknow.records import BUCKETS, ModelRef
+from sftknow.run.cells import grid_cells
+from sftknow.run.launching import check_devices, plan_launch
+from sftknow.run.workbench import Workbench
+from sftknow.training.arguments import check_trackers
+from sftknow.training.base import check_device
+from sftknow.training.examples import encode
+
+_MANY = 4096
+"""Facts that are checked in a few seconds, without a bar."""
+
+
+def check_words(recipe: Recipe) -> None:
+    """What is wrong with the recipe in itself: names, levels, devices; looks at no file.
+
+    Raises:
+        RecipeError, CheckpointError, DeviceError: one line that names the key and the way out.
+    """
+    names = [cell.name for cell in grid_cells(recipe.grid)]
+    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if repeated:
+        raise RecipeError(f"grid: {repeated} comes twice; name every bucket, size and seed once")
+    for name in recipe.grid.baselines:
+        if name in ("base", *names):
+            raise RecipeError(f"grid.baselines: {name} is the name of another model of the run; take another")
+    check_levels(recipe)
+    cells_named(recipe)
+    check_strategy(recipe.parameters.strategy)
+    parse_region(recipe.parameters.region, recipe.parameters.layers)
+    check_trackers(recipe.tracking.report_to)
+
+
+def check_machine(bench: Workbench) -> None:
+    """Whether this machine has the devices; what workers of a cluster have shows there.
+
+    Raises:
+        RecipeError: dtypes, batches or optimizers that cannot go together.
+        DeviceError: this machine lacks the device, or cannot compute in the dtype.
+    """
+    recipe = bench.recipe
+    find_device(recipe.model.device)
+    for sft in {bench.sft(cell) for cell in grid_cells(recipe.grid)}:
+        launch = plan_launch(recipe.accelerate, sft) if recipe.accelerate.launches else None
+        if recipe.grid.engine == "local":
+            check_device(sft)
+            if launch is not None:
+                check_devices(launch)
+
+
+def check_models(bench: Workbench) -> None:
+    """Whether base and baselines can be asked and the base be trained, without loading any weights.
+
+    Raises:
+        ModelError: a model, its tokenizer or its EOS token is missing, or the vocabulary would have to grow.
+        CheckpointError: weights that are damaged, quantised or an adapter's; a region without a tensor.
+        HubError: the Hub refused, could not be reached, or has no such revision.
+    """
+    _check_base(bench.base, bench.recipe)
+    for name, model in bench.baselines.items():
+        try:
+            load_config(model.ref)
+            load_tokenizer(model.ref)
+        except ModelError as error:
+            raise ModelError(f"grid.baselines.{name}: {error}") from None
+
+
+def check_facts(bench: Workbench) -> None:
+    """Whether there are facts for every cell and question, and every training fact can be trained on.
+
+    Raises:
+        RecipeError: a cell asks for more facts than there are; a split without a question.
+        ModelError: a fact without answer tokens, or with a special token in its text.
+    """
+    recipe, facts = bench.recipe, bench.facts
+    counts = facts.counts()
+    for cell in grid_cells(recipe.grid):
+        if counts["train"] < (cell.size or 1):
+            raise RecipeError(
+                f"{cell.name} asks for {cell.size or 'all'} training facts and {facts.source} has {counts['train']:,} "
+                "in all; change grid.sizes or facts.limit"
+            )
+    asked = [split for split in recipe.evaluation.splits if counts[split]]
+    if not asked:
+        raise RecipeError(
+            f"{facts.source} has no fact in {', '.join(recipe.evaluation.splits)}; change evaluation.splits"
+        )
+    if not grid_cells(recipe.grid):
+        return
+    ref = ModelRef(path=bench.base.ref.path)
+    positions = getattr(load_config(ref).get_text_config(), "max_position_embeddings", None)
+    tokenizer, train = load_tokenizer(ref), facts.of_split("train")
+    with progress(len(train), "checking facts", unit="facts") if len(train) > _MANY else nullcontext() as bar:
+        for start in range(0, len(train), _MANY):
+            part = train[start : start + _MANY]
+            encode(
+                tokenizer,
+                part,
+                answer_only_loss=recipe.sft.answer_only_loss,
+                max_length=recipe.sft.max_length,
+                positions=positions,
+            )
+            if bar is not None:
+                bar.update(len(part))
+
+
+def check_graded(bench: Workbench) -> None:
+    """What only the grading can tell, right after it: whether the buckets hold what grid and divergence ask for.
+
+    Raises:
+        RecipeError: a bucket has fewer facts than a cell asks for, or no test fact to measure divergence on.
+    """
+    if not bench.cells:
+        return
+    data, asked = bench.dataset, bench.recipe.divergence.buckets
+    if not data.count("test", max(asked)):
+        filled = [bucket for bucket in BUCKETS if data.count("test", bucket)]
+        raise RecipeError(
+            f"divergence.buckets: there is no test fact in bucket {max(asked)}, whose divergence the run would "
+            f"speak of; name buckets up to the highest that has some (those that have: {filled})"
+        )
+
+
+def check_levels(recipe: Recipe) -> None:
+    """Raise RecipeError for levels that are restored and not analysed; CheckpointError for such as cannot be read."""
+    analysed = recipe.parameters.levels
+    parse_levels(analysed)
+    for level in recipe.restore.levels or ():
+        if level not in analysed:
+            raise RecipeError(
+                f"restore.levels: {level} is not among parameters.levels ({', '.join(analysed)}); add it there"
+            )
+
+
+def cells_named(recipe: Recipe) -> set[str]:
+    """Names of the cells that the recipe wants restored; ``best`` may be among them.
+
+    Raises:
+        RecipeError: it names a cell that is not in the grid.
+    """
+    wanted, names = recipe.restore.cells, [cell.name for cell in grid_cells(recipe.grid)]
+    if wanted == "all":
+        return {*names, "best"}
+    asked = {"best"} if wanted == "best" else set(wanted)
+    for name in sorted(asked - {"best"}):
+        if name not in names:
+            raise RecipeError(f"restore.cells: {name} is not in the grid; it has {_some(names)}")
+    return asked
+
+
+def _check_base(base: BaseModel, recipe: Recipe) -> None:
+    ref = ModelRef(path=base.ref.path)
+    index = read_index(Path(ref.path))
+    config, tokenizer = load_config(ref), load_tokenizer(ref)
+    if not grid_cells(recipe.grid):
+        return
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{base.name} has a tokenizer without an EOS token; set eos_token in its tokenizer_config.json"
+        )
+    rows = getattr(config.get_text_config(), "vocab_size", None) or math.inf
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{base.name}: the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings, so the "
+            "vocabulary would have to grow; resize the base first or give the tokenizer that belongs to it"
+        )
+    region = parse_region(recipe.parameters.region, recipe.parameters.layers)
+    if not any(name in region for name in index.tensors):
+        layers = f" with layers {recipe.parameters.layers}" if recipe.parameters.layers else ""
+        raise RecipeError(f"parameters.region: {base.name} has no tensor in {recipe.parameters.region}{layers}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f" … ({len(names)} in all)" if len(names) > 12 else "")

@@ -1,0 +1,200 @@
+"""Choose a restoration level by its accuracy on one split, and say what it gives on the others.
+
+The paper reports the level that is best on the test set itself (Table 4). Here the level is chosen on dev, which no
+number that is reported plays a part in; the paper's way is told beside it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+from sftknow.artifacts.files import digest
+from sftknow.artifacts.journal import JOURNALS
+from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.errors import CheckpointError, MasteryDataError
+from sftknow.evaluation.harness import Harness
+from sftknow.models.loading import load_model, load_tokenizer
+from sftknow.models.references import restored_manifest
+from sftknow.models.resolving import weights_sha256
+from sftknow.parameters.in_memory import ModelLevels
+from sftknow.parameters.outputs import refuse_output
+from sftknow.parameters.restore import find_cut, restore_levels
+from sftknow.parameters.selection import parse_level, parse_levels
+from sftknow.records import BUCKETS, ModelRef, RestoredCheckpoint, RestorePlan, Split
+from sftknow.run.cells import level_name
+from sftknow.run.checkpoint_pairs import (
+    LocalPair,
+    PairOptions,
+    WriteOptions,
+    analyse_local,
+    card_writer,
+    local_pair,
+)
+
+UNTOUCHED = "0%"
+"""The fine-tuned model itself, which is always among the candidates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """How the levels are scored."""
+
+    mastery: Path
+    """The graded data set."""
+    chosen_on: Split = "dev"
+    dtype: str | None = None
+    """To load in; None for what the model's config names."""
+    device: str = "auto"
+    batch_size: int = 64
+    limit: int | None = None
+    """Score only the first questions of every bucket; for trying things out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which level is best, and by what."""
+
+    level: str
+    chosen_on: Split
+    accuracy: Mapping[str, Mapping[str, float]]
+    """By split, by level: mean accuracy over the buckets, between 0 and 1."""
+
+    def best_on(self, split: str) -> str:
+        """The level with the highest accuracy on a split; of equals the one that restores least."""
+        scores = self.accuracy[split]
+        return max(sorted(scores, key=parse_level), key=lambda level: scores[level])
+
+
+def choose_level(
+    base: str,
+    tuned: str,
+    levels: Sequence[str],
+    out: Path,
+    options: PairOptions,
+    scoring: ScoringOptions,
+    write: WriteOptions,
+) -> tuple[Choice, RestoredCheckpoint]:
+    """Score every level with the model in memory, write the best one; 0 % competes too.
+
+    The answers are kept in ``.<name>.answers`` beside ``out`` until the model is written: a second call after a kill
+    asks only what had not been asked yet.
+
+    Raises:
+        MasteryDataError: the data set has no question in the split to choose on.
+        CheckpointError: what `analyse` and `restore_levels` raise.
+        ModelError: the fine-tuned model cannot be loaded or scored.
+    """
+    parse_levels(levels)
+    splits = _splits(scoring)
+    pair = local_pair(base, tuned)
+    refuse_output(out, (pair.base_folder, pair.tuned))  # before the minutes that scoring takes
+    candidates = list(levels) if any(parse_level(level) == 0 for level in levels) else [UNTOUCHED, *levels]
+    plan = analyse_local(pair, candidates, options).plan
+    with Answers(out) as answers:
+        choice = _score(pair, plan, candidates, splits, scoring, answers)
+        notes = {"chosen_on": choice.chosen_on, "choice": {"accuracy": choice.accuracy, "levels": candidates}}
+        restored = restore_levels(
+            pair.base_folder,
+            pair.tuned,
+            plan,
+            {choice.level: out},
+            manifests={choice.level: restored_manifest(pair.base, pair.tuned, out)},
+            memory=options.memory,
+            links=write.links,
+            shard_bytes=write.shard_bytes,
+            verified=True,
+            notes=notes,
+            finishing=card_writer(write.say),
+        )
+        answers.forget()
+    return choice, restored[0]
+
+
+class Answers:
+    """Where the answers of an evaluation of several levels are kept until ``out`` is written; a context manager.
+
+    Raises:
+        CheckpointError: another process is at it; the folder cannot be written.
+    """
+
+    def __init__(self, out: Path) -> None:
+        place = Path(os.path.realpath(out))
+        self._out = out
+        self._folder = place.with_name(f".{place.name}.answers")
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> Answers:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self._folder / "lock").open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            assert self._lock is not None
+            self._lock.close()
+            raise CheckpointError(
+                f"another process is choosing a level for {self._out}; wait for it or give another folder"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"{self._folder} cannot be written: {error.strerror}") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+            if not any(self._folder.rglob(JOURNALS)):
+                self.forget()
+
+    def of(self, level: str) -> Path:
+        """A level's folder. What is in it carries the key of the weights that gave the answers."""
+        return self._folder / level_name(level)
+
+    def forget(self) -> None:
+        """Remove them all."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _splits(scoring: ScoringOptions) -> list[Split]:
+    """The split to choose on, and the test splits that have questions."""
+    data = MasteryData(scoring.mastery)
+    wanted: dict[Split, None] = dict.fromkeys((scoring.chosen_on, "test", "testood"))
+    filled = [split for split in wanted if any(data.count(split, bucket) for bucket in BUCKETS)]
+    if scoring.chosen_on not in filled:
+        raise MasteryDataError(f"{scoring.mastery} has no question in {scoring.chosen_on}; choose on another split")
+    return filled
+
+
+def _score(
+    pair: LocalPair,
+    plan: RestorePlan,
+    levels: Sequence[str],
+    splits: Sequence[Split],
+    scoring: ScoringOptions,
+    answers: Answers,
+) -> Choice:
+    harness = Harness(
+        scoring.mastery, splits=splits, batch_size=scoring.batch_size, device=scoring.device, limit=scoring.limit
+    )
+    ref = ModelRef(path=str(pair.tuned), dtype=scoring.dtype)
+    model, tokenizer = load_model(ref, device=scoring.device), load_tokenizer(ref)
+    switch = ModelLevels(model, pair.base_folder, pair.tuned, plan)
+    accuracy: dict[str, dict[str, float]] = {split: {} for split in splits}
+    # The plan's own hashes know the region only.
+    weights = [replace(plan, cuts=()), weights_sha256(pair.tuned)]
+    for level in levels:
+        switch.to(level)
+        key = digest([*weights, find_cut(plan, level)])
+        run = harness.score(model, tokenizer, name=f"{pair.tuned.name} at {level}", work=answers.of(level), key=key)
+        for split in splits:
+            accuracy[split][level] = run.value(f"cbqa_mastery_{split}").value
+    del model, switch
+    gc.collect()  # the files are written in bounded memory, with the model out of it
+    found = Choice(level="", chosen_on=scoring.chosen_on, accuracy=accuracy)
+    return Choice(level=found.best_on(scoring.chosen_on), chosen_on=scoring.chosen_on, accuracy=accuracy)

@@ -1,0 +1,243 @@
+"""One run of a recipe: every stage in order, each skipped where it is done, continued where it was cut off."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from sftknow.artifacts.files import write_json, write_text
+from sftknow.artifacts.scores import read_eval
+from sftknow.artifacts.stages import RunDirectory
+from sftknow.cluster import Outcome
+from sftknow.errors import RunError, SftknowError
+from sftknow.models.references import dataset_reference
+from sftknow.models.resolving import link_base
+from sftknow.recipes.load import dump_recipe
+from sftknow.recipes.schema import Recipe
+from sftknow.records import BUCKETS
+from sftknow.report.compose import write_report
+from sftknow.run.cell_stages import CellStages, evaluate
+from sftknow.run.cells import level_name
+from sftknow.run.checks import cells_named, check_facts, check_graded, check_machine, check_models, check_words
+from sftknow.run.cluster_grid import check_cluster, train_on_cluster
+from sftknow.run.exposures import write_exposures
+from sftknow.run.extra_stages import LayerSweep, cells_to_sweep, check_other_tasks, other_tasks
+from sftknow.run.grading import describe_facts, grade_dataset, grading_inputs, topics_sha256
+from sftknow.run.provenance import provenance
+from sftknow.run.space import check_space, model_size, parts
+from sftknow.run.standing import Standing, left_to_write, levels_of, standing
+from sftknow.run.workbench import Workbench
+
+HEADLINE = "cbqa_mastery_{split}"
+
+
+class Experiment:
+    """A recipe at work in a run directory that the caller holds open.
+
+    The order is the order of the paper: facts, mastery, and for every cell of the grid fine-tuning, accuracy,
+    divergence and parameters; then restoration and the report. `run` does it all.
+
+    Args:
+        recipe: what to do.
+        directory: the locked run directory.
+        say: gets one line for each stage that begins.
+    """
+
+    def __init__(self, recipe: Recipe, directory: RunDirectory, say: Callable[[str], None] = print) -> None:
+        self.recipe = recipe
+        self.path = directory.path
+        self.say = say
+        self.bench = Workbench(recipe, directory, say)
+        self.failed: dict[str, str] = {}
+        """Cells that failed, with the reason."""
+
+    def run(self) -> Path:
+        """Do what is not done yet; return the path of ``report.html``.
+
+        Raises:
+            RunError: a cell failed. The others are done all the same, and so is the report.
+        """
+        self.check()
+        self.write_inputs()
+        self.grade()
+        bench = self.bench
+        check_graded(bench)
+        cells = [CellStages(bench, cell) for cell in bench.cells]
+        self._check_disk(standing(bench))
+        to_restore = cells_named(self.recipe)
+        to_sweep = cells_to_sweep(self.recipe)
+        evaluate(bench, "base", self.path / "models" / "base", bench.base.sha256)
+        for name, model in bench.baselines.items():
+            self._guarded(name, partial(evaluate, bench, name, Path(model.ref.path), model.sha256))
+        done = self._grid(cells)
+        if done:
+            best = self.best(done)
+            chosen = [c for c in done if c.name in to_restore or (c is best and "best" in to_restore)]
+            restored = [
+                c for c in chosen if self._guarded(f"restoring {c.name}", partial(c.restore, levels_of(self.recipe)))
+            ]
+            if best in restored:
+                self.choose(best.name)
+            self._sweep_layers([c for c in done if c.name in to_sweep or (c is best and "best" in to_sweep)])
+        if self.recipe.general.tasks:
+            self._guarded("other tasks", partial(other_tasks, bench, levels_of(self.recipe)))
+        page = self.report()
+        self._tell_failures(len(cells))
+        return page
+
+    # ---- facts and mastery --------------------------------------------------------------------------------------
+
+    def write_inputs(self) -> None:
+        """Record the recipe and where everything comes from."""
+        bench = self.bench
+        facts, base = bench.facts, bench.base
+        self.say(f"base model: {base.name}")
+        for line in describe_facts(facts, bench.topics, self.recipe.grading):
+            self.say(line)
+        write_text(self.path / "recipe.yaml", dump_recipe(self.recipe))
+        hashes = {"topics": topics_sha256(bench.topics), "synonyms": bench.synonyms.sha256}
+        write_json(self.path / "provenance.json", provenance(self.recipe, base, facts, hashes))
+        write_exposures(self.path / "facts" / "exposures.parquet", facts)
+
+    def check(self) -> None:
+        """Refuse what cannot work before any work is done: names, devices, models, facts, cluster, disk."""
+        recipe, bench = self.recipe, self.bench
+        check_words(recipe)
+        cells_to_sweep(recipe)
+        check_other_tasks(recipe)
+        check_machine(bench)
+        check_models(bench)
+        now = standing(bench)
+        if not now.graded:
+            check_facts(bench)
+        if now.cells_left and recipe.grid.engine == "ray":
+            check_cluster(recipe, self.path)
+        self._check_disk(now)
+
+    def _check_disk(self, now: Standing) -> None:
+        recipe, bench = self.recipe, self.bench
+        counts = bench.facts.counts()
+        left = left_to_write(
+            recipe,
+            now,
+            facts=len(bench.facts.facts),
+            questions=sum(counts[split] for split in recipe.evaluation.splits),
+        )
+        check_space(self.path, list(parts(recipe, model_size(Path(bench.base.ref.path)), left)))
+
+    def grade(self) -> None:
+        """Sample every statement of every fact and write the mastery-split data set (paper, 3.1 and F.1)."""
+        bench, section = self.bench, self.recipe.grading
+        inputs = grading_inputs(bench.base, bench.facts, bench.topics, section)
+        stage = bench.directory.stage("mastery", inputs)
+        if not stage.complete:
+            self.say("grading: how well does the base model know each fact?")
+            stage.start()
+            grade_dataset(
+                bench.base,
+                bench.facts,
+                bench.topics,
+                bench.synonyms,
+                section,
+                work=stage.folder,
+                out=stage.folder / "dataset",
+                device=self.recipe.model.device,
+            )
+            stage.finish()
+        linked = self.path / "models" / "base"
+        link_base(bench.base, linked, dataset_reference(bench.dataset, linked))
+
+    # ---- the grid -------------------------------------------------------------------------------------------------
+
+    def _grid(self, cells: Sequence[CellStages]) -> list[CellStages]:
+        """Train and measure every cell; return those that did not fail."""
+        if self.recipe.grid.engine == "ray":
+            return train_on_cluster(self.bench, cells, failed=self._cluster_failure)
+        if not all(cell.complete for cell in cells):
+            self.bench.base_view  # noqa: B018 - where nothing can be measured, every cell would be trained to learn it
+        return [cell for cell in cells if self._guarded(cell.name, cell.train_and_measure)]
+
+    def _guarded(self, name: str, work: Callable[[], object]) -> bool:
+        """Do one cell's work; note why it failed and go on with the others. A kill or Ctrl-C still ends the run."""
+        try:
+            work()
+        except SftknowError as error:
+            self._note_failure(name, str(error))
+            return False
+        except Exception as error:
+            self._note_failure(name, f"{type(error).__name__}: {error}", traceback.format_exc())
+            return False
+        return True
+
+    def _cluster_failure(self, name: str, outcome: Outcome) -> None:
+        self._note_failure(name, str(outcome.failure), outcome.traceback)
+
+    def _note_failure(self, name: str, reason: str, trace: str | None = None) -> None:
+        if trace is not None:
+            # Not the user's to mend: what went wrong is kept whole for a bug report, and the other cells go on.
+            write_text(self.path / "failures" / f"{name.replace('/', '-')}.txt", trace)
+            reason += "; see failures/ in the run directory"
+        self.failed[name] = reason
+        self.say(f"{name} failed: {reason}")
+
+    def _tell_failures(self, cells: int) -> None:
+        if not self.failed:
+            return
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in self.failed.items())
+        raise RunError(
+            f"{len(self.failed)} of {cells + len(self.recipe.grid.baselines)} models failed: {reasons}. The others and "
+            "the report are done; start the same command again to try these again"
+        )
+
+    # ---- restoration ----------------------------------------------------------------------------------------------
+
+    @property
+    def _scored_splits(self) -> list[str]:
+        """Splits with a question; facts of one's own may have none out of domain."""
+        data = self.bench.dataset
+        return [
+            split for split in self.recipe.evaluation.splits if any(data.count(split, bucket) for bucket in BUCKETS)
+        ]
+
+    @property
+    def _choosing_split(self) -> str:
+        return "dev" if "dev" in self._scored_splits else self._scored_splits[0]
+
+    def _headline(self, model: str, split: str) -> float:
+        return read_eval(self.path / "evaluation" / model).value(HEADLINE.format(split=split)).value
+
+    def best(self, cells: Sequence[CellStages]) -> CellStages:
+        """The fine-tuned model with the highest mean accuracy on dev (on test where there is no dev)."""
+        return max(cells, key=lambda cell: self._headline(cell.name, self._choosing_split))
+
+    def _sweep_layers(self, cells: Sequence[CellStages]) -> None:
+        """Score each model with its layers set back, range by range (paper, Table 11), where the recipe asks for it."""
+        if cells and self.recipe.restore.layers:
+            sweep = LayerSweep(self.bench, self.recipe.restore.layers)
+            for cell in cells:
+                self._guarded(f"restoring layers of {cell.name}", partial(sweep.score, cell.name, cell.weights))
+
+    def choose(self, cell: str) -> None:
+        """Choose the level on dev and confirm it on test; the paper chooses on test."""
+        levels = ["0%", *levels_of(self.recipe)]
+        models = {level: cell if level == "0%" else f"{cell}@{level_name(level)}" for level in levels}
+        split = self._choosing_split
+        level = max(levels, key=lambda item: self._headline(models[item], split))
+        scores = {
+            part: {item: self._headline(models[item], part) for item in levels}
+            for part in self._scored_splits
+            if part != "train"
+        }
+        write_json(
+            self.path / "choice.json",
+            {"cell": cell, "level": level, "model": models[level], "chosen_on": split, **scores},
+        )
+
+    # ---- the end --------------------------------------------------------------------------------------------------
+
+    def report(self) -> Path:
+        """Tables, figures and the page."""
+        self.say("writing the report")
+        return write_report(self.path, self.path / "report")

@@ -1,0 +1,29 @@
+"""The lab's known exposure, written beside a run for the report's picture of R against exposure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sftknow.artifacts.files import atomic_file
+from sftknow.facts.sources import FactSet
+
+
+def write_exposures(path: Path, facts: FactSet) -> None:
+    """Write one row a fact where the source knows the exposure; nothing where it does not."""
+    if facts.exposures is None:
+        return
+    rows = [
+        {
+            "fact_id": fact_id,
+            "exposures": exposure.exposures,
+            "templates_seen": list(exposure.templates_seen),
+            "wrong_share": exposure.wrong_share,
+            "question_exposures": exposure.question_exposures,
+        }
+        for fact_id, exposure in facts.exposures.items()
+    ]
+    with atomic_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows), partial)

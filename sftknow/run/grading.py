@@ -1,0 +1,153 @@
+"""Grade facts by a model and write the mastery-split data set; used by whole runs and by `sftknow grade`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sftknow.answers import MatchRule, Synonyms
+from sftknow.artifacts.files import digest
+from sftknow.artifacts.manifests import read_manifest
+from sftknow.artifacts.mastery_data import KIND, write_mastery_data
+from sftknow.facts.prompts import Statements
+from sftknow.facts.sources import FactSet
+from sftknow.facts.topics import Topic
+from sftknow.grading.shards import graded_facts, kept_tallies, plan_shards, sample_shards, unfinished
+from sftknow.models.resolving import BaseModel
+from sftknow.recipes.schema import GradingSection
+from sftknow.records import SamplingPolicy, to_json
+from sftknow.run.replicas import load_sampler
+
+GRADING_KEY = "inputs_sha256"
+"""In a graded data set's manifest: the hash of everything that it depends on, see `grading_inputs`."""
+
+
+def sampling_policy(section: GradingSection) -> SamplingPolicy:
+    """The part of the section that decides what R means."""
+    return SamplingPolicy(
+        samples=section.samples,
+        temperature=section.temperature,
+        max_new_tokens=section.max_new_tokens,
+        seed=section.seed,
+    )
+
+
+def match_rule(section: GradingSection) -> MatchRule:
+    """The part of the section that decides what a hit is."""
+    return MatchRule(match=section.match, case_sensitive=section.case_sensitive)
+
+
+def topics_sha256(topics: Mapping[str, Topic]) -> str:
+    """Hash of the topics' content, the person's own merged over the paper's."""
+    return digest({name: asdict(topic) for name, topic in topics.items()})
+
+
+def describe_facts(facts: FactSet, topics: Mapping[str, Topic], section: GradingSection) -> Iterator[str]:
+    """Lines that say what is graded, what was left out, and over how many tries R will stand."""
+    parts = ", ".join(f"{count:,} {split}" for split, count in facts.counts().items() if count)
+    yield f"facts: {len(facts.facts):,} from {facts.source} ({parts})"
+    for note in facts.notes:
+        yield f"  {note}"
+    for reason, count in facts.removed.items():
+        yield f"  left out: {count:,} ({reason})"
+    wanted = set(range(max(len(topic.templates) for topic in topics.values())))
+    if section.templates is not None:
+        wanted &= set(section.templates)
+    used = sorted({fact.topic for fact in facts.facts})
+    statements = {name: sum(i in wanted for i in range(len(topics[name].templates))) for name in used}
+    most = max(statements.values())
+    line = f"  R stands on {most * section.samples} tries a fact: {most} statements × {section.samples} samples"
+    fewer = [f"{n * section.samples} in {name} ({n} × {section.samples})" for name, n in statements.items() if n < most]
+    if fewer:
+        line += f"; fewer: {', '.join(fewer[:5])}{' …' if len(fewer) > 5 else ''}"
+    yield line
+    yield f"  a hit is {match_rule(section)}"
+
+
+def grading_inputs(
+    base: BaseModel, facts: FactSet, topics: Mapping[str, Topic], section: GradingSection
+) -> dict[str, Any]:
+    """Everything that the graded data set depends on."""
+    return {
+        "base": base.sha256,
+        "dtype": base.ref.dtype,
+        "facts": facts.sha256,
+        "topics": digest({name: topic.templates for name, topic in topics.items()}),
+        "policy": to_json(sampling_policy(section)),
+        "templates": section.templates,
+        "keep_texts": section.keep_texts,
+        "shard_size": section.shard_size,
+        "match": asdict(match_rule(section)),
+        "sampler": section.sampler,
+    }
+
+
+def is_graded(out: Path, base: BaseModel, facts: FactSet, topics: Mapping[str, Topic], section: GradingSection) -> bool:
+    """Whether a folder holds the data set that `grade_dataset` would make of the same.
+
+    Raises:
+        RunError: the folder's ``sftknow.json`` is damaged.
+    """
+    manifest = read_manifest(out, KIND) or {}
+    return manifest.get(GRADING_KEY) == digest(grading_inputs(base, facts, topics, section))
+
+
+def grade_dataset(
+    base: BaseModel,
+    facts: FactSet,
+    topics: Mapping[str, Topic],
+    synonyms: Synonyms,
+    section: GradingSection,
+    *,
+    work: Path,
+    out: Path,
+    device: str,
+) -> None:
+    """Sample every statement of every fact (paper, 3.1 and F.1).
+
+    Args:
+        base: the model that is asked.
+        facts: with their accepted answers.
+        topics: statement templates by relation.
+        synonyms: recorded by hash; the facts carry them already.
+        section: how to sample.
+        work: finished shards lie here, so that a second start continues.
+        out: where the data set goes, whole or not at all.
+        device: ``auto``, ``cpu``, ``cuda`` …
+    """
+    policy, rule = sampling_policy(section), match_rule(section)
+    shards = plan_shards(
+        [(fact, Statements(topics[fact.topic], fact.subject)) for fact in facts.facts],
+        policy,
+        work,
+        shard_size=section.shard_size,
+        keep_texts=section.keep_texts,
+        templates=section.templates,
+        identity=f"{base.sha256}/{base.ref.dtype}/{section.sampler}/{digest(rule)}",
+    )
+    left = unfinished(shards, policy, keep_texts=section.keep_texts)
+    if left:
+        sampler = load_sampler(base, section, device=device, rule=rule)
+        sample_shards(shards, sampler, policy, keep_texts=section.keep_texts, left=left)
+    manifest = {
+        "graded_by": base.name,
+        "graded_by_sha256": base.sha256,
+        "policy": to_json(policy),
+        "match": asdict(rule),
+        "sampler": section.sampler,
+        "templates": section.templates,
+        "facts": {"source": facts.source, "sha256": facts.sha256, "official_release": facts.official},
+        "removed": dict(facts.removed),
+        "topics_sha256": topics_sha256({name: topics[name] for name in sorted({f.topic for f in facts.facts})}),
+        "synonyms_sha256": synonyms.sha256,
+        GRADING_KEY: digest(grading_inputs(base, facts, topics, section)),
+    }
+    write_mastery_data(
+        out,
+        graded_facts(shards, policy, keep_texts=section.keep_texts),
+        manifest,
+        continuations=kept_tallies(shards, policy) if section.keep_texts else None,
+        own_aliases=facts.own_aliases,
+    )

@@ -1,0 +1,330 @@
+"""What a run would do: stages, samples, steps, questions, disk and time, without doing any of it (`--dry-run`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from sftknow.artifacts.stages import RunDirectory
+from sftknow.errors import FactsError, HubError
+from sftknow.machine import free_space
+from sftknow.models.loading import find_device, load_config
+from sftknow.models.look import UnreachableError, look
+from sftknow.models.resolving import BaseModel, resolve_base, weights_sha256
+from sftknow.recipes.schema import Recipe
+from sftknow.records import BUCKETS, ModelRef, Split
+from sftknow.report.paper import recognise
+from sftknow.run.cells import Cell
+from sftknow.run.checks import check_machine, check_words
+from sftknow.run.rates import (
+    ACCELERATOR,
+    EFFICIENCY,
+    STATED,
+    Rate,
+    matrix_rate,
+    rates_of_run,
+    stated_rates,
+)
+from sftknow.run.space import ModelSize, Part, model_size, parts, restored_cells
+from sftknow.run.standing import Standing, left_to_write, levels_of, nothing_done, standing
+from sftknow.run.workbench import Workbench
+
+OFFICIAL = "entity-questions"
+OFFICIAL_COUNTS: dict[Split, int] = {"train": 75_944, "dev": 9_580, "test": 9_555, "testood": 11_613}
+"""Facts of the official release of EntityQuestions after its filters; training and tests as in the paper's Table 1."""
+
+STORED = {
+    "LLaMA-2-7B": ModelSize(parameters=6_738_415_616, dtype="float16"),
+    "LLaMA-2-13B": ModelSize(parameters=13_015_864_320, dtype="float16"),
+    "LLaMA-2-70B": ModelSize(parameters=68_976_648_192, dtype="float16"),
+    "LLaMA-3-8B": ModelSize(parameters=8_030_261_248, dtype="bfloat16"),
+    "LLaMA-3-70B": ModelSize(parameters=70_553_706_496, dtype="bfloat16"),
+}
+"""The paper's models as Meta published them for transformers; used where the Hub cannot be asked."""
+
+_STATEMENTS = 21
+_LARGE = 1_000_000_000
+"""Parameters from which times on a machine without a GPU are told for one that has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """One stage of a run: how much of it is left, and how long that takes."""
+
+    name: str
+    work: str
+    """How much, in words."""
+    rate: Rate | None
+    seconds: float | None
+    """None where nothing is known of it."""
+
+
+@dataclass(kw_only=True)
+class RunPlan:
+    """What a run would do."""
+
+    recipe: Recipe
+    path: Path
+    model: ModelSize | None = None
+    model_name: str = ""
+    layers: int | None = None
+    """Decoder layers of the model."""
+    facts: dict[Split, int] | None = None
+    statements: int | None = None
+    """Of all facts together."""
+    now: Standing
+    bucket_counts: tuple[int, ...] | None = None
+    """Training facts of each bucket, once they are graded."""
+    parts: list[Part] = field(default_factory=list)
+    free: int = 0
+    """Bytes free where the run directory is or would be."""
+    stages: list[StageTime] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    """What could not be read, and why."""
+    notes: list[str] = field(default_factory=list)
+    """What the numbers rest on."""
+
+    @property
+    def questions(self) -> int | None:
+        """Asked of each model."""
+        if self.facts is None:
+            return None
+        section = self.recipe.evaluation
+        if section.limit is None:
+            return sum(self.facts[split] for split in section.splits if split != "train")
+        return sum(min(self.facts[split], 5 * section.limit) for split in section.splits if split != "train")
+
+    def examples(self, cell: Cell) -> int | None:
+        """Training facts of a cell; of ``all``, before the grading, a fifth of all facts for each bucket."""
+        if cell.size is not None:
+            return cell.size
+        if self.bucket_counts is not None:
+            return sum(self.bucket_counts) if cell.bucket is None else self.bucket_counts[cell.bucket]
+        if self.facts is None:
+            return None
+        return self.facts["train"] if cell.bucket is None else self.facts["train"] // len(BUCKETS)
+
+    def steps(self, cell: Cell) -> int | None:
+        """Updates of a cell's training."""
+        examples, sft = self.examples(cell), self.recipe.sft
+        return None if examples is None else math.ceil(examples / sft.batch_size) * sft.epochs
+
+
+def plan_run(
+    recipe: Recipe,
+    path: Path,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    measure: Callable[[Workbench], dict[str, Rate]] | None = None,
+) -> RunPlan:
+    """Find out what a run would do. Writes nothing in the run directory.
+
+    Args:
+        recipe: what is asked.
+        path: the run directory, there or not.
+        say: gets a line where something takes a moment.
+        measure: times a few batches; None for `sftknow.run.calibrating.calibrate`.
+
+    Raises:
+        RecipeError, ModelError, FactsError, HubError, CheckpointError, DeviceError: what the run itself would say at
+            its start, but for what cannot be reached now: that is told in the plan.
+    """
+    check_words(recipe)
+    plan = RunPlan(recipe=recipe, path=path, now=nothing_done(recipe))
+    bench = _bench(plan)
+    if bench is not None:
+        check_machine(bench)
+    _read_facts(plan, bench or Workbench(recipe, RunDirectory(path), say))
+    if bench is not None and plan.facts is not None and not plan.unread:
+        plan.now = standing(bench)
+        if plan.now.graded:
+            plan.bucket_counts = tuple(bench.dataset.count("train", bucket) for bucket in BUCKETS)
+    _, plan.free = free_space(path)
+    if plan.model is not None:
+        left = left_to_write(
+            recipe,
+            plan.now,
+            facts=sum(plan.facts.values()) if plan.facts else 0,
+            questions=plan.questions or 0,
+            statements=plan.statements or 0,
+        )
+        plan.parts = list(parts(recipe, plan.model, left))
+    _add_times(plan, _rates(plan, bench, say, measure))
+    return plan
+
+
+def _bench(plan: RunPlan) -> Workbench | None:
+    """The bench, where the base model is on this machine; its size is noted in any case, if it can be had."""
+    recipe, model = plan.recipe, plan.recipe.model
+    on_hub = model.path != "lab" and not Path(model.path).is_dir() and model.path.count("/") == 1
+    if not on_hub or model.path.startswith((".", "/", "~")):
+        base = resolve_base(model.path, model.revision, model.named_dtype)
+    else:
+        named = ModelRef.parse(model.path)
+        plan.model_name = str(named)
+        try:
+            found = look(ModelRef(path=named.path, revision=model.revision or named.revision))
+        except UnreachableError as error:
+            plan.unread.append(f"the model: {error}")
+            paper = recognise(named.path)
+            if paper is not None:
+                plan.model = STORED[paper]
+                plan.notes.append(f"the size is that of {paper}, as recorded with sftknow")
+            return None
+        plan.model_name = found.name
+        if found.cached is None:
+            size = 4 if found.dtype == "float32" else 2
+            plan.model = ModelSize(
+                parameters=found.weights // size, dtype=found.dtype or "bfloat16", other_files=found.other_files
+            )
+            plan.notes.append(
+                f"the model is not here yet: {found.weights / 1e9:,.1f} GB come from the Hub into its cache"
+                + ("" if found.dtype else "; its config may not be read, so 16 bits a parameter are assumed")
+            )
+            return None
+        ref = ModelRef(path=str(found.cached), dtype=model.named_dtype)
+        base = BaseModel(ref=ref, name=found.name, sha256=weights_sha256(found.cached))
+    plan.model_name, plan.model = base.name, model_size(Path(base.ref.path))
+    plan.layers = getattr(load_config(base.ref).get_text_config(), "num_hidden_layers", None)
+    return Workbench(recipe, RunDirectory(plan.path), lambda line: None, base=base)
+
+
+def _read_facts(plan: RunPlan, bench: Workbench) -> None:
+    section = plan.recipe.facts
+    wanted = plan.recipe.grading.templates
+    try:
+        facts = bench.facts
+    except (FactsError, HubError) as error:
+        away = section.source == OFFICIAL or "could not be fetched" in str(error) or "is not in the cache" in str(error)
+        if not away:
+            raise
+        plan.unread.append(f"the facts: {error}")
+        if section.source == OFFICIAL:
+            plan.facts = dict(OFFICIAL_COUNTS)
+            if section.limit:
+                most = {split: section.limit if split == "train" else -(-section.limit // 4) for split in plan.facts}
+                plan.facts = {split: min(count, most[split]) for split, count in plan.facts.items()}
+            plan.statements = sum(plan.facts.values()) * (len(set(wanted)) if wanted else _STATEMENTS)
+            plan.notes.append("the number of facts is that of the official release, as recorded with sftknow")
+        return
+    plan.facts = facts.counts()
+    each = {
+        name: sum(wanted is None or i in wanted for i in range(len(topic.templates)))
+        for name, topic in bench.topics.items()
+    }
+    plan.statements = sum(each[fact.topic] for fact in facts.facts)
+
+
+def _rates(
+    plan: RunPlan,
+    bench: Workbench | None,
+    say: Callable[[str], None],
+    measure: Callable[[Workbench], dict[str, Rate]] | None,
+) -> dict[str, Rate]:
+    """The best that is known of each stage: measured in this run, else on the spot, else stated."""
+    if plan.model is None:
+        return {}
+    recipe = plan.recipe
+    known = rates_of_run(plan.path, plan.questions or 0) if plan.questions else {}
+    if "evaluation" in known and plan.now.graded:
+        known.setdefault("grading", Rate())
+    missing = {"grading", "training", "evaluation", "divergence", "changes", "restoring"} - known.keys()
+    if not missing:
+        return known
+    if bench is not None and plan.facts is not None and not plan.unread:
+        from sftknow.run.calibrating import calibrate, small_enough
+
+        if measure is not None or (small_enough(plan.model, recipe.model.device) and recipe.grading.sampler != "vllm"):
+            say("measuring a few batches of every stage, in a temporary folder")
+            return (measure or calibrate)(bench) | known
+    here = find_device("auto")
+    away = here.type == "cpu" and plan.model.parameters >= _LARGE
+    if away:
+        flops = dict.fromkeys(("float32", "bfloat16", "float16"), ACCELERATOR)
+        plan.notes.append(
+            f"{STATED} times are for one accelerator of {ACCELERATOR / 1e12:.0f} TFLOP/s, as this machine has none; "
+            "several work side by side (grid.engine, grading.engine, accelerate)"
+        )
+    else:
+        say("measuring a matrix product")
+        flops = {name: matrix_rate(here, getattr(torch, name)) for name in ("float32", "bfloat16")}
+        flops["float16"] = flops["bfloat16"]
+        measured = ", ".join(f"{flops[name] / 1e9:,.0f} GFLOP/s in {name}" for name in ("float32", "bfloat16"))
+        plan.notes.append(f"a matrix product does {measured} here (measured just now)")
+    shares = ", ".join(f"{share:.0%} in {name}" for name, share in EFFICIENCY.items())
+    plan.notes.append(
+        f"{STATED}: 2 FLOP a parameter and token, 6 in training; assumed efficiency {shares}; 1.2 GB/s of disk"
+    )
+    test = plan.facts["test"] if plan.facts else 0
+    return stated_rates(recipe, plan.model, facts=test, flops=flops) | known
+
+
+def _add_times(plan: RunPlan, rates: dict[str, Rate]) -> None:
+    plan.stages = [
+        StageTime(
+            name=name,
+            work=work,
+            rate=rates.get(kind),
+            seconds=None
+            if units is None or kind not in rates
+            else calls * rates[kind].fixed + units * rates[kind].each,
+        )
+        for name, kind, work, calls, units in _stages(plan)
+    ]
+
+
+def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
+    """Of each stage: its name, the kind of its rate, how much is left in words, how often it starts, and units."""
+    recipe, now = plan.recipe, plan.now
+    samples = recipe.grading.samples
+    if now.graded:
+        yield "grading", "grading", "done", 0, 0
+    elif plan.facts is None or plan.statements is None:
+        yield "grading", "grading", f"? facts × statements × {samples} samples", 0, None
+    else:
+        count, total = sum(plan.facts.values()), plan.statements * samples
+        work = f"{count:,} facts, {plan.statements:,} statements × {samples} samples = {total:,}"
+        yield "grading", "grading", work, 1, total
+    left = now.cells_left
+    training = [cell for cell in left if cell.name not in now.trained]
+    steps = [plan.steps(cell) for cell in training]
+    examples = [plan.examples(cell) for cell in training]
+    known = None if None in steps else sum(step or 0 for step in steps)
+    words = (
+        f"{len(training)} cells" if len(training) == len(now.cells) else f"{len(training)} of {len(now.cells)} cells"
+    )
+    if training:
+        words += f", {_total(examples)} examples, {_total(steps)} steps"
+    yield "training", "training", words, len(training), known
+    levels = now.levels - now.restored
+    others = len(recipe.grid.baselines) + 1 - len(now.scored)
+    models = others + len(left) + levels
+    per_model = plan.questions
+    own = sum(plan.examples(cell) or 0 for cell in left) if "train" in recipe.evaluation.splits else 0
+    asked = None if per_model is None else models * per_model + own
+    words = f"{models} models × {'?' if per_model is None else format(per_model, ',')} questions"
+    words += f" + {own:,} of their own training" if own else ""
+    yield "evaluation", "evaluation", words, models, asked
+    yield "divergence", "divergence", f"{len(left)} models", 0, len(left)
+    yield "changes", "changes", f"{len(left)} models, {len(recipe.parameters.levels)} levels", 0, len(left)
+    each = len(levels_of(recipe))
+    words = f"{levels // each if each else 0} models × {each} levels" if not now.restored else f"{levels} checkpoints"
+    yield "restoring", "restoring", words, 0, levels
+    if recipe.restore.layers:
+        named = recipe.restore.layer_cells
+        cells = restored_cells(recipe) if named is None else len(set(named))
+        ranges = None if plan.layers is None else math.ceil(plan.layers / recipe.restore.layers)
+        test = plan.facts["test"] if plan.facts else None
+        units = None if ranges is None or test is None else cells * ranges * test
+        words = f"{cells} models × {ranges or '?'} ranges × {'?' if test is None else format(test, ',')} questions"
+        yield "layer ranges", "evaluation", words, cells, units
+    if recipe.general.tasks:
+        yield "other tasks", "-", ", ".join(recipe.general.tasks), 0, None
+
+
+def _total(counts: list[int | None]) -> str:
+    return "?" if None in counts else f"{sum(count or 0 for count in counts):,}"

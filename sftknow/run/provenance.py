@@ -1,0 +1,51 @@
+"""Where the numbers of a run come from: versions, machine, seeds, hashes."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from sftknow.facts.sources import FactSet
+from sftknow.models.resolving import BaseModel
+from sftknow.recipes.schema import Recipe
+
+_PACKAGES = (
+    "sftknow", "torch", "transformers", "trl", "lm_eval", "datasets", "evaluate", "huggingface_hub", "safetensors",
+    "numpy",
+)  # fmt: skip
+
+
+def provenance(recipe: Recipe, base: BaseModel, facts: FactSet, hashes: dict[str, str]) -> dict[str, Any]:
+    """Everything that a reader needs to repeat the run. No path of this machine but the user's own words."""
+    return {
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "base": {"name": base.name, "weights_sha256": base.sha256},
+        "facts": {
+            "source": facts.source,
+            "sha256": facts.sha256,
+            "count": len(facts.facts),
+            "removed": facts.removed,
+            "official_release": facts.official,
+        },
+        "hashes": hashes,
+        "seeds": {
+            "facts": recipe.facts.seed,
+            "grading": recipe.grading.seed,
+            "grid": list(recipe.grid.seeds),
+            "parameters": recipe.parameters.seed,
+        },
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

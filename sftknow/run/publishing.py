@@ -1,0 +1,234 @@
+"""Publish a whole run: its graded data set, its models with their restored versions as branches, its results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from sftknow.artifacts.manifests import MANIFEST
+from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.errors import HubError
+from sftknow.models.hub_client import Connection
+from sftknow.publishing.cards import Licence
+from sftknow.publishing.licences import allowed_name
+from sftknow.publishing.origins import licence_of_base, pinned, pinned_dataset
+from sftknow.publishing.plan import Hashes, PublicationPlan, plan_publication
+from sftknow.publishing.publish import publish
+from sftknow.publishing.results import plan_results
+from sftknow.records import PublishReceipt
+
+PARTS = ("data", "tuned", "restored", "results")
+"""What a run consists of, for ``--only``; a cell's name such as ``b2-n240-s0`` stands for that model and its levels."""
+
+_LATER = "f" * 40
+"""Stands for a commit that does not exist before the data set is on the Hub; as long as one, so that sizes hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a person decides about the publication of a run."""
+
+    to: str
+    """User or organisation on the Hub."""
+    name: str | None = None
+    """What the repositories' names begin with; None for the run directory's name."""
+    private: bool = True
+    only: Sequence[str] = ()
+    """Parts of `PARTS` and names of cells; empty for everything."""
+    licence: Licence | None = None
+    """Of the base model."""
+    licence_file: Path | None = None
+    data_licence: Licence | None = None
+    """Of the facts' source."""
+    base_repo: str | None = None
+    """Where the base is on the Hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPublication:
+    """Plans in the order in which they are carried out: data set, models, restored versions, results."""
+
+    plans: tuple[PublicationPlan, ...]
+
+    def __str__(self) -> str:
+        total, files = sum(p.bytes for p in self.plans), sum(len(p.files) for p in self.plans)
+        last = f"in all {len(self.plans)} publications, {files:,} files, {total:,} bytes"
+        return "\n".join([*(str(plan) for plan in self.plans), last])
+
+
+def is_run(folder: Path) -> bool:
+    """True for a run directory."""
+    return (folder / "recipe.yaml").is_file() and not (folder / MANIFEST).is_file()
+
+
+def plan_run(
+    run: Path, options: RunOptions, *, endpoint: str | None = None, token: str | None = None
+) -> RunPublication:
+    """What would go where. The models' cards name a commit of the data set that does not exist yet: letters stand in.
+
+    Raises:
+        HubError: the run has no such part, a name is not allowed, or a licence is missing.
+    """
+    return _Planner(run, options, endpoint, token).everything(_LATER)
+
+
+def publish_run(
+    run: Path,
+    options: RunOptions,
+    *,
+    endpoint: str | None = None,
+    token: str | None = None,
+    say: Callable[[PublishReceipt], None] = lambda receipt: None,
+) -> list[PublishReceipt]:
+    """Publish a run part by part; a second call sends only what is missing.
+
+    Args:
+        run: the run directory.
+        options: what goes where.
+        endpoint, token: of the Hub, as for `sftknow.publishing.publish.publish`.
+        say: gets each receipt as it comes.
+
+    Raises:
+        HubError: as `plan_run` and `publish`. What was published before it is complete.
+    """
+    planner = _Planner(run, options, endpoint, token)
+    planner.everything(_LATER)  # every name and licence is checked before anything is sent
+    receipts: list[PublishReceipt] = []
+
+    def send(plan: PublicationPlan) -> PublishReceipt:
+        receipt = publish(plan, endpoint=endpoint, token=token)
+        receipts.append(receipt)
+        say(receipt)
+        return receipt
+
+    data = planner.data
+    commit = send(data).revision if data else planner.commit_of_data()
+    for plan in planner.everything(commit).plans:
+        if data is None or plan.repo_id != data.repo_id:
+            send(plan)
+    return receipts
+
+
+class _Planner:
+    """The parts of one run and the names that they get."""
+
+    def __init__(self, run: Path, options: RunOptions, endpoint: str | None, token: str | None) -> None:
+        self._run, self._options = run, options
+        self._endpoint, self._token = endpoint, token
+        self._link = Connection.open(endpoint=endpoint, token=token)
+        self._hashes = Hashes()
+        if not (run / "mastery" / "dataset" / MANIFEST).is_file():
+            raise HubError(f"{run} has no graded data set yet: let `sftknow run` get that far first")
+        self._dataset = run / "mastery" / "dataset"
+        self._cells = sorted(p.parent.name for p in (run / "models").glob(f"*/{MANIFEST}") if p.parent.name != "base")
+        levels = [(p.parents[1].name, p.parent.name) for p in (run / "restored").glob(f"*/*/{MANIFEST}")]
+        self._levels = {cell: _by_size([level for c, level in levels if c == cell]) for cell in self._cells}
+        for part in options.only:
+            if part not in (*PARTS, *self._cells):
+                raise HubError(f"--only {part}: {run} has {', '.join((*PARTS, *self._cells))}")
+        self._base = options.base_repo and pinned(options.base_repo, "model", self._link)
+        self._name = re.sub(r"[^A-Za-z0-9._-]+", "-", options.name or run.resolve().name).strip("-.")
+        self._models = self._name
+        if self._cells:
+            licence = options.licence or licence_of_base(run / "models" / self._cells[0], self._base, self._link)
+            if licence:
+                self._models = allowed_name(licence, f"{options.to}/{self._name}").partition("/")[2]
+
+    def everything(self, commit: str) -> RunPublication:
+        """All plans, the models' with this commit of the data set."""
+        found = self.data
+        data = f"{self._data_repo}@{commit}" if self._wanted("data") or commit != _LATER else self._data_commit()
+        models = [plan for cell in self._cells for plan in self._of_cell(cell, data)]
+        results = [self._results(models, data)] if self._wanted("results") else []
+        plans = (*([found] if found else []), *models, *results)
+        if not plans:
+            raise HubError(f"there is nothing of {self._run} to publish with --only {','.join(self._options.only)}")
+        return RunPublication(plans=plans)
+
+    @cached_property
+    def data(self) -> PublicationPlan | None:
+        """The graded data set's plan."""
+        if not self._wanted("data"):
+            return None
+        return plan_publication(
+            self._dataset,
+            self._data_repo,
+            private=self._options.private,
+            licence=self._options.data_licence,
+            base_repo=self._base,
+            hashes=self._hashes,
+            endpoint=self._endpoint,
+            token=self._token,
+        )
+
+    def commit_of_data(self) -> str:
+        """The commit of the data set that was published before."""
+        return self._data_commit().partition("@")[2]
+
+    def _data_commit(self) -> str:
+        own = {"mastery_dataset": {"fingerprint": MasteryData(self._dataset).fingerprint}}
+        try:
+            return pinned_dataset(self._data_repo, own, self._link)
+        except HubError as error:
+            raise HubError(f"the models need their graded data set on the Hub first (--only data): {error}") from None
+
+    @property
+    def _data_repo(self) -> str:
+        return f"{self._options.to}/{self._name}-graded"
+
+    def _wanted(self, part: str, cell: str | None = None) -> bool:
+        only = self._options.only
+        return not only or part in only or cell in only
+
+    def _of_cell(self, cell: str, data: str) -> list[PublicationPlan]:
+        repo_id = f"{self._options.to}/{self._models}-{cell}"
+        levels = self._levels[cell] if self._wanted("restored", cell) else []
+        places = [(self._run / "models" / cell, "main")] if self._wanted("tuned", cell) else []
+        places += [(self._run / "restored" / cell / level, f"restore-{level}") for level in levels]
+        return [
+            plan_publication(
+                folder,
+                repo_id,
+                private=self._options.private,
+                revision=branch,
+                branches=tuple(f"restore-{level}" for level in levels) if branch == "main" else (),
+                licence=self._options.licence,
+                licence_file=self._options.licence_file,
+                base_repo=self._base,
+                dataset_repo=data,
+                hashes=self._hashes,
+                endpoint=self._endpoint,
+                token=self._token,
+            )
+            for folder, branch in places
+        ]
+
+    def _results(self, models: Sequence[PublicationPlan], data: str) -> PublicationPlan:
+        places: dict[str, tuple[str, str]] = {}
+        for plan in models:
+            cell = plan.repo_id.removeprefix(f"{self._options.to}/{self._models}-")
+            level = plan.revision.removeprefix("restore-")
+            places[cell if plan.revision == "main" else f"{cell}@{level}"] = (plan.repo_id, plan.revision)
+        return plan_results(
+            self._run,
+            f"{self._options.to}/{self._name}-results",
+            private=self._options.private,
+            licence=self._options.data_licence,
+            base_repo=self._base,
+            dataset_repo=data,
+            places=places,
+            hashes=self._hashes,
+        )
+
+
+def _by_size(levels: Sequence[str]) -> list[str]:
+    """Folders of levels, the smallest level first."""
+
+    def share(level: str) -> float:
+        number, of, parts = level.removesuffix("pct").partition("of")
+        return float(number) / float(parts) if of else float(number) / 100
+
+    return sorted(levels, key=share)

@@ -1,0 +1,163 @@
+"""The sampler that a recipe asks for: in this process, or as replicas on the nodes of a Ray cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sftknow.answers import MatchRule
+from sftknow.artifacts.files import digest, file_sha256
+from sftknow.cluster import Cluster
+from sftknow.errors import ModelError, RecipeError
+from sftknow.grading import transformers_sampler, vllm_sampler
+from sftknow.grading.ray_engine import RayEngine
+from sftknow.grading.rules import with_rule
+from sftknow.grading.sampling import Sampler
+from sftknow.grading.shards import Engine
+from sftknow.models.resolving import BaseModel, resolve_base
+from sftknow.recipes.schema import GradingSection, RaySection
+from sftknow.records import ModelRef
+
+_BLOCK, _BLOCKS = 2**16, 64
+_SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCopy:
+    """A model by a name that means the same on every machine, and what it is on the machine that asks. Picklable."""
+
+    model: str
+    """``lab``, an absolute folder, or ``org/name@commit``, which the node pulls for itself."""
+    dtype: str | None
+    fingerprint: str
+    """See `model_fingerprint`: what the model is on the machine that asks."""
+
+    def find(self) -> ModelRef:
+        """The model's folder on this machine.
+
+        Raises:
+            ModelError: the model is not on this machine, or is another one.
+        """
+        if Path(self.model).is_absolute() and not Path(self.model).is_dir():
+            raise ModelError(
+                f"there is no model at {self.model}; copy it there, use a folder that all nodes share, or a Hub id"
+            )
+        ref = resolve_base(self.model, None, self.dtype).ref
+        if model_fingerprint(Path(ref.path)) != self.fingerprint:
+            raise ModelError(f"{ref.path} holds another model than on the machine that asks; copy it there anew")
+        return ref
+
+
+def model_copy(base: BaseModel) -> ModelCopy:
+    """How to find the base model on another machine."""
+    return ModelCopy(model=_where(base), dtype=base.ref.dtype, fingerprint=model_fingerprint(Path(base.ref.path)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """Makes the sampler of one model on any machine. Picklable; holds no weights."""
+
+    model: ModelCopy
+    section: GradingSection
+    device: str
+    rule: MatchRule
+
+    def __call__(self) -> Sampler:
+        """The sampler, with the model loaded. Raises ModelError where the model is not here, or is another one."""
+        return _load(self.model.find(), self.section, device=self.device, rule=self.rule)
+
+
+def load_sampler(base: BaseModel, section: GradingSection, *, device: str, rule: MatchRule) -> Sampler | Engine:
+    """What samples the base model as the recipe says.
+
+    Args:
+        base: the model.
+        section: which sampler, on which engine.
+        device: ``auto``, ``cpu``, ``cuda`` …; on a cluster that of every node.
+        rule: what a hit is.
+
+    Raises:
+        RecipeError: the recipe asks for what does not go together.
+        MissingExtraError: vLLM is not installed here.
+        ModelError: the model cannot be loaded.
+        DeviceError: this machine lacks the device.
+    """
+    vllm = section.vllm
+    if section.engine == "local":
+        return _load(base.ref, section, device=device, rule=rule)
+    on_gpus = section.sampler == "vllm" and device == "cuda"
+    gpus = float(vllm.tensor_parallel * vllm.data_parallel) if on_gpus else None
+    cluster = ray_cluster(section.ray, device, option="--device", gpus=gpus)
+    return RayEngine(load=Replica(model=model_copy(base), section=section, device=device, rule=rule), cluster=cluster)
+
+
+def ray_cluster(section: RaySection, device: str, *, option: str, gpus: float | None) -> Cluster:
+    """The part of a recipe that says which cluster, and how much of it.
+
+    Args:
+        section: that part.
+        device: of every worker: ``auto``, ``cpu``, ``cuda``.
+        option: what the user calls the device.
+        gpus: GPUs for each worker where the section names none and the device is no CPU; None for one where the
+            cluster has any.
+
+    Raises:
+        RecipeError: the device is a single one.
+    """
+    if ":" in device:
+        raise RecipeError(f"Ray gives each worker its GPUs; take {option} cuda in place of {device}")
+    if section.gpus_per_replica is not None:
+        gpus = section.gpus_per_replica
+    elif device == "cpu":
+        gpus = 0.0
+    return Cluster(
+        address=section.address,
+        replicas=section.replicas,
+        cpus=section.cpus_per_replica,
+        gpus=gpus,
+        wait=section.wait_seconds,
+    )
+
+
+def model_fingerprint(folder: Path) -> str:
+    """SHA-256 (hex) of a model folder's small files whole, and of 64 blocks of each file of weights.
+
+    Cheap at any size, and the same on every machine that has the same files, whenever they were copied.
+    """
+    parts: list[object] = []
+    for file in sorted(folder.glob("*.safetensors")):
+        size = file.stat().st_size
+        content = hashlib.sha256()
+        with file.open("rb") as opened:
+            for i in range(_BLOCKS):
+                opened.seek(max(0, size - _BLOCK) * i // (_BLOCKS - 1))
+                content.update(opened.read(_BLOCK))
+        parts.append([file.name, size, content.hexdigest()])
+    parts += [[name, file_sha256(folder / name)] for name in _SMALL_FILES if (folder / name).is_file()]
+    return digest(parts)
+
+
+def _load(ref: ModelRef, section: GradingSection, *, device: str, rule: MatchRule) -> Sampler:
+    if section.sampler == "transformers":
+        return with_rule(transformers_sampler.load_sampler(ref, device=device), rule)
+    vllm = section.vllm
+    sampler = vllm_sampler.VLLMSampler(
+        ref,
+        device=device,
+        tensor_parallel=vllm.tensor_parallel,
+        data_parallel=vllm.data_parallel,
+        max_length=vllm.max_length,
+        cache_gib=vllm.cache_gib,
+        arguments=vllm.arguments,
+    )
+    return with_rule(sampler, rule)
+
+
+def _where(base: BaseModel) -> str:
+    """The model by a name that means the same on every machine."""
+    if base.name == "lab":
+        return "lab"
+    if Path(base.name).is_dir():
+        return str(Path(base.ref.path).absolute())
+    return str(replace(ModelRef.parse(base.name), dtype=None))

@@ -1,0 +1,105 @@
+"""How far a run directory is with a recipe. Only looks: nothing is written, nothing is locked, no weights are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sftknow.recipes.schema import Recipe
+from sftknow.run.cell_stages import CellStages, evaluation_stage
+from sftknow.run.cells import Cell, grid_cells, level_name
+from sftknow.run.grading import grading_inputs
+from sftknow.run.space import Left, restored_cells
+from sftknow.run.workbench import Workbench
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What is done of a recipe in a run directory."""
+
+    graded: bool
+    cells: tuple[Cell, ...]
+    """All of the grid."""
+    trained: frozenset[str]
+    """Names of the cells that are trained."""
+    done: frozenset[str]
+    """Those that are measured and stored, too."""
+    scored: frozenset[str]
+    """Base and baselines that are scored."""
+    levels: int
+    """Restored checkpoints that the recipe asks for, at most."""
+    restored: int
+    """Those that are written."""
+
+    @property
+    def cells_left(self) -> tuple[Cell, ...]:
+        return tuple(cell for cell in self.cells if cell.name not in self.done)
+
+
+def nothing_done(recipe: Recipe) -> Standing:
+    """The standing of a run that was never started."""
+    return Standing(
+        graded=False,
+        cells=tuple(grid_cells(recipe.grid)),
+        trained=frozenset(),
+        done=frozenset(),
+        scored=frozenset(),
+        levels=restored_cells(recipe) * len(levels_of(recipe)),
+        restored=0,
+    )
+
+
+def standing(bench: Workbench) -> Standing:
+    """What is done in the run directory that the bench works in.
+
+    Raises:
+        ModelError, FactsError, HubError: base model or facts are not there.
+        RecipeError: the grid does not fit the facts that are graded.
+    """
+    recipe = bench.recipe
+    at_first = nothing_done(recipe)
+    inputs = grading_inputs(bench.base, bench.facts, bench.topics, recipe.grading)
+    if not bench.directory.stage("mastery", inputs).complete:
+        return at_first
+    cells = [CellStages(bench, cell) for cell in bench.cells]
+    models = {"base": bench.base, **bench.baselines}
+    done = frozenset(cell.name for cell in cells if cell.complete)
+    marks = bench.path / "stages" / "restored"
+    names = [level_name(level) for level in levels_of(recipe)]
+    restored = sum((marks / cell / f"{level}.json").is_file() for cell in done for level in names)
+    return Standing(
+        graded=True,
+        cells=at_first.cells,
+        trained=frozenset(cell.name for cell in cells if cell.training.complete),
+        done=done,
+        scored=frozenset(
+            name for name, model in models.items() if evaluation_stage(bench, name, model.sha256).complete
+        ),
+        levels=at_first.levels,
+        restored=min(restored, at_first.levels),
+    )
+
+
+def levels_of(recipe: Recipe) -> Sequence[str]:
+    """Levels that are restored."""
+    return recipe.restore.levels or recipe.parameters.levels
+
+
+def left_to_write(recipe: Recipe, now: Standing, *, facts: int = 0, questions: int = 0, statements: int = 0) -> Left:
+    """What is still to be written.
+
+    Args:
+        recipe: what is asked.
+        now: how far it is.
+        facts: to be graded, in all.
+        questions: asked of each model.
+        statements: of all facts together.
+    """
+    models = len(now.cells_left) + (now.levels - now.restored) + len(recipe.grid.baselines) + 1 - len(now.scored)
+    return Left(
+        cells=len(now.cells_left),
+        levels=now.levels - now.restored,
+        facts=0 if now.graded else facts,
+        tries=0 if now.graded or not recipe.grading.keep_texts else statements * recipe.grading.samples,
+        answers=models * questions,
+    )

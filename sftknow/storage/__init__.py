@@ -1,1 +1,0 @@
-"""What lies on disk and how it gets there whole: run directories, manifests, graded data sets, checkpoints."""

@@ -1,0 +1,163 @@
+"""TRL's SFTTrainer as this project uses it: ids as they are, in the order of the draw, watched, and silent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed  # type: ignore[import-untyped]
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from sftknow.errors import ModelError
+from sftknow.progress import progress
+from sftknow.training.determinism import deterministic_algorithms
+from sftknow.training.distributed import Ranks, filled, sharding, whole_weights
+from sftknow.training.examples import Example
+from sftknow.training.recipe import SFTRecipe
+from sftknow.training.snapshots import Snapshots
+
+OnStep = Callable[[int, int, float | None], None]
+"""Gets the number of steps done, that of all steps, and the loss where it is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a training gave, beside the model that it changed."""
+
+    curve: list[dict[str, float]]
+    """An entry a step; see `sftknow.training.train.fine_tune`."""
+    device: str
+    """Type of the device."""
+    sharding: str | None
+    """How the weights were spread over several processes: ``fsdp``, ``deepspeed`` or not at all."""
+    weights: dict[str, torch.Tensor] | None
+    """Where they were: all of them on the CPU in the main process, by name, and nothing in the others. None where the
+    model itself holds them."""
+
+
+class _SilentTrainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer without its report of every training to the Hub: nothing leaves the machine unasked."""
+
+    def _send_telemetry(self) -> None:
+        return
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Tells how far it is and stops a training that has diverged, instead of letting it save noise."""
+
+    def __init__(self, tell: OnStep) -> None:
+        self.tell = tell
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.tell(state.global_step, state.max_steps, None)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **kwargs: Any) -> None:
+        loss = logs.get("loss")
+        if loss is None:
+            return
+        if not math.isfinite(loss):
+            raise ModelError(f"the training diverged: loss is {loss} at step {state.global_step}; lower learning_rate")
+        self.tell(state.global_step, state.max_steps, loss)
+
+
+def build_trainer(model: Any, tokenizer: Any, examples: Sequence[Example], arguments: Any) -> Any:
+    """The SFTTrainer of one training, its collator and order of examples included.
+
+    Args:
+        model: what to train.
+        tokenizer: the model's.
+        examples: in training order.
+        arguments: see `sftknow.training.arguments.training_arguments`.
+    """
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    trainer = _SilentTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict(
+            {"input_ids": [e.input_ids for e in examples], "labels": [e.labels for e in examples]}
+        ),
+        data_collator=DataCollatorForLanguageModeling(pad_token_id=pad),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def train_in_place(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    arguments: Any,
+    *,
+    ranks: Ranks,
+    snapshots: Snapshots,
+    recipe: SFTRecipe,
+    on_step: OnStep | None = None,
+) -> Training:
+    """Train a model where it is, from its last snapshot where there is one.
+
+    Args:
+        model: what to train; every process has its own, of the same bits.
+        tokenizer: the model's.
+        examples: in training order.
+        arguments: of the trainer.
+        ranks: the processes.
+        snapshots: where to go on from, and where to keep the next ones.
+        recipe: how to train.
+        on_step: is told in the main process how far it is; None shows a bar.
+
+    Raises:
+        ModelError: the loss is no longer finite.
+    """
+    steps = math.ceil(len(examples) / recipe.batch_size) * recipe.epochs
+    resume = ranks.on_main(snapshots.latest)
+    done = int(resume.name.rpartition("-")[2]) if resume else 0
+    with deterministic_algorithms(), _told(ranks, on_step, steps, done) as tell:
+        trainer = build_trainer(
+            model, tokenizer, filled(examples, recipe, ranks.count, tokenizer.eos_token_id), arguments
+        )
+        trainer.add_callback(_Watch(tell))
+        if ranks.count > 1:
+            # From here on chance is dropout's, and must not be the same for every part of a batch.
+            set_seed(arguments.seed, device_specific=True)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        weights = whole_weights(trainer)
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    names = ("step", "epoch", "loss", "learning_rate", "grad_norm", "mean_token_accuracy")
+    curve = [{key: entry[key] for key in names if key in entry} for entry in entries]
+    if len(curve) != steps:
+        raise RuntimeError(f"{len(curve)} steps were logged where {steps} were planned")
+    return Training(curve=curve, device=arguments.device.type, sharding=sharding(trainer.accelerator), weights=weights)
+
+
+@contextmanager
+def _told(ranks: Ranks, on_step: OnStep | None, steps: int, done: int) -> Iterator[OnStep]:
+    """Who is told of each step: the caller, a bar, and nobody outside the main process."""
+    if not ranks.main:
+        yield lambda step, total, loss: None
+    elif on_step is not None:
+        on_step(done, steps, None)
+        yield on_step
+    else:
+        with step_bar(steps, done) as tell:
+            yield tell
+
+
+@contextmanager
+def step_bar(steps: int, done: int) -> Iterator[OnStep]:
+    """A bar of steps of which some are done; gives what moves it."""
+    with progress(steps, "fine-tuning", unit="steps", done=done) as bar:
+
+        def tell(step: int, total: int, loss: float | None) -> None:
+            bar.update(step - bar.n)
+            if loss is not None:
+                bar.set_postfix_str(f"loss {loss:.3f}")
+
+        yield tell

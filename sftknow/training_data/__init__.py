@@ -1,1 +1,0 @@
-"""Balanced, seeded draws of training facts from a mastery bucket."""

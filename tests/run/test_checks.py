@@ -1,0 +1,93 @@
+"""What can be known at the start is said at the start: no mistake costs an hour of grading."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sftknow.artifacts.stages import RunDirectory
+from sftknow.errors import SftknowError
+from sftknow.run.experiment import Experiment
+from tests.run.small_run import small_recipe
+
+# Few facts, so that one check takes no time.
+FEW = "facts.limit=40"
+
+
+def refused(out: Path, *settings: str) -> str:
+    """The line with which a run is refused before any work."""
+    with RunDirectory(out) as directory, pytest.raises(SftknowError) as told:
+        Experiment(small_recipe(FEW, *settings), directory, say=lambda line: None).run()
+    assert [path.name for path in out.iterdir()] == [".lock"], "nothing was begun"
+    assert "\n" not in str(told.value)
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["restore.cells=[b1-n8-s0]"], "b1-n8-s0 is not in the grid"),
+        (["restore.levels=['7%']"], "7% is not among parameters.levels"),
+        (["parameters.levels=['5%','5%']", "restore.levels=['5%']"], "asked for twice"),
+        (["parameters.levels=['500%']", "restore.levels=['500%']"], "more than the whole region"),
+        (["parameters.region=attentoin"], "unknown region 'attentoin'"),
+        (["parameters.layers=77-80"], "has no tensor in transformer with layers 77-80"),
+        (["grid.seeds=[0,0]"], "b0-n8-s0 comes twice"),
+        (["grid.baselines={b0-n8-s0: lab}"], "name of another model of the run"),
+        (["grid.baselines={chat: nowhere/at/all}"], "there is no model at nowhere/at/all"),
+        (["grid.sizes=[5000]"], "asks for 5000 training facts and lab has 40 in all"),
+        (["sft.per_device_batch_size=3"], "does not divide batch_size 8"),
+        (["sft.optimizer=adamw"], "it must be one of adamw_torch"),
+        (["sft.load_dtype=float16"], "load_dtype float16 cannot be trained"),
+        (["sft.max_length=8"], "raise max_length"),
+        (["tracking.report_to=[trackio]"], "pip install trackio"),
+        (["model.path=/nowhere"], "there is no model at /nowhere"),
+        (["model.device='cuda:7'"], "this machine has no device"),
+        (["accelerate.processes=3"], "cannot be shared equally among 3 processes"),
+        (["accelerate.config=fsdp-9b"], "fsdp-9b"),
+    ],
+)
+def test_refused_at_the_start(settings: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sftknow.training.arguments.find_spec", lambda name: None)
+    assert words in refused(tmp_path / "run", *settings)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that can do it")
+def test_a_dtype_that_only_a_gpu_computes_in(tmp_path: Path) -> None:
+    assert "needs a CUDA device" in refused(tmp_path / "run", "sft.compute_dtype=float16")
+
+
+def test_a_base_that_cannot_be_trained(tmp_path: Path, tiny_model: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    (base / "tokenizer.json").unlink()
+    (base / "tokenizer_config.json").unlink()
+    assert "no tokenizer that can be loaded" in refused(tmp_path / "one", f"model.path={base}")
+
+    shutil.rmtree(base)
+    shutil.copytree(tiny_model, base)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings.pop("eos_token")
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    (base / "special_tokens_map.json").unlink(missing_ok=True)
+    assert "without an EOS token" in refused(tmp_path / "two", f"model.path={base}")
+
+    shutil.rmtree(base)
+    shutil.copytree(tiny_model, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "vocab_size": 100}))
+    assert "would have to grow" in refused(tmp_path / "three", f"model.path={base}")
+
+
+def test_a_baseline_without_a_tokenizer_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    chat = tmp_path / "chat"
+    shutil.copytree(tiny_model, chat)
+    (chat / "tokenizer.json").unlink()
+    (chat / "tokenizer_config.json").unlink()
+    line = refused(tmp_path / "run", f"grid.baselines={{chat: {chat}}}")
+    assert line.startswith("grid.baselines.chat: ")
+    assert "no tokenizer" in line

@@ -1,0 +1,72 @@
+"""`sftknow divergence`: several fine-tuned models against one base, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from sftknow.artifacts.mastery_data import write_mastery_data
+from sftknow.cli.main import main
+from sftknow.divergence.tables import read_divergence
+from sftknow.errors import MasteryDataError
+from sftknow.models.resolving import weights_sha256
+from sftknow.records import ModelRef
+from sftknow.run.token_pairs import DivergenceOptions, diverge_pairs
+from tests.tiny import graded, tiny_facts, tiny_llama, tiny_tokenizer
+
+OPTIONS = DivergenceOptions(window=12, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path, Path]:
+    """A base, two models of the same architecture with other weights, and facts that the base graded."""
+    root = tmp_path_factory.mktemp("pairs")
+    tokenizer = tiny_tokenizer()
+    base, near, far = (tiny_llama(root / name / "m", tokenizer, seed=i) for i, name in enumerate(("base", "a", "b")))
+    letters = tuple(chr(i) for i in range(33, 127))
+    facts = [dataclasses.replace(f, aliases=letters) for f in tiny_facts(16, split="test")]
+    rows = [graded(fact, 4 if i % 2 else 1) for i, fact in enumerate(facts)]
+    write_mastery_data(root / "data", rows, {"graded_by": "the base", "graded_by_sha256": weights_sha256(base)})
+    return base, near, far, root / "data"
+
+
+def ref(folder: Path) -> ModelRef:
+    return ModelRef(path=str(folder), dtype="float32")
+
+
+def test_several_models_get_a_folder_each(models: tuple[Path, ...], tmp_path: Path) -> None:
+    base, near, far, data = models
+    found = list(diverge_pairs(ref(base), [ref(base), ref(near), ref(far)], data, OPTIONS, out=tmp_path))
+    assert found[0].mean == 0.0
+    assert found[1].mean != found[2].mean > 0
+    assert list(found[1].by_bucket) == ["1", "4"]
+    assert [read_divergence(tmp_path / f"{i}-m").summary for i in range(3)] == found
+    alone = list(diverge_pairs(ref(base), [ref(far)], data, OPTIONS, out=tmp_path / "one"))
+    assert alone == found[2:]
+    assert read_divergence(tmp_path / "one").summary == found[2]
+
+
+def test_facts_that_another_model_was_graded_on_are_refused(models: tuple[Path, ...]) -> None:
+    base, near, _, data = models
+    with pytest.raises(MasteryDataError, match=r"graded by the base, not by .*--any-base"):
+        list(diverge_pairs(ref(near), [ref(base)], data, OPTIONS, out=None))
+    told = dataclasses.replace(OPTIONS, any_base=True)
+    assert next(diverge_pairs(ref(near), [ref(base)], data, told, out=None)).mean > 0
+
+
+def test_the_command_says_it_all(models: tuple[Path, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    base, near, far, data = models
+    arguments = ["divergence", str(base), str(near), str(far), "--mastery", str(data), "--window", "12"]
+    assert main([*arguments, "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert str(near) in printed
+    assert printed.count("test facts of bucket 4") == 2
+    assert "answer's first token" in printed
+    assert main([*arguments, "--device", "cpu", "--buckets", "4"]) == 0
+    assert "bucket  facts" not in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--buckets", "5"])
+    assert stopped.value.code == 2
+    assert "5 names no buckets" in capsys.readouterr().err
