@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sftknow.artifacts.levels import parse_levels
 from sftknow.errors import CheckpointError
 from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.leveling import MOST_LEVELS
@@ -21,7 +22,7 @@ from sftknow.parameters.pairs import CheckpointPair, pair_checkpoints
 from sftknow.parameters.ranking import Tally, ordered_tallies, random_tallies
 from sftknow.parameters.regions import OUTSIDE
 from sftknow.parameters.relative import Measure
-from sftknow.parameters.selection import check_strategy, parse_levels
+from sftknow.parameters.selection import check_strategy
 from sftknow.parameters.statistics import QuarterDecades, histogram_sum, share_of
 from sftknow.parameters.survey import Survey, Workload
 from sftknow.parameters.units import BLOCK, MEMORY, PIECE, SPAN, units

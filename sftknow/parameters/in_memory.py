@@ -17,13 +17,13 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.reader import listed
 from sftknow.errors import CheckpointError
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
 from sftknow.parameters.region_hash import RegionHash
 from sftknow.parameters.restore import find_cut, in_tuned_dtype
-from sftknow.parameters.selection import parse_level
 from sftknow.parameters.unit_work import Bits, for_each_unit
 from sftknow.parameters.units import Unit
 from sftknow.parameters.verification import verify_hash

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.layout import Layout, OutputShard, layout_in_shards, layout_like
 from sftknow.checkpoints.reader import narrow, nonfinite, widen
 from sftknow.errors import CheckpointError
@@ -21,7 +22,7 @@ from sftknow.parameters.bars import watched
 from sftknow.parameters.outputs import Output, OutputFolders
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
 from sftknow.parameters.regions import parse_layers, place_of
-from sftknow.parameters.selection import check_strategy, parse_level
+from sftknow.parameters.selection import check_strategy
 from sftknow.parameters.sweep import Painter, Sweep
 from sftknow.parameters.units import MEMORY
 from sftknow.parameters.verification import verify_pair

@@ -8,8 +8,6 @@ knows nothing of shards or blocks. The first floor(n·f) elements of the order a
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -23,36 +21,6 @@ BINS = 1 << 16
 """Values of the upper half of a key, and of the lower half."""
 
 _NONE_ABOVE = 0xFFFF_FFFF
-_LEVEL = re.compile(r"\s*(\d{1,30}(?:\.\d{1,30})?)(?:\s*/\s*(\d{1,30}))?\s*(%?)\s*", re.ASCII)
-
-
-def parse_level(text: str) -> Fraction:
-    """A share of the region as an exact rational between 0 and 1: ``20%``, ``0.5%``, ``1/8``, ``0.2``.
-
-    Raises:
-        CheckpointError: anything else. A bare ``1`` or ``20`` is refused: it may mean a share or per cent.
-    """
-    match = _LEVEL.fullmatch(text)
-    number, denominator, percent = match.groups() if match else ("1", None, "")
-    ambiguous = not (denominator or percent or "." in number)
-    if match is None or ambiguous or int(denominator or 1) == 0:
-        raise CheckpointError(f"cannot read the level {text!r}; write a share of the region like 20%, 0.5% or 1/8")
-    share = Fraction(number) / int(denominator or 1) / (100 if percent else 1)
-    if share > 1:
-        raise CheckpointError(f"the level {text} is more than the whole region; write a share like 20%, 0.5% or 1/8")
-    return share
-
-
-def parse_levels(levels: Sequence[str]) -> list[tuple[str, Fraction]]:
-    """Every level with its share, as asked for. Raises CheckpointError for none, unreadable or repeated ones."""
-    if isinstance(levels, str):
-        raise TypeError("levels is a sequence of strings")
-    if not levels:
-        raise CheckpointError("no level was asked for; give at least one, such as 20%")
-    repeated = [level for i, level in enumerate(levels) if level in levels[:i]]
-    if repeated:
-        raise CheckpointError(f"the level {repeated[0]} was asked for twice")
-    return [(level, parse_level(level)) for level in levels]
 
 
 def selected_elements(elements: int, share: Fraction) -> int:

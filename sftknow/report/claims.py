@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import (
     Difference,
@@ -15,7 +16,7 @@ from sftknow.report.aggregate import (
     groups,
     large_size,
 )
-from sftknow.report.contents import Model, Report, level_share
+from sftknow.report.contents import Model, Report
 from sftknow.report.divergence_statistics import (
     compare_divergence,
     divergence_estimate,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sftknow.artifacts.levels import level_of_folder, level_share
 from sftknow.records import EvalRun, ParameterChange, TokenDivergence
 from sftknow.report.examples import FactDivergences, MovedExample
 from sftknow.report.extras import Texts, layer_range
@@ -178,20 +178,3 @@ class Report:
         if cell is None:
             return (2, name, 0, 0, name)
         return (0 if cell.bucket is not None else 1, cell.source, cell.size, cell.seed, name)
-
-
-def level_of_folder(name: str) -> str:
-    """``5pct`` → ``5%``, ``0.5pct`` → ``0.5%``, ``1of8`` → ``1/8``; anything else stays."""
-    if name.endswith("pct"):
-        return f"{name[:-3]}%"
-    return re.sub(r"^(\d+)(?:of|-|_)(\d+)$", r"\1/\2", name)
-
-
-def level_share(level: str) -> Fraction:
-    """The share that a level stands for, exactly; 2 (after everything) where it is not a number."""
-    try:
-        if level.endswith("%"):
-            return Fraction(level[:-1].strip()) / 100
-        return Fraction(level)
-    except (ValueError, ZeroDivisionError):
-        return Fraction(2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS, to_json
 from sftknow.report.aggregate import (
     Difference,
@@ -19,7 +20,7 @@ from sftknow.report.aggregate import (
     groups,
     spearman,
 )
-from sftknow.report.contents import BASE, Report, level_share
+from sftknow.report.contents import BASE, Report
 from sftknow.report.divergence_statistics import rank_correlation, training_points
 from sftknow.report.entries import cell_phrase
 from sftknow.report.layout import finite

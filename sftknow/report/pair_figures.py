@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from sftknow.artifacts.files import atomic_file
+from sftknow.artifacts.levels import level_share
 from sftknow.records import ParameterChange
-from sftknow.report.contents import level_share
 from sftknow.report.layout import Panel
 from sftknow.report.parameter_figures import enrichment_panel
 from sftknow.report.style import LOOKS, drawing, legend_below, to_panel

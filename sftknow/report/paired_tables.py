@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sftknow.artifacts.levels import level_of_folder
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import SPLIT_TITLES, estimate, group_models, group_task, groups, large_size
 from sftknow.report.claims import REFERENCE
-from sftknow.report.contents import BASE, Model, Report, level_of_folder
+from sftknow.report.contents import BASE, Model, Report
 from sftknow.report.entries import cell_title, percent, share_entry, signed, whole, words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.outcomes import Shared, shared_outcomes

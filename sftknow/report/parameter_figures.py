@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sftknow.artifacts.levels import level_share
 from sftknow.records import ParameterChange
 from sftknow.report.aggregate import SPLIT_TITLES, estimate, group_task, groups, metric
-from sftknow.report.contents import BASE, Model, Report, level_share
+from sftknow.report.contents import BASE, Model, Report
 from sftknow.report.entries import cell_title, scored_splits
 from sftknow.report.layout import Figure, Panel, Value
 from sftknow.report.parameter_tables import shares, shown_change

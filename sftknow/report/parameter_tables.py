@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from sftknow.artifacts.levels import level_share
 from sftknow.records import LevelStatistics, ParameterChange
 from sftknow.report.aggregate import groups
-from sftknow.report.contents import Cell, Report, level_share
+from sftknow.report.contents import Cell, Report
 from sftknow.report.entries import MANY_ROWS, cell_title, percent, share_entry, whole, words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.paper import PATTERN, nearest_size, table

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from sftknow.artifacts.levels import best_level, level_share
 from sftknow.report.aggregate import SPLIT_TITLES, SURE, Difference, compare, estimate, group_task, groups, metric
-from sftknow.report.contents import Cell, Model, Report, level_share
+from sftknow.report.contents import Cell, Model, Report
 from sftknow.report.entries import cell_title, estimate_entry, percent, signed, whole, words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.paper import nearest_size, table
@@ -187,9 +188,7 @@ def every_choice(report: Report) -> Table | None:
         }
         if not scores["dev"] or not scores["test"]:
             continue
-        # Equals: the smaller share, which is the weaker intervention.
-        level = min(scores["dev"], key=lambda k: (-scores["dev"][k], level_share(k)))
-        top = min(scores["test"], key=lambda k: (-scores["test"][k], level_share(k)))
+        level, top = best_level(scores["dev"]), best_level(scores["test"])
         entries = [words(cell_title(report, name)), words("nothing" if level == "0%" else level)]
         for split in ("dev", "test", "testood"):
             moved = compare([levels[level]], [plain], split)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.artifacts.files import write_json, write_text
+from sftknow.artifacts.levels import level_share
 from sftknow.errors import RunError
 from sftknow.records import BUCKETS
 from sftknow.report import claims, facts_sheet, figures, restoration_tables
 from sftknow.report.aggregate import SPLIT_TITLES, estimate, group_models, group_task, groups, large_size
 from sftknow.report.collect import collect
 from sftknow.report.compose import FORMAT, render, write_files, write_pages
-from sftknow.report.contents import BASE, Missing, Report, level_share
+from sftknow.report.contents import BASE, Missing, Report
 from sftknow.report.entries import estimate_entry, percent, share_entry, signed, whole, words
 from sftknow.report.findings import findings
 from sftknow.report.layout import Column, Entry, Figure, Section, Table, figure_json, table_json

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sftknow.artifacts.levels import level_share
 from sftknow.report.aggregate import (
     SPLIT_TITLES,
     Group,
@@ -17,7 +18,7 @@ from sftknow.report.aggregate import (
     groups,
     large_size,
 )
-from sftknow.report.contents import BASE, Model, Report, level_share
+from sftknow.report.contents import BASE, Model, Report
 from sftknow.report.entries import (
     cell_title,
     estimate_entry,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS, SPLITS
 from sftknow.report.aggregate import (
     SPLIT_TITLES,
@@ -24,7 +25,7 @@ from sftknow.report.aggregate import (
     large_size,
     leaf_task,
 )
-from sftknow.report.contents import BASE, Model, Report, level_share
+from sftknow.report.contents import BASE, Model, Report
 from sftknow.report.entries import cell_title, estimate_entry, scored_splits, share_entry, whole, words
 from sftknow.report.layout import Column, Entry, Table
 from sftknow.report.paper import SIZES, distributions, table

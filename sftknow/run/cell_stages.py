@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.artifacts.files import digest
+from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.artifacts.scores import read_eval, write_eval
 from sftknow.artifacts.stages import Stage
@@ -23,7 +24,7 @@ from sftknow.parameters.in_memory import ModelLevels
 from sftknow.parameters.restore import restore_levels
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.records import EvalRun, ModelRef, RestorePlan, Split
-from sftknow.run.cells import Cell, level_name
+from sftknow.run.cells import Cell
 from sftknow.run.stored_cells import store_small, weights_digest, whole
 from sftknow.run.training import train_cell
 from sftknow.run.workbench import Workbench

@@ -54,8 +54,3 @@ def grid_cells(grid: GridSection) -> list[Cell]:
         for size in grid.sizes
         for seed in grid.seeds
     ]
-
-
-def level_name(level: str) -> str:
-    """A restoration level as part of a path: ``5%`` → ``5pct``, ``1/8`` → ``1of8``."""
-    return level.replace("%", "pct").replace("/", "of")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sftknow.artifacts.levels import level_name, parse_levels
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.checkpoints.reader import read_index
 from sftknow.errors import CheckpointError, RunError
@@ -18,11 +19,9 @@ from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.patch import apply_patch, write_patch
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
-from sftknow.parameters.selection import parse_levels
 from sftknow.parameters.tables import read_plan
 from sftknow.parameters.units import MEMORY
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan
-from sftknow.run.cells import level_name
 from sftknow.run.local_cards import write_card
 
 

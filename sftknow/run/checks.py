@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from sftknow.artifacts.levels import parse_levels
 from sftknow.checkpoints.index import read_index
 from sftknow.errors import ModelError, RecipeError
 from sftknow.models.loading import find_device, load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel
 from sftknow.parameters.regions import parse_region
-from sftknow.parameters.selection import check_strategy, parse_levels
+from sftknow.parameters.selection import check_strategy
 from sftknow.progress import progress
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef

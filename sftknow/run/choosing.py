@@ -17,6 +17,7 @@ from typing import IO
 
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import JOURNALS
+from sftknow.artifacts.levels import UNTOUCHED, best_level, level_name, parse_level, parse_levels
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import CheckpointError, MasteryDataError
 from sftknow.evaluation.harness import Harness
@@ -26,9 +27,7 @@ from sftknow.models.resolving import weights_sha256
 from sftknow.parameters.in_memory import ModelLevels
 from sftknow.parameters.outputs import refuse_output
 from sftknow.parameters.restore import find_cut, restore_levels
-from sftknow.parameters.selection import parse_level, parse_levels
 from sftknow.records import BUCKETS, ModelRef, RestoredCheckpoint, RestorePlan, Split
-from sftknow.run.cells import level_name
 from sftknow.run.checkpoint_pairs import (
     LocalPair,
     PairOptions,
@@ -37,9 +36,6 @@ from sftknow.run.checkpoint_pairs import (
     card_writer,
     local_pair,
 )
-
-UNTOUCHED = "0%"
-"""The fine-tuned model itself, which is always among the candidates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +64,7 @@ class Choice:
 
     def best_on(self, split: str) -> str:
         """The level with the highest accuracy on a split; of equals the one that restores least."""
-        scores = self.accuracy[split]
-        return max(sorted(scores, key=parse_level), key=lambda level: scores[level])
+        return best_level(self.accuracy[split])
 
 
 def choose_level(

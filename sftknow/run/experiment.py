@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from sftknow.artifacts.files import write_json, write_text
+from sftknow.artifacts.levels import best_level, level_name
 from sftknow.artifacts.scores import read_eval
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cluster import Outcome
@@ -19,7 +20,6 @@ from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS
 from sftknow.report.compose import write_report
 from sftknow.run.cell_stages import CellStages, evaluate
-from sftknow.run.cells import level_name
 from sftknow.run.checks import cells_named, check_facts, check_graded, check_machine, check_models, check_words
 from sftknow.run.cluster_grid import check_cluster, train_on_cluster
 from sftknow.run.exposures import write_exposures
@@ -224,7 +224,7 @@ class Experiment:
         levels = ["0%", *levels_of(self.recipe)]
         models = {level: cell if level == "0%" else f"{cell}@{level_name(level)}" for level in levels}
         split = self._choosing_split
-        level = max(levels, key=lambda item: self._headline(models[item], split))
+        level = best_level({item: self._headline(models[item], split) for item in levels})
         scores = {
             part: {item: self._headline(models[item], part) for item in levels}
             for part in self._scored_splits

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.artifacts.files import write_json
+from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.stages import RunDirectory, Stage
 from sftknow.errors import GeneralTaskError
 from sftknow.evaluation.general.results import GeneralScores, read_general, scores_json, write_general
@@ -23,7 +24,6 @@ from sftknow.parameters.restore import restore
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.recipes.schema import AccelerateSection
 from sftknow.records import ModelRef, TrainedModel
-from sftknow.run.cells import level_name
 from sftknow.run.launching import train_launched
 from sftknow.training.preview import preview
 from sftknow.training.recipe import SFTRecipe

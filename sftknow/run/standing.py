@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sftknow.artifacts.levels import level_name
 from sftknow.recipes.schema import Recipe
 from sftknow.run.cell_stages import CellStages, evaluation_stage
-from sftknow.run.cells import Cell, grid_cells, level_name
+from sftknow.run.cells import Cell, grid_cells
 from sftknow.run.grading import grading_inputs
 from sftknow.run.space import Left, restored_cells
 from sftknow.run.workbench import Workbench

@@ -15,8 +15,8 @@ from sftknow.errors import HubError, RunError
 from sftknow.models.hub_client import Patience
 from sftknow.models.pull import origin, pull
 from sftknow.publishing.publish import plan_publication, publish
+from tests.hub_fixtures import both_ways
 from tests.hub_server import Fault, HubServer
-from tests.publishing.conftest import both_ways
 
 REPO = "org/facts-graded"
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sftknow.artifacts.levels import parse_level
 from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.restore import restore
-from sftknow.parameters.selection import parse_level
 from tests.parameters.checkpoint_pairs import (
     Plain,
     Tensor,

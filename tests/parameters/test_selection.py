@@ -1,53 +1,10 @@
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
-import pytest
 
-from sftknow.errors import CheckpointError
-from sftknow.parameters.selection import (
-    cut_bin,
-    parse_level,
-    parse_levels,
-    random_keys,
-    selected_elements,
-)
+from sftknow.artifacts.levels import parse_level
+from sftknow.parameters.selection import cut_bin, random_keys, selected_elements
 from tests.parameters.checkpoint_pairs import split_mix
-
-
-@pytest.mark.parametrize(
-    ("text", "share"),
-    [
-        ("20%", Fraction(1, 5)),
-        ("0.5%", Fraction(1, 200)),
-        (" 12.5 % ", Fraction(1, 8)),
-        ("1/8", Fraction(1, 8)),
-        ("1/3%", Fraction(1, 300)),
-        ("0.29", Fraction(29, 100)),
-        ("0%", Fraction(0)),
-        ("100%", Fraction(1)),
-        ("1/1", Fraction(1)),
-    ],
-)
-def test_levels_are_exact(text: str, share: Fraction) -> None:
-    assert parse_level(text) == share
-
-
-@pytest.mark.parametrize(
-    "text", ["20", "1", "0", "", "%", "-1%", "101%", "2/1", "1/0", "nan", "1e-2", "5 percent", "½"]
-)
-def test_levels_that_are_refused(text: str) -> None:
-    with pytest.raises(CheckpointError, match="level"):
-        parse_level(text)
-
-
-def test_lists_of_levels() -> None:
-    assert parse_levels(["5%", "1/20"]) == [("5%", Fraction(1, 20)), ("1/20", Fraction(1, 20))]
-    with pytest.raises(CheckpointError, match="5% was asked for twice"):
-        parse_levels(["5%", "1%", "5%"])
-    with pytest.raises(CheckpointError, match="at least one"):
-        parse_levels([])
 
 
 def test_floor() -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sftknow.artifacts.levels import parse_level
 from sftknow.errors import CheckpointError
 from sftknow.parameters import (
     change,
@@ -30,7 +31,6 @@ from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.relative import Measure, changes
-from sftknow.parameters.selection import parse_level
 from sftknow.parameters.survey_kernels import add_words, merged
 from tests.parameters.checkpoint_pairs import Plain, stored, write_checkpoint
 from tests.parameters.test_exactness import LEVELS, REGION, Case, cases, quick, run, write

@@ -21,7 +21,7 @@ from sftknow.publishing.contexts import build_dataset_context, build_model_conte
 from sftknow.publishing.results import plan_results
 from sftknow.publishing.runs import ModelEvaluation, find_evaluation
 from sftknow.records import BUCKETS, SPLITS, MetricValue
-from tests.publishing.conftest import CELL
+from tests.hub_fixtures import CELL
 from tests.tiny import graded, tiny_facts
 
 GOLDEN = Path(__file__).parent / "golden"

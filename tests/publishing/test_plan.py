@@ -19,8 +19,8 @@ from sftknow.publishing.cards import Licence
 from sftknow.publishing.licences import TERMS, Papers, allowed_name, check_terms, named_licence
 from sftknow.publishing.publish import PublicationPlan, plan_publication, publish
 from sftknow.records import BUCKETS, SPLITS
+from tests.hub_fixtures import CELL
 from tests.hub_server import HubServer
-from tests.publishing.conftest import CELL
 
 
 def manifest_of(plan: PublicationPlan) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from sftknow.errors import HubError
 from sftknow.models.pull import pull
 from sftknow.publishing.cards import Licence
 from sftknow.run.publishing import RunOptions, plan_run, publish_run
+from tests.hub_fixtures import CELL, both_ways
 from tests.hub_server import Fault, HubServer
-from tests.publishing.conftest import CELL, both_ways
 
 MODEL, DATA, RESULTS = f"org/tiny-{CELL}", "org/tiny-graded", "org/tiny-results"
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from sftknow.errors import RunError
 from sftknow.report.collect import collect
-from sftknow.report.contents import level_of_folder, level_share
 
 
 @pytest.fixture
@@ -127,18 +125,3 @@ def test_all_counts_the_facts_that_the_model_says(copy: Path) -> None:
     assert (cell.size, cell.all, cell.bucket) == (57, True, 2)
     manifest.unlink()
     assert collect(copy).cells["b2-nall-s0"].size == 60  # the bucket's training facts
-
-
-@pytest.mark.parametrize(
-    ("folder", "level", "share"),
-    [
-        ("5pct", "5%", Fraction(1, 20)),
-        ("0.5pct", "0.5%", Fraction(1, 200)),
-        ("1of8", "1/8", Fraction(1, 8)),
-        ("0pct", "0%", Fraction(0)),
-        ("odd", "odd", Fraction(2)),
-    ],
-)
-def test_levels(folder: str, level: str, share: Fraction) -> None:
-    assert level_of_folder(folder) == level
-    assert level_share(level) == share

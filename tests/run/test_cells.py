@@ -4,7 +4,7 @@ import pytest
 
 from sftknow.errors import RecipeError
 from sftknow.recipes.schema import GridSection
-from sftknow.run.cells import Cell, grid_cells, level_name
+from sftknow.run.cells import Cell, grid_cells
 
 
 def test_grid_has_every_combination_once() -> None:
@@ -23,7 +23,3 @@ def test_names_are_read_back(name: str) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(RecipeError, match="no cell"):
         Cell.parse(name)
-
-
-def test_level_names_are_fit_for_paths() -> None:
-    assert [level_name(level) for level in ("5%", "0.5%", "1/8")] == ["5pct", "0.5pct", "1of8"]
