@@ -8,7 +8,6 @@ row's own first token. The output head is applied to that column only, where the
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sftknow.errors import ModelError
+from sftknow.models.forward import cache_name, takes
 from sftknow.models.loading import load_model, load_tokenizer
 from sftknow.records import ModelRef
 
@@ -73,10 +73,6 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _supported(model: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(model.forward).parameters)
-
-
 def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Left-padded (input ids, attention mask, position ids), int64 of shape b x t. What pads is masked: any id does."""
     width = max(map(len, prompts))
@@ -87,9 +83,9 @@ def _padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Ten
 
 def _step(model: Any, ids: Tensor, mask: Tensor, positions: Tensor, **more: Any) -> Any:
     """One forward pass, told only what this architecture's forward takes."""
-    takes = _supported(model)
+    known = takes(model)
     offered = {"position_ids": positions, "logits_to_keep": 1}
-    return model(input_ids=ids, attention_mask=mask, **{k: v for k, v in offered.items() if k in takes}, **more)
+    return model(input_ids=ids, attention_mask=mask, **{k: v for k, v in offered.items() if k in known}, **more)
 
 
 def batches(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
@@ -135,11 +131,11 @@ def greedy(
     ids, mask, positions = _padded(prompts, model.device)
     texts: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
-    cache: Any = None
+    name, cache = cache_name(model), None
     with _evaluating(model):
         for _ in range(max(limits)):
-            out = _step(model, ids, mask, positions, use_cache=True, past_key_values=cache)
-            cache = getattr(out, "past_key_values", None)
+            out = _step(model, ids, mask, positions, use_cache=True, **({name: cache} if name else {}))
+            cache = getattr(out, name, None) if name else None
             if cache is None:
                 raise ModelError(f"{type(model).__name__} keeps no key-value cache, so it cannot complete prompts here")
             logits_bv = out.logits[:, -1]

@@ -7,7 +7,6 @@ does in small what it will do in large (rows that move, several tokens, then a s
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from sftknow.errors import ModelError
 from sftknow.grading.batch import Forward, Ints
 from sftknow.grading.slot_cache import SlotCache
+from sftknow.models.forward import CACHE_NAMES, cache_name
 
 _LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention", "attention"}
 _TEXTS = ("The quick brown fox jumps over the lazy dog and runs", "In 1869, a ship from Bombay came through the canal")
@@ -26,11 +26,11 @@ _TOLERANCE = {torch.float32: 0.02, torch.float64: 0.02}
 _TOLERANCE_HALF = 0.2
 
 
-def check_layers(model: Any) -> None:
-    """Refuse by its description a model whose cache is no key-value cache.
+def check_layers(model: Any) -> str:
+    """Refuse by its description a model whose cache is no key-value cache; return what the model calls its cache.
 
     Raises:
-        ModelError: it says so itself, or takes no ``past_key_values``.
+        ModelError: it says so itself, or its ``forward`` takes no key-value cache.
     """
     name = type(model).__name__
     strange = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - _LAYER_TYPES
@@ -39,11 +39,13 @@ def check_layers(model: Any) -> None:
             f"{name} has layers without keys and values ({', '.join(sorted(strange))}), which the transformers sampler "
             "cannot share rows of; grade it with the vLLM sampler"
         )
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    argument = cache_name(model)
+    if argument is None:
         raise ModelError(
-            f"{name} keeps no key-value cache (its forward takes no past_key_values), which the transformers sampler "
-            "needs; grade it with the vLLM sampler"
+            f"{name} keeps no key-value cache (its forward takes no {' or '.join(CACHE_NAMES)}), which the "
+            "transformers sampler needs; grade it with the vLLM sampler"
         )
+    return argument
 
 
 def check_cache(model: Any, tokenizer: Any, forward: Forward, positions: int | None) -> None:

@@ -83,7 +83,7 @@ class SlotCache:
         columns: tokens that a row can grow to.
 
     Attributes:
-        cache: what the model is given as ``past_key_values``.
+        cache: what the model is given as its key-value cache.
         window: what the next forward pass works on; set by `look`.
     """
 

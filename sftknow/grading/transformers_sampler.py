@@ -7,7 +7,6 @@ differ. A row that contains an answer counts all its samples as hits and leaves,
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from sftknow.grading.decoding import decoder_for
 from sftknow.grading.encoding import check_policy, encode_statements, end_ids
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.slot_cache import SlotCache
+from sftknow.models.forward import takes
 from sftknow.models.loading import load_model, load_tokenizer
 from sftknow.records import ModelRef, SampleTally, SamplingPolicy
 
@@ -43,7 +43,7 @@ class TransformersSampler:
     def __init__(
         self, model: Any, tokenizer: Any, *, max_rows: int | None = None, rule: MatchRule | None = None
     ) -> None:
-        check_layers(model)
+        self._cache_name = check_layers(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.rule = rule or MatchRule()
@@ -52,8 +52,7 @@ class TransformersSampler:
         self._end_ids = end_ids((getattr(model, "generation_config", None), model.config, tokenizer))
         self._positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         # Only a statement's last token is drawn from; models without the argument compute the other logits in vain.
-        forward = inspect.signature(model.forward).parameters
-        self._forward_options = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
+        self._forward_options = {"logits_to_keep": 1} if "logits_to_keep" in takes(model) else {}
         check_cache(self.model, tokenizer, self._forward, self._positions)
 
     def sample(
@@ -113,7 +112,8 @@ class TransformersSampler:
     def _forward(self, ids: Ints, cache: SlotCache) -> torch.Tensor:
         """One pass over the cache's window: ids [rows, new tokens] to the last token's logits [rows, vocabulary]."""
         inputs = torch.from_numpy(ids).to(self.model.device)
-        output = self.model(input_ids=inputs, past_key_values=cache.cache, use_cache=True, **self._forward_options)
+        options = {self._cache_name: cache.cache, **self._forward_options}
+        output = self.model(input_ids=inputs, use_cache=True, **options)
         if not cache.cache.layers:
             raise ModelError(
                 f"{type(self.model).__name__} does not keep a plain key-value cache; sftknow cannot grade it"

@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from sftknow.errors import ModelError
 from sftknow.grading.transformers_sampler import TransformersSampler
+from sftknow.models.forward import CACHE_NAMES
 from sftknow.records import SamplingPolicy
 from tests.grading.test_transformers_sampler import (
     COMMON,
@@ -104,10 +105,10 @@ def test_a_cache_that_changes_what_the_model_says_is_noticed(dtype):
     TransformersSampler(model, TOKENIZER)  # it is right as it is
     forward = model.model.forward
 
-    def forgetful(*arguments, past_key_values=None, position_ids=None, **others):
+    def forgetful(*arguments, position_ids=None, **others):
         ids = others.get("input_ids", arguments[0] if arguments else None)
         position_ids = torch.arange(ids.shape[1])[None]  # as if every pass began the text
-        return forward(*arguments, past_key_values=past_key_values, position_ids=position_ids, **others)
+        return forward(*arguments, position_ids=position_ids, **others)
 
     model.model.forward = forgetful
     with pytest.raises(ModelError, match="other next tokens with a key-value cache"):
@@ -118,7 +119,7 @@ def test_a_model_that_breaks_on_the_cache_is_one_clear_line():
     model = build("llama")
 
     def unable(_module, _arguments, options):
-        if options.get("past_key_values") is not None:
+        if any(options.get(name) is not None for name in CACHE_NAMES):
             raise ValueError("only my own cache\nwill do")
 
     model.register_forward_pre_hook(unable, with_kwargs=True)
