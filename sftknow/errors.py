@@ -11,7 +11,8 @@
     ├── RunError              a run directory: damaged, in use, of another recipe
     ├── ClusterError          a Ray cluster: not reachable, too small, another version on a node
     ├── HubError              the Hub refused or could not be reached; carries the repo id
-    └── MissingExtraError     an optional package; carries the exact install command
+    ├── MissingExtraError     an optional package; carries the exact install command
+    └── DependencyError       a version of another package that lacks what sftknow needs of it
 
 A message names the thing that is wrong and the way out, in one line. Anything else that escapes is a bug
 in sftknow and keeps its traceback.
@@ -84,3 +85,7 @@ class MissingExtraError(SftknowError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'sftknow[{extra}]'")
         self.extra = extra
+
+
+class DependencyError(SftknowError):
+    """An installed package is of a version that lacks what sftknow needs; the message names the versions that work."""

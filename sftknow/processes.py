@@ -13,6 +13,10 @@ import threading
 import time
 from pathlib import Path
 
+# What `accelerate launch` tells its processes beside their places.
+_FSDP, _DEEPSPEED, _USE_CPU = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"
+_FSDP_READS_ONCE = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+
 _GRACE_SECONDS = 20.0
 """How long a process that failed waits for the main one to say the same, and for the launcher to end both."""
 
@@ -53,6 +57,22 @@ def end_with_the_starter(lock: Path) -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def sharding_switches() -> list[str]:
+    """The switches of accelerate's launcher that are on and spread the weights over the processes."""
+    return [name for name in (_FSDP, _DEEPSPEED) if os.environ.get(name) == "true"]
+
+
+def weights_come_from_another() -> bool:
+    """FSDP hands every process its part of what the first process of the machine has read, if it is set to."""
+    asked = all(os.environ.get(name, "").lower() in ("true", "1") for name in (_FSDP, _FSDP_READS_ONCE))
+    return asked and count() > 1 and os.environ["LOCAL_RANK"] != "0"
+
+
+def launched_on_cpu() -> bool:
+    """True where accelerate's launcher was told to use no GPU."""
+    return os.environ.get(_USE_CPU, "").lower() == "true"
 
 
 def _launched() -> bool:

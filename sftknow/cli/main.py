@@ -27,22 +27,13 @@ from sftknow.cli import (
     sft,
     tasks,
 )
+from sftknow.dependencies import QUIET, outside
 from sftknow.errors import RecipeError, SftknowError
 
 _COMMANDS = (
     run, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish, pull, lab,
     tasks,
 )  # fmt: skip
-
-# The Hub's clients read these once, at import. Nothing leaves the machine that was not asked for.
-_QUIET_HUB = {
-    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-    "DISABLE_SAFETENSORS_CONVERSION": "1",
-    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-
 
 # What the file system says no to, and a person can change.
 _MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR}
@@ -65,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 well, 2 a mistake that the user can mend, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
-    for name, value in _QUIET_HUB.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
         if processes.count() > 1 and arguments.run is not sft.run:
@@ -84,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f" {error.filename}" if error.filename else ""
         processes.say_error(f"sftknow: {error.strerror}:{where}; mend that and start the same command again")
         return 2
+    except (ImportError, AttributeError, TypeError):
+        if strange := outside():  # the likeliest cause, beside a traceback that names it nowhere
+            processes.say_error(f"sftknow: not the versions that sftknow was made for: {'; '.join(strange)}")
+        raise
     except KeyboardInterrupt:
         again = shlex.join(["sftknow", *(sys.argv[1:] if argv is None else argv)])
         print(f"\nsftknow: interrupted; what is done is saved. Go on with: {again}", file=sys.stderr)

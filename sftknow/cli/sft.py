@@ -173,7 +173,7 @@ def training_options(arguments: argparse.Namespace) -> TrainingOptions:
 
 def note_lone_process() -> None:
     """Say that `accelerate launch --cpu` starts one process whatever number it is given; only mpirun changes that."""
-    alone = processes.count() == 1 and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    alone = processes.count() == 1 and processes.launched_on_cpu()
     if alone and "MASTER_ADDR" in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
         say("note: `accelerate launch --cpu` starts one process; for several give --multi_gpu in place of --cpu")
 

@@ -32,6 +32,7 @@ from sftknow.cluster.connection import (
     wanted_of,
     why,
 )
+from sftknow.dependencies import QUIET
 from sftknow.errors import ClusterError, SftknowError
 
 MAX_STARTS = 5
@@ -40,7 +41,6 @@ MAX_STARTS = 5
 _NODE_SECONDS = 300.0
 """How long a node may take for a look; the first import of torch from a cold network disk is slow."""
 _SENT_ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_DISABLE_XET", "HF_UPDATE_DOWNLOAD_COUNTS")
-_QUIET_ENVIRONMENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 Worker = Callable[[Any], Any]
 """Does one task and returns its result, which must be picklable."""
@@ -204,7 +204,7 @@ class _Replica:
     """One actor of the pool. What goes wrong comes back as data: an actor that raises would be started again."""
 
     def __init__(self, make_worker: bytes, environment: dict[str, str], versions: dict[str, str], counter: Any) -> None:
-        for name, value in {**_QUIET_ENVIRONMENT, **environment}.items():
+        for name, value in {**QUIET, **environment}.items():
             os.environ.setdefault(name, value)  # before the Hub's client is imported, which reads it once
         self.make_worker, self.versions, self.counter = make_worker, versions, counter
         self.worker: Worker | None = None

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lm_eval.models.utils import configure_pad_token, resolve_max_length
 
 from sftknow.artifacts.journal import Journal
+from sftknow.dependencies import needs
 from sftknow.errors import ModelError
 from sftknow.evaluation.greedy import MAX_NEW_TOKENS, greedy
+
+with needs("lm_eval"):
+    from lm_eval.models.utils import configure_pad_token, resolve_max_length
 
 
 @dataclass(frozen=True, kw_only=True)

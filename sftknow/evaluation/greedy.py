@@ -7,12 +7,13 @@ another end token makes a model talk on (lm-eval drops the end token's text and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from transformers import GenerationConfig
 
+from sftknow.dependencies import needs
 from sftknow.errors import ModelError
 
 MAX_NEW_TOKENS = 16
@@ -61,7 +62,8 @@ def pins(config: GenerationConfig, tokenizer: Any) -> dict[str, Any]:
     Raises:
         ModelError: there is no end token.
     """
-    neutral: Mapping[str, Any] = GenerationConfig._get_default_generation_params()
+    with needs("transformers"):
+        neutral: dict[str, Any] = GenerationConfig._get_default_generation_params()
     known = GenerationConfig().to_dict()
     found: dict[str, Any] = {}
     for name, value in sorted(config.to_dict().items()):

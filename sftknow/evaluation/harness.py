@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 import torch
 import transformers
-from lm_eval.api.metrics import mean, mean_stderr
-from lm_eval.tasks import TaskManager
 
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import Journal, journal_name
+from sftknow.dependencies import needs
 from sftknow.errors import MasteryDataError
 from sftknow.evaluation.dataset import Questions, open_dataset
 from sftknow.evaluation.generation import Batch, answer, make_batches, padded_tokenizer
@@ -31,6 +30,10 @@ from sftknow.models.notes import ModelNotes
 from sftknow.progress import progress
 from sftknow.records import BUCKETS, SPLITS, EvalRun, MetricValue, ModelRef, QuestionResult, Split
 from sftknow.resources import task_folder
+
+with needs("lm_eval"):
+    from lm_eval.api.metrics import mean, mean_stderr
+    from lm_eval.tasks import TaskManager
 
 AUTO_BATCH = 128
 """Questions a batch where the batch size is ``auto``; prompts are short, and lm-eval's own search takes longer."""

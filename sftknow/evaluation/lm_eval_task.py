@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from huggingface_hub import constants
-from lm_eval.api.task import ConfigurableTask
 
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.checkpoints.completeness import check_files
+from sftknow.dependencies import needs
 from sftknow.errors import MasteryDataError, SftknowError
 from sftknow.evaluation.command_line import CommandLine, local_stamp
 from sftknow.evaluation.dataset import Questions, find_dataset
 from sftknow.evaluation.scoring import documents
 from sftknow.models.notes import ModelNotes, training_facts
 from sftknow.records import GradedFact
+
+with needs("lm_eval"):
+    from lm_eval.api.task import ConfigurableTask
 
 _log = logging.getLogger("lm_eval.cbqa_mastery")
 

@@ -12,7 +12,11 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+
+from sftknow.dependencies import needs, unsuitable
+
+with needs("transformers"):
+    from transformers.cache_utils import Cache, CacheLayerMixin
 
 Ints = npt.NDArray[np.int64]
 
@@ -85,12 +89,19 @@ class SlotCache:
     Attributes:
         cache: what the model is given as its key-value cache.
         window: what the next forward pass works on; set by `look`.
+
+    Raises:
+        DependencyError: transformers asks more of the layers of a cache than `SlotLayer` has.
     """
 
     def __init__(self, *, slots: int, columns: int) -> None:
         self.window = Window(slots=slots, columns=columns)
-        # The model names its layers on the first pass, so that nothing need be known about its config.
-        self.cache = Cache(layer_class_to_replicate=partial(SlotLayer, self.window))
+        try:
+            SlotLayer(self.window)  # transformers makes them in the middle of a model's forward
+            # The model names its layers on the first pass, so that nothing need be known about its config.
+            self.cache = Cache(layer_class_to_replicate=partial(SlotLayer, self.window))
+        except TypeError as error:
+            raise unsuitable("transformers", f"a cache of layers as sftknow makes them ({error})") from error
 
     def look(self, first: int, stop: int, length: int) -> None:
         """Make slots first … stop, which hold so many tokens, those that the next forward pass works on."""

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from faker import Faker
-
+from sftknow.dependencies import import_extra
 from sftknow.records import Fact, Split
 
 
@@ -57,7 +56,7 @@ class _Names:
 
     def __init__(self, seed: int) -> None:
         # Unweighted: names by their real frequency would give every fifth person one of a handful of names.
-        self._fake = Faker("en_US", use_weighting=False)
+        self._fake = import_extra("faker", "lab").Faker("en_US", use_weighting=False)
         self._fake.seed_instance(seed)
         self._random = random.Random(seed)
         self._used: set[str] = set()
@@ -141,6 +140,7 @@ def build_world(topics: Mapping[str, TopicText], *, size: WorldSize, seed: int =
         seed: the world depends on it, on ``size`` and on the installed release of Faker.
 
     Raises:
+        MissingExtraError: Faker is not installed.
         ValueError: a topic that the world has no names for, or a size its pools of names cannot fill.
     """
     names = _Names(seed)

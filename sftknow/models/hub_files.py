@@ -23,9 +23,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import repo_folder_name
 
+from sftknow.dependencies import needs
 from sftknow.errors import HubError
+
+with needs("huggingface_hub"):
+    from huggingface_hub.file_download import repo_folder_name
 
 Answer = TypeVar("Answer")
 RepoType = Literal["model", "dataset"]

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.hf_api import RepoFile
-
 from sftknow.artifacts.files import file_sha256
 from sftknow.artifacts.manifests import MANIFEST
+from sftknow.dependencies import needs
+
+with needs("huggingface_hub"):
+    from huggingface_hub.hf_api import RepoFile
 
 _BLOCK = 2**20
 

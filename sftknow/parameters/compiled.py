@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core.event import Listener, install_listener
 
+from sftknow.dependencies import needs
 from sftknow.processes import is_main
+
+with needs("numba"):
+    from numba.core.event import Listener, install_listener
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +33,10 @@ def compiled(function: F) -> F:
     except RuntimeError:  # no folder that a cache could be written to
         return cast(F, numba.njit(**options)(function))
     # Numba would keep machine code as long as the function's own file is unchanged, whatever it calls elsewhere.
-    made._cache._cache_file._source_stamp = _sources()
+    kept: Any = getattr(getattr(made, "_cache", None), "_cache_file", None)
+    if not hasattr(kept, "_source_stamp"):  # another version of numba: better compiled at every start than stale
+        return cast(F, numba.njit(**options)(function))
+    kept._source_stamp = _sources()
     return cast(F, made)
 
 

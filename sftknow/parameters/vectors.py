@@ -6,8 +6,12 @@ from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+
+from sftknow.dependencies import needs
+
+with needs("numba"):
+    from numba.core import cgutils, types
+    from numba.extending import intrinsic
 
 VECTORS = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 """Whether `append_differing` and `append_steps` are a few instructions here; elsewhere they work, but a loop over

@@ -6,6 +6,7 @@ spread the weights over the processes while they are read.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from trl import SFTConfig
 
 from sftknow import processes
+from sftknow.dependencies import unsuitable
 from sftknow.errors import DeviceError, RecipeError
 from sftknow.training.distributed import batch_parts, check_deepspeed
 from sftknow.training.recipe import SFTRecipe
@@ -47,42 +49,46 @@ def training_arguments(
             that DeepSpeed cannot keep to.
         DeviceError: accelerate is set to another precision than the recipe's, or the processes were started by
             something that does not tell them their places.
+        DependencyError: TRL or transformers do not have one of the settings.
     """
     check_trackers(report_to)
     parts = batch_parts(recipe, processes.count())
-    config = SFTConfig(
-        output_dir=str(scratch),
-        seed=seed,
-        learning_rate=(recipe.lora and recipe.lora.learning_rate) or recipe.learning_rate,
-        per_device_train_batch_size=parts.at_once,
-        gradient_accumulation_steps=parts.passes,
-        average_tokens_across_devices=True,
-        num_train_epochs=recipe.epochs,
-        optim=recipe.optimizer,
-        lr_scheduler_type=recipe.lr_scheduler,
-        warmup_steps=recipe.warmup_ratio,  # below 1 it is a share of the steps
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.autocast == "bfloat16",
-        fp16=recipe.autocast == "float16",
-        use_cpu=not torch.cuda.is_available(),
-        train_sampling_strategy="sequential",
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        activation_checkpointing=False,
-        save_strategy="steps" if save_steps else "no",
-        save_steps=save_steps or 500,
-        save_total_limit=2,
-        eval_strategy="no",
-        report_to=list(report_to) or "none",
-        run_name=name,
-        logging_strategy="steps",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        log_level="error",
-        log_level_replica="error",
-        disable_tqdm=True,
-    )
+    options: dict[str, Any] = {
+        "output_dir": str(scratch),
+        "seed": seed,
+        "learning_rate": (recipe.lora and recipe.lora.learning_rate) or recipe.learning_rate,
+        "per_device_train_batch_size": parts.at_once,
+        "gradient_accumulation_steps": parts.passes,
+        "average_tokens_across_devices": True,
+        "num_train_epochs": recipe.epochs,
+        "optim": recipe.optimizer,
+        "lr_scheduler_type": recipe.lr_scheduler,
+        "warmup_steps": recipe.warmup_ratio,  # below 1 it is a share of the steps
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "bf16": recipe.autocast == "bfloat16",
+        "fp16": recipe.autocast == "float16",
+        "use_cpu": not torch.cuda.is_available(),
+        "train_sampling_strategy": "sequential",
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "activation_checkpointing": False,
+        "save_strategy": "steps" if save_steps else "no",
+        "save_steps": save_steps or 500,
+        "save_total_limit": 2,
+        "eval_strategy": "no",
+        "report_to": list(report_to) or "none",
+        "run_name": name,
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "log_level": "error",
+        "log_level_replica": "error",
+        "disable_tqdm": True,
+    }
+    if unknown := sorted(set(options) - set(inspect.signature(SFTConfig).parameters)):
+        raise unsuitable("trl", f"SFTConfig({', '.join(unknown)})")
+    config = SFTConfig(**options)
     if config.world_size != parts.processes:  # as under mpirun
         raise DeviceError(
             f"{parts.processes} processes were announced and {config.world_size} found each other; start them with "
@@ -90,6 +96,8 @@ def training_arguments(
         )
     # Without a launcher one device, whatever else is in the machine: otherwise the effective batch would be a multiple.
     config._n_gpu = min(config.n_gpu, 1)
+    if config.n_gpu > 1:
+        raise unsuitable("transformers", "TrainingArguments._n_gpu, by which one device is taken of several")
     _check_precision(config, recipe)
     if config.deepspeed_plugin is not None:
         check_deepspeed(recipe)

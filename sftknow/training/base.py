@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +91,7 @@ def _load_tokenizer(ref: ModelRef) -> Any:
 
 
 def _load_model(ref: ModelRef, dtype: str) -> Any:
-    if _weights_come_from_another_process():
+    if processes.weights_come_from_another():
         return _without_weights(ref, dtype)
     model = load_model(ref, dtype=dtype)
     # Weights as loaded may lie in a mapped file at any alignment, and kernels may sum in another order there than in
@@ -101,13 +100,6 @@ def _load_model(ref: ModelRef, dtype: str) -> Any:
         if not hasattr(tensor, _SPREAD):
             tensor.data = tensor.data.clone()
     return model
-
-
-def _weights_come_from_another_process() -> bool:
-    """FSDP hands every process its part of what the first process of the machine has read, if it is set to."""
-    switches = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
-    asked = all(os.environ.get(name, "").lower() in ("true", "1") for name in switches)
-    return asked and processes.count() > 1 and os.environ["LOCAL_RANK"] != "0"
 
 
 def _without_weights(ref: ModelRef, dtype: str) -> Any:

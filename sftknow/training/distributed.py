@@ -8,7 +8,6 @@ which no token counts; accelerate's own way, taking examples from the beginning 
 from __future__ import annotations
 
 import atexit
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 from accelerate.utils import DistributedType, broadcast_object_list  # type: ignore[import-untyped]
 
+from sftknow import processes
 from sftknow.errors import RecipeError, SftknowError
 from sftknow.training.examples import IGNORED, Example
 from sftknow.training.recipe import SFTRecipe
@@ -83,8 +83,7 @@ class Ranks:
     @property
     def kind(self) -> list[Any]:
         """How many they are and how they share the weights, for keys; empty for one process."""
-        switches = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-        return [self.count, *(name for name in switches if os.environ.get(name) == "true")] if self.count > 1 else []
+        return [self.count, *processes.sharding_switches()] if self.count > 1 else []
 
     def on_main(self, work: Callable[[], T]) -> T:
         """Do something in the main process alone; its result, or its error, is everybody's.

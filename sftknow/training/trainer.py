@@ -12,9 +12,8 @@ import torch
 from accelerate.utils import set_seed  # type: ignore[import-untyped]
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from sftknow.dependencies import needs, unsuitable
 from sftknow.errors import ModelError
 from sftknow.progress import progress
 from sftknow.training.determinism import deterministic_algorithms
@@ -22,6 +21,10 @@ from sftknow.training.distributed import Ranks, filled, sharding, whole_weights
 from sftknow.training.examples import Example
 from sftknow.training.recipe import SFTRecipe
 from sftknow.training.snapshots import Snapshots
+
+with needs("trl"):
+    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 OnStep = Callable[[int, int, float | None], None]
 """Gets the number of steps done, that of all steps, and the loss where it is known."""
@@ -75,7 +78,12 @@ def build_trainer(model: Any, tokenizer: Any, examples: Sequence[Example], argum
         tokenizer: the model's.
         examples: in training order.
         arguments: see `sftknow.training.arguments.training_arguments`.
+
+    Raises:
+        DependencyError: TRL reports trainings to the Hub in a way that is not known here.
     """
+    if not hasattr(SFTTrainer, "_send_telemetry"):  # another name would let a report of every training out
+        raise unsuitable("trl", "SFTTrainer._send_telemetry, which is switched off here")
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     trainer = _SilentTrainer(
         model=model,

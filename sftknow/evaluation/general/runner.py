@@ -12,12 +12,9 @@ from typing import Any
 import datasets
 import lm_eval
 import torch
-from lm_eval.defaults import DEFAULT_OTHER_SEED
-from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from sftknow.artifacts.files import digest
+from sftknow.dependencies import needs
 from sftknow.errors import GeneralTaskError, ModelError
 from sftknow.evaluation.general.data import load_split
 from sftknow.evaluation.general.results import GeneralAnswer, GeneralMetric, GeneralScores
@@ -27,6 +24,12 @@ from sftknow.evaluation.quiet import quiet_evaluation
 from sftknow.progress import progress
 from sftknow.records import TaskExample
 from sftknow.resources import task_folder
+
+with needs("lm_eval"):
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
 _CHUNK = 1024
 """Training rows that are rendered at a time."""
@@ -75,7 +78,9 @@ class GeneralHarness:
             here = Path(lm_eval.__file__).parent / "tasks" / task.lm_eval_name
             places = [str(task_folder()), *([str(here)] if here.is_dir() else [])]
             self._manager = TaskManager(include_path=places, include_defaults=False)
-        usual = int((self._manager.task_index[task.lm_eval_name].cfg or {}).get("num_fewshot") or 0)
+        with needs("lm_eval"):
+            index = self._manager.task_index
+        usual = int((index[task.lm_eval_name].cfg or {}).get("num_fewshot") or 0)
         self.few_shot = usual if few_shot is None else few_shot
         if self.few_shot and not task.few_shot:
             raise GeneralTaskError(f"{task.name} is asked without examples; leave --fewshot out or give 0")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from rouge_score.rouge_scorer import RougeScorer
 
+from sftknow.dependencies import import_extra
 from sftknow.errors import GeneralTaskError, SftknowError
 from sftknow.evaluation.general.data import load_split
 from sftknow.evaluation.general.tasks import TASKS
@@ -44,9 +44,10 @@ def load_articles(
         model_args: what else lm-eval hands over.
 
     Raises:
-        ArticlesError: there are no usable data.
+        ArticlesError: there are no usable data, or rouge_score is not installed.
     """
     try:
+        _scorer()  # before a model has answered for an hour
         rows = (
             load_split(TASKS["xsum"], Path(xsum_data) if xsum_data else None, "test")
             if documents is None
@@ -70,7 +71,7 @@ def rouge(summary: str, reference: str) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 def _scorer() -> Any:
-    return RougeScorer(list(ROUGE), use_stemmer=True)
+    return import_extra("rouge_score.rouge_scorer", "xsum").RougeScorer(list(ROUGE), use_stemmer=True)
 
 
 def _shortened(row: Mapping[str, Any], words: int) -> dict[str, str]:
