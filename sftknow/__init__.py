@@ -6,17 +6,127 @@ The names below are the public surface. They are imported when they are first us
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sftknow.answers import (
+        MatchRule as MatchRule,
+    )
+    from sftknow.answers import (
+        Synonyms as Synonyms,
+    )
+    from sftknow.answers import (
+        contains as contains,
+    )
+    from sftknow.artifacts.mastery_data import MasteryData as MasteryData
+    from sftknow.artifacts.mastery_data import write_mastery_data as write_mastery_data
+    from sftknow.artifacts.stages import RunDirectory as RunDirectory
+    from sftknow.divergence.analysis import measure_divergence as measure_divergence
+    from sftknow.divergence.base import measure_base as measure_base
+    from sftknow.divergence.selection import select_prompts as select_prompts
+    from sftknow.errors import (
+        CheckpointError as CheckpointError,
+    )
+    from sftknow.errors import (
+        ClusterError as ClusterError,
+    )
+    from sftknow.errors import (
+        DependencyError as DependencyError,
+    )
+    from sftknow.errors import (
+        DeviceError as DeviceError,
+    )
+    from sftknow.errors import (
+        FactsError as FactsError,
+    )
+    from sftknow.errors import (
+        GeneralTaskError as GeneralTaskError,
+    )
+    from sftknow.errors import (
+        HubError as HubError,
+    )
+    from sftknow.errors import (
+        MasteryDataError as MasteryDataError,
+    )
+    from sftknow.errors import (
+        MissingExtraError as MissingExtraError,
+    )
+    from sftknow.errors import (
+        ModelError as ModelError,
+    )
+    from sftknow.errors import (
+        RecipeError as RecipeError,
+    )
+    from sftknow.errors import (
+        RunError as RunError,
+    )
+    from sftknow.errors import (
+        SftknowError as SftknowError,
+    )
+    from sftknow.evaluation.harness import Harness as Harness
+    from sftknow.facts.prompts import statements_for as statements_for
+    from sftknow.facts.sources import load_facts as load_facts
+    from sftknow.facts.topics import load_topics as load_topics
+    from sftknow.grading.shards import grade_facts as grade_facts
+    from sftknow.grading.transformers_sampler import TransformersSampler as TransformersSampler
+    from sftknow.models.loading import load_model as load_model
+    from sftknow.models.loading import load_tokenizer as load_tokenizer
+    from sftknow.models.pull import pull as pull
+    from sftknow.parameters.change import analyse as analyse
+    from sftknow.parameters.in_memory import ModelLevels as ModelLevels
+    from sftknow.parameters.in_memory import restore_ as restore_
+    from sftknow.parameters.patch import apply_patch as apply_patch
+    from sftknow.parameters.patch import write_patch as write_patch
+    from sftknow.parameters.restore import restore as restore
+    from sftknow.parameters.restore import restore_levels as restore_levels
+    from sftknow.parameters.tables import read_plan as read_plan
+    from sftknow.parameters.tables import write_plan as write_plan
+    from sftknow.publishing.plan import plan_publication as plan_publication
+    from sftknow.publishing.publish import publish as publish
+    from sftknow.recipes.load import load_recipe as load_recipe
+    from sftknow.records import (
+        Fact as Fact,
+    )
+    from sftknow.records import (
+        ModelRef as ModelRef,
+    )
+    from sftknow.records import (
+        RestorePlan as RestorePlan,
+    )
+    from sftknow.records import (
+        SamplingPolicy as SamplingPolicy,
+    )
+    from sftknow.report.compose import write_report as write_report
+    from sftknow.run.experiment import Experiment as Experiment
+    from sftknow.run.rescoring import rescore as rescore
+    from sftknow.training.draws import draw as draw
+    from sftknow.training.recipe import SFTRecipe as SFTRecipe
+    from sftknow.training.train import fine_tune as fine_tune
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CheckpointError": "sftknow.errors",
+    "ClusterError": "sftknow.errors",
+    "DependencyError": "sftknow.errors",
+    "DeviceError": "sftknow.errors",
+    "Experiment": "sftknow.run.experiment",
     "Fact": "sftknow.records",
+    "FactsError": "sftknow.errors",
+    "GeneralTaskError": "sftknow.errors",
     "Harness": "sftknow.evaluation.harness",
+    "HubError": "sftknow.errors",
     "MasteryData": "sftknow.artifacts.mastery_data",
+    "MasteryDataError": "sftknow.errors",
     "MatchRule": "sftknow.answers",
+    "MissingExtraError": "sftknow.errors",
+    "ModelError": "sftknow.errors",
     "ModelLevels": "sftknow.parameters.in_memory",
     "ModelRef": "sftknow.records",
+    "RecipeError": "sftknow.errors",
+    "RestorePlan": "sftknow.records",
+    "RunDirectory": "sftknow.artifacts.stages",
+    "RunError": "sftknow.errors",
     "SFTRecipe": "sftknow.training.recipe",
     "SamplingPolicy": "sftknow.records",
     "SftknowError": "sftknow.errors",
@@ -25,26 +135,42 @@ _HOMES = {
     "analyse": "sftknow.parameters.change",
     "apply_patch": "sftknow.parameters.patch",
     "contains": "sftknow.answers",
+    "draw": "sftknow.training.draws",
     "fine_tune": "sftknow.training.train",
     "grade_facts": "sftknow.grading.shards",
     "load_facts": "sftknow.facts.sources",
+    "load_model": "sftknow.models.loading",
     "load_recipe": "sftknow.recipes.load",
+    "load_tokenizer": "sftknow.models.loading",
     "load_topics": "sftknow.facts.topics",
+    "measure_base": "sftknow.divergence.base",
     "measure_divergence": "sftknow.divergence.analysis",
+    "plan_publication": "sftknow.publishing.plan",
     "publish": "sftknow.publishing.publish",
     "pull": "sftknow.models.pull",
+    "read_plan": "sftknow.parameters.tables",
     "rescore": "sftknow.run.rescoring",
     "restore": "sftknow.parameters.restore",
     "restore_": "sftknow.parameters.in_memory",
     "restore_levels": "sftknow.parameters.restore",
+    "select_prompts": "sftknow.divergence.selection",
+    "statements_for": "sftknow.facts.prompts",
+    "write_mastery_data": "sftknow.artifacts.mastery_data",
     "write_patch": "sftknow.parameters.patch",
+    "write_plan": "sftknow.parameters.tables",
     "write_report": "sftknow.report.compose",
 }
 
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'sftknow' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # a type checker that saw this function would take every name for a public one
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'sftknow' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

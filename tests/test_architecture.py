@@ -90,13 +90,3 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
-
-
-def test_public_names_are_sorted_and_importable() -> None:
-    import sftknow
-
-    assert list(sftknow.__all__) == sorted(sftknow.__all__)
-    for name in sftknow.__all__:
-        assert getattr(sftknow, name) is not None
-    with pytest.raises(AttributeError):
-        sftknow.no_such_name  # noqa: B018

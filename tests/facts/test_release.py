@@ -108,6 +108,7 @@ def test_what_is_official_is_said_and_what_is_altered_is_refused(tmp_path: Path)
         (packed({}, "x/")[:200], "is not a zip file that can be read"),
         (packed({"facts.jsonl": b"{}"}).replace(b"one-off/train", b"one-off/other"), "holds no train/P"),
     ],
+    ids=["a page", "nothing", "cut off", "another archive"],
 )
 def test_what_is_no_release(tmp_path: Path, content: bytes, complaint: str) -> None:
     archive = tmp_path / "dataset.zip"
