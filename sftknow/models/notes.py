@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from sftknow.artifacts.manifests import MANIFEST, read_manifest
-from sftknow.errors import ModelError
-from sftknow.models.hub_files import Repo, first_line, open_repo
+from sftknow.errors import ModelError, first_line
+from sftknow.models.hub_files import Repo, open_repo
 from sftknow.records import ModelRef
 
 _CARD = "README.md"

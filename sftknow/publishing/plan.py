@@ -13,8 +13,8 @@ from sftknow.artifacts.files import read_json
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.artifacts.mastery_data import KIND, bucket_file
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection, check_repo_id
-from sftknow.models.remote import sha256_of
+from sftknow.models.hub_client import Connection, RepoType, check_repo_id
+from sftknow.models.hub_files import sha256_of
 from sftknow.progress import progress
 from sftknow.publishing.cards import (
     EVAL_RESULTS,
@@ -66,8 +66,7 @@ class PublicationPlan:
 
     artifact: Path
     repo_id: str
-    repo_type: str
-    """``model`` or ``dataset``."""
+    repo_type: RepoType
     private: bool
     revision: str
     """The branch."""
@@ -209,7 +208,7 @@ def assemble(
     artifact: Path,
     repo_id: str,
     *,
-    repo_type: str,
+    repo_type: RepoType,
     private: bool,
     revision: str,
     files: list[PlannedFile],

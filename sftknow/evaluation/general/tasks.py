@@ -34,6 +34,7 @@ TASKS: dict[str, GeneralTask] = {
         lm_eval_name="sftknow_xsum",
         hub="EdinburghNLP/xsum",
         # The repository holds a loading script, which `datasets` no longer runs; this branch is the Hub's conversion.
+        hub_config="default",
         hub_revision="refs/convert/parquet",
         columns=("document", "summary"),
         metrics={"rouge1": "rouge1,none", "rouge2": "rouge2,none", "rougeL": "rougeL,none"},
