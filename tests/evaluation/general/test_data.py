@@ -12,11 +12,11 @@ from huggingface_hub import constants
 
 from sftknow.errors import GeneralTaskError, HubError
 from sftknow.evaluation.general.data import load_split
-from sftknow.evaluation.general.tasks import TASKS, GeneralTask, find_task
+from sftknow.evaluation.general.tasks import GeneralTask, find_task
 from tests.evaluation.general.stand_in import gsm8k_rows, write_stand_in, xsum_rows
 from tests.hub_server import Fault, HubServer
 
-XSUM, GSM8K = TASKS["xsum"], TASKS["gsm8k"]
+XSUM, GSM8K = find_task("xsum"), find_task("gsm8k")
 
 
 def write_parquet(file: Path, rows: list[dict[str, str]]) -> None:
@@ -86,7 +86,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_unknown_task() -> None:
-    with pytest.raises(GeneralTaskError, match="no general-ability task 'xsums'; there are xsum, gsm8k"):
+    with pytest.raises(GeneralTaskError, match="no general-ability task called xsums; there are xsum, gsm8k"):
         find_task("xsums")
 
 
