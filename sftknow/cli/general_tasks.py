@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sftknow.cli.options import positive
 
 if TYPE_CHECKING:
-    from sftknow.evaluation.general.results import GeneralScores
+    from sftknow.artifacts.general_scores import GeneralScores
 
 QUESTIONS = "cbqa_mastery"
 

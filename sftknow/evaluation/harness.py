@@ -18,13 +18,13 @@ import transformers
 
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import Journal, journal_name
+from sftknow.artifacts.scores import METRICS
 from sftknow.dependencies import needs
 from sftknow.errors import MasteryDataError
 from sftknow.evaluation.dataset import Questions, open_dataset
 from sftknow.evaluation.generation import Batch, answer, make_batches, padded_tokenizer
 from sftknow.evaluation.lm_eval_task import own_facts_notes
 from sftknow.evaluation.quiet import quiet_evaluation
-from sftknow.evaluation.scoring import METRICS
 from sftknow.models.loading import find_device, load_model, load_tokenizer
 from sftknow.models.notes import ModelNotes
 from sftknow.progress import progress

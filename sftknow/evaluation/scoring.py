@@ -11,8 +11,6 @@ from sftknow.answers import contains, contains_word, exact_match
 from sftknow.prompts import question_prompt
 from sftknow.records import GradedFact
 
-METRICS: tuple[str, ...] = ("acc", "acc_word", "exact_match")
-
 _FEATURES = datasets.Features(
     {
         "fact_id": datasets.Value("string"),

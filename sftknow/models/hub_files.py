@@ -139,7 +139,7 @@ class Repo:
         if local_dir is not None:
             return local_dir
         if self.revision != self.commit:
-            write_text(self._cache() / "refs" / (self.revision or "main"), str(self.commit))
+            write_text(_cache(self.repo_id, self.repo_type) / "refs" / (self.revision or "main"), str(self.commit))
         return self._snapshot()
 
     def _fetch(self, file: RemoteFile, local_dir: Path | None) -> Path:
@@ -156,11 +156,8 @@ class Repo:
             repo_id=self.repo_id,
         )
 
-    def _cache(self) -> Path:
-        return Path(constants.HF_HUB_CACHE) / str(repo_folder_name(repo_id=self.repo_id, repo_type=self.repo_type))
-
     def _snapshot(self) -> Path:
-        return self._cache() / "snapshots" / str(self.commit)
+        return _cache(self.repo_id, self.repo_type) / "snapshots" / str(self.commit)
 
     def cached(self) -> Path:
         """The folder of the client's cache for this commit. Raises HubError where there is none."""
@@ -185,11 +182,15 @@ def open_repo(repo_id: str, revision: str | None, repo_type: RepoType, *, link: 
     """
     link = link or Connection.open()
     named: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision, "link": link}
-    unresolved = Repo(**named, commit=None, offline=bool(constants.HF_HUB_OFFLINE))
-    if unresolved.offline:
-        return Repo(**named, commit=_cached_commit(unresolved._cache(), revision), offline=True)
-    info = unresolved.ask(link.api.repo_info, repo_id, revision=revision, repo_type=repo_type)
+    if constants.HF_HUB_OFFLINE:
+        return Repo(**named, commit=_cached_commit(_cache(repo_id, repo_type), revision), offline=True)
+    info = Repo(**named, commit=None).ask(link.api.repo_info, repo_id, revision=revision, repo_type=repo_type)
     return Repo(**named, commit=info.sha, info=info)
+
+
+def _cache(repo_id: str, repo_type: RepoType) -> Path:
+    """Where the client keeps a repository."""
+    return Path(constants.HF_HUB_CACHE) / str(repo_folder_name(repo_id=repo_id, repo_type=repo_type))
 
 
 def _cached_commit(folder: Path, revision: str | None) -> str | None:

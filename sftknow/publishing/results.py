@@ -19,6 +19,7 @@ from sftknow import __version__
 from sftknow.artifacts.files import read_json
 from sftknow.artifacts.manifests import FORMAT
 from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.artifacts.scores import read_scores
 from sftknow.errors import HubError
 from sftknow.models.hub_client import check_repo_id
 from sftknow.models.pull import RESULTS
@@ -27,7 +28,6 @@ from sftknow.publishing.contexts import licence_of_facts, named_source, source_o
 from sftknow.publishing.licences import check_named
 from sftknow.publishing.plan import Hashes, PublicationPlan, assemble, hashed, without_local_paths
 from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
-from sftknow.publishing.runs import read_scores
 from sftknow.records import EvalRun, MetricValue, Split
 
 SCORES = "scores.parquet"
@@ -119,7 +119,7 @@ def plan_results(
         HubError: nothing was scored yet, or the licence is missing.
     """
     check_repo_id(repo_id)
-    scores = {path.parent.name: read_scores(path) for path in sorted((run / "evaluation").glob("*/scores.json"))}
+    scores = {path.parent.name: read_scores(path.parent) for path in sorted((run / "evaluation").glob("*/scores.json"))}
     if not scores:
         raise HubError(f"{run} has no scores yet: let `sftknow run` finish, or publish its parts", repo_id=repo_id)
     paths = [p.relative_to(run).as_posix() for part in _PARTS for p in _files(run / part)]

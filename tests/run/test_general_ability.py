@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sftknow.artifacts.general_scores import read_general
 from sftknow.cli.main import main
-from sftknow.evaluation.general.results import read_general
 from tests.evaluation.general.stand_in import write_stand_in, xsum_rows
 from tests.tiny import tiny_tokenizer
 

@@ -14,10 +14,10 @@ import lm_eval
 import torch
 
 from sftknow.artifacts.files import digest
+from sftknow.artifacts.general_scores import GeneralAnswer, GeneralMetric, GeneralScores
 from sftknow.dependencies import import_extra, needs
 from sftknow.errors import GeneralTaskError, ModelError
 from sftknow.evaluation.general.data import load_split
-from sftknow.evaluation.general.results import GeneralAnswer, GeneralMetric, GeneralScores
 from sftknow.evaluation.general.tasks import ARTICLE_WORDS, GeneralTask
 from sftknow.evaluation.quiet import quiet_evaluation
 from sftknow.progress import progress
