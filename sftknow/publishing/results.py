@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from sftknow import __version__
 from sftknow.artifacts.files import read_json
 from sftknow.artifacts.manifests import FORMAT
 from sftknow.artifacts.mastery_data import MasteryData
-from sftknow.artifacts.scores import read_scores
+from sftknow.artifacts.scores import metrics_to_json, read_scores
 from sftknow.errors import HubError
 from sftknow.models.hub_client import check_repo_id
 from sftknow.models.pull import RESULTS
@@ -161,10 +160,9 @@ def render_results_card(context: ResultsCardContext) -> str:
 
 
 def _metadata(context: ResultsCardContext) -> DatasetCardData:
-    named = {"license": context.licence.id, "license_name": context.licence.name, "license_link": context.licence.link}
     return DatasetCardData(
         language=["en"],
-        **{key: value for key, value in named.items() if value is not None},
+        **context.licence.metadata,
         tags=["sftknow", "closed-book-qa", "evaluation-results"],
         pretty_name=f"Results of the run {context.run}",
         configs=[{"config_name": "scores", "data_files": [{"split": "all", "path": SCORES}]}],
@@ -229,18 +227,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _score_table(scores: Mapping[str, EvalRun]) -> bytes:
-    rows = [
-        {
-            "model": name,
-            "task": metric.task,
-            "metric": metric.metric,
-            "value": metric.value,
-            "stderr": None if math.isnan(metric.stderr) else metric.stderr,
-            "count": metric.count,
-        }
-        for name, run in scores.items()
-        for metric in run.metrics
-    ]
+    rows = [{"model": name, **row} for name, run in scores.items() for row in metrics_to_json(run.metrics)]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
     return buffer.getvalue()

@@ -80,7 +80,7 @@ def test_another_grader_is_named(tmp_path: Path) -> None:
     same = model(tmp_path / "n", {"base": {"path": "org/other", "revision": "abc"}})
     assert find_dataset(str(data), [same]).notes == ()
     run = Harness(found, splits=("test",))
-    assert run._questions.notes == found.notes
+    assert run.questions.notes == found.notes
 
 
 def test_data_set_that_was_graded_anew_is_said(tmp_path: Path) -> None:
