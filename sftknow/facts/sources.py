@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from sftknow.answers import Synonyms
+from sftknow.artifacts.files import visible_files
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.errors import FactsError, HubError
 from sftknow.facts.entity_questions import is_entity_questions, read_entity_questions
@@ -155,13 +156,8 @@ def _tables(place: Path) -> list[tuple[Path, Split | None]]:
         return [(place, None)]
     # A graded data set holds kept continuations beside its facts.
     graded = (place / MANIFEST).is_file()
-    files = sorted(
-        path
-        for path in (place.glob("*/bucket_*.parquet") if graded else place.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(place).parts)
-    )
+    there = sorted(place.glob("*/bucket_*.parquet")) if graded else visible_files(place)
+    files = [path for path in there if path.suffix.lower() in SUFFIXES]
     if not files:
         raise FactsError(
             f"{place} holds neither train/P….train.json files like EntityQuestions nor {', '.join(SUFFIXES)} files"

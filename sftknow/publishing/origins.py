@@ -26,33 +26,34 @@ _NOT_TO_BE_SEEN = ("gated", "offline", "missing", "revision")
 """Reasons after which the way out is always the same: the user names the licence, and gives its text where wanted."""
 
 
-def pinned(name: str, repo_type: RepoType, link: Connection) -> str:
-    """``org/name[@revision]`` with its revision as a commit. Raises HubError where it is not on the Hub."""
-    source = named_source(name)
-    if source.revision and _COMMIT.fullmatch(source.revision):
-        return name
-    return f"{source.name}@{resolve(name, repo_type=repo_type, link=link).commit}"
+def pinned(name: str, repo_type: RepoType, link: Connection, *, fingerprint: str | None = None) -> str:
+    """``org/name[@revision]`` with its revision as a commit.
 
-
-def pinned_dataset(name: str, manifest: Mapping[str, Any], link: Connection) -> str:
-    """A graded data set with its commit, after a comparison with the one that the model was made from.
+    Args:
+        name: as the user gave it; with a commit it is returned as it is.
+        repo_type: ``model`` or ``dataset``.
+        link: to the Hub.
+        fingerprint: of the graded data set that it has to be.
 
     Raises:
-        HubError: it is not there, or is another data set than the model's manifest says.
+        HubError: it is not there, or is another data set.
     """
     source = named_source(name)
     if source.revision and _COMMIT.fullmatch(source.revision):
         return name
-    found = resolve(name, repo_type="dataset", link=link)
-    there = found.json(MANIFEST).get("fingerprint")
-    own = (manifest.get("mastery_dataset") or {}).get("fingerprint")
-    if own and there != own:
+    found = resolve(name, repo_type=repo_type, link=link)
+    if fingerprint and found.json(MANIFEST).get("fingerprint") != fingerprint:
         raise HubError(
             f"{name} is not the graded data set that this model was made and scored with (its fingerprint differs); "
             "publish that one first, or name the revision that holds it",
             repo_id=found.repo_id,
         )
     return f"{found.repo_id}@{found.commit}"
+
+
+def pinned_dataset(name: str, manifest: Mapping[str, Any], link: Connection) -> str:
+    """`pinned` for the graded data set that a model's manifest names."""
+    return pinned(name, "dataset", link, fingerprint=(manifest.get("mastery_dataset") or {}).get("fingerprint"))
 
 
 def base_on_the_hub(

@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import DatasetCardData
 
 from sftknow import __version__
-from sftknow.artifacts.files import read_json
+from sftknow.artifacts.files import read_json, visible_files
 from sftknow.artifacts.manifests import FORMAT
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.scores import metrics_to_json, read_scores
@@ -121,7 +121,9 @@ def plan_results(
     scores = {path.parent.name: read_scores(path.parent) for path in sorted((run / "evaluation").glob("*/scores.json"))}
     if not scores:
         raise HubError(f"{run} has no scores yet: let `sftknow run` finish, or publish its parts", repo_id=repo_id)
-    paths = [p.relative_to(run).as_posix() for part in _PARTS for p in _files(run / part)]
+    parts = [run / part for part in _PARTS]
+    files = [file for part in parts for file in ([part] if part.is_file() else visible_files(part))]
+    paths = [file.relative_to(run).as_posix() for file in files]
     context = _context(run, repo_id, scores, licence, base_repo, dataset_repo, places or {}, paths)
     refuse_blanks(context, repo_id)
     secrets = _places_of_this_machine(run)
@@ -217,13 +219,6 @@ def _circumstances(known: Mapping[str, Any]) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in known["packages"].items() if name != "sftknow")
     seeds = ", ".join(f"{name} {value}" for name, value in known["seeds"].items())
     return {"device": str(known["device"]), "seeds": seeds, "versions": versions}
-
-
-def _files(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    found = sorted(place.rglob("*")) if place.is_dir() else []
-    return [p for p in found if p.is_file() and not any(part.startswith(".") for part in p.relative_to(place).parts)]
 
 
 def _score_table(scores: Mapping[str, EvalRun]) -> bytes:
