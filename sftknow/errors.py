@@ -68,11 +68,14 @@ class HubError(SftknowError):
 
     Attributes:
         repo_id: the repository in question, or None where there is none.
+        reason: why, for callers that go on without the repository, such as ``missing`` (`sftknow.models.hub_client`);
+            None where nobody has to tell.
     """
 
-    def __init__(self, message: str, *, repo_id: str | None = None) -> None:
+    def __init__(self, message: str, *, repo_id: str | None = None, reason: str | None = None) -> None:
         super().__init__(message)
         self.repo_id = repo_id
+        self.reason = reason
 
 
 class MissingExtraError(SftknowError):
@@ -89,3 +92,9 @@ class MissingExtraError(SftknowError):
 
 class DependencyError(SftknowError):
     """An installed package is of a version that lacks what sftknow needs; the message names the versions that work."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says first, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

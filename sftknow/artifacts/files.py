@@ -27,6 +27,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """The files below a folder, sorted, without hidden ones and what lies in hidden folders; none where it is none."""
+    found = sorted(folder.rglob("*")) if folder.is_dir() else []
+    return [p for p in found if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

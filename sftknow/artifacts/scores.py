@@ -7,8 +7,10 @@ there meanwhile (`sftknow.artifacts.journal`) goes away with it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,8 +20,12 @@ from sftknow.artifacts.journal import JOURNALS
 from sftknow.errors import RunError
 from sftknow.records import EvalRun, MetricValue, QuestionResult, to_json
 
+Metric = TypeVar("Metric")
+
 SCORES = "scores.json"
 QUESTIONS = "questions.parquet"
+METRICS: tuple[str, ...] = ("acc", "acc_word", "exact_match")
+"""The three readings of a correct answer, the headline first."""
 
 SCHEMA = pa.schema(
     [
@@ -42,9 +48,7 @@ def write_eval(folder: Path, run: EvalRun) -> None:
     """
     scores: dict[str, Any] = to_json(run)
     questions = scores.pop("questions")
-    for metric in scores["metrics"]:
-        if math.isnan(metric["stderr"]):
-            metric["stderr"] = None
+    scores["metrics"] = metrics_to_json(run.metrics)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SCORES).unlink(missing_ok=True)
     with atomic_file(folder / QUESTIONS) as partial:
@@ -60,22 +64,33 @@ def read_eval(folder: Path) -> EvalRun:
     Raises:
         RunError: a file is missing or damaged.
     """
-    scores = read_json(folder / SCORES)
     try:
         table = pq.read_table(folder / QUESTIONS)
         questions = tuple(QuestionResult(**row) for row in table.select(SCHEMA.names).to_pylist())
-        metrics = tuple(
-            MetricValue(**{**metric, "stderr": math.nan if metric["stderr"] is None else metric["stderr"]})
-            for metric in scores["metrics"]
-        )
-        return EvalRun(
-            **{
-                **scores,
-                "metrics": metrics,
-                "missing": tuple(scores["missing"]),
-                "notes": tuple(scores.get("notes", ())),
-                "questions": questions,
-            },
-        )
     except (OSError, KeyError, TypeError, pa.ArrowException) as error:
-        raise RunError(f"{folder} holds no whole evaluation ({error}); delete it and evaluate again") from None
+        raise _not_whole(folder, error) from None
+    return replace(read_scores(folder), questions=questions)
+
+
+def read_scores(folder: Path) -> EvalRun:
+    """The scores that `write_eval` wrote, without the single answers. Raises as `read_eval`."""
+    scores = read_json(folder / SCORES)
+    try:
+        tuples = {name: tuple(scores.get(name) or ()) for name in ("missing", "notes")}
+        return EvalRun(**{**scores, **tuples, "metrics": metrics_from_json(MetricValue, scores["metrics"])})
+    except (KeyError, TypeError) as error:
+        raise _not_whole(folder, error) from None
+
+
+def _not_whole(folder: Path, error: Exception) -> RunError:
+    return RunError(f"{folder} holds no whole evaluation ({error}); delete it and evaluate again")
+
+
+def metrics_to_json(metrics: Iterable[Any]) -> list[dict[str, Any]]:
+    """Metrics JSON-ready: a standard error that does not exist is null."""
+    return [{**to_json(one), "stderr": None if math.isnan(one.stderr) else one.stderr} for one in metrics]
+
+
+def metrics_from_json(kind: Callable[..., Metric], rows: Iterable[Mapping[str, Any]]) -> tuple[Metric, ...]:
+    """The inverse of `metrics_to_json`. Raises KeyError or TypeError where fields are missing or unknown."""
+    return tuple(kind(**{**row, "stderr": math.nan if row["stderr"] is None else row["stderr"]}) for row in rows)

@@ -20,7 +20,12 @@ def add_parser(commands: Commands) -> None:
         "  sftknow ability org/base --tasks gsm8k --data gsm8k=path/to/gsm8k --size all --top 5%,20% --out table5",
     )
     add_model(parser, "base", "the model to start from")
-    parser.add_argument("--tasks", default="xsum,gsm8k", metavar="A,B", help="of xsum and gsm8k (default: both)")
+    parser.add_argument(
+        "--tasks",
+        default="xsum,gsm8k",
+        metavar="A,B",
+        help="of xsum, gsm8k and those that you added (default: both)",
+    )
     add_data(parser)
     parser.add_argument("--size", required=True, metavar="N", help="training rows of each task, or `all`")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and of training (default: 0)")

@@ -1,4 +1,4 @@
-"""`--tasks` and `--data` of several commands: the general-ability tasks xsum and gsm8k."""
+"""`--tasks` and `--data` of several commands: the general-ability tasks (xsum, gsm8k and those that were added)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sftknow.cli.options import positive
 
 if TYPE_CHECKING:
-    from sftknow.evaluation.general.results import GeneralScores
+    from sftknow.artifacts.general_scores import GeneralScores
 
 QUESTIONS = "cbqa_mastery"
 
@@ -35,7 +35,7 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
         "--tasks",
         default=QUESTIONS,
         metavar="A,B",
-        help=f"of {QUESTIONS} (default) and, for general ability, xsum and gsm8k",
+        help=f"of {QUESTIONS} (default) and, for general ability, xsum, gsm8k and those that you added",
     )
     parser.add_argument(
         "--fewshot", type=int, metavar="N", help="gsm8k: examples before each question (default: 5, as in lm-eval)"

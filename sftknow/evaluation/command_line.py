@@ -11,11 +11,10 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from sftknow.errors import MasteryDataError, ModelError
+from sftknow.errors import MasteryDataError, ModelError, first_line
 from sftknow.evaluation.dataset import WAY_OUT
 from sftknow.evaluation.greedy import pins
 from sftknow.evaluation.prefix import Route, needed_prefix
-from sftknow.models.hub_files import first_line
 from sftknow.models.loading import quiet_libraries
 from sftknow.records import ModelRef
 

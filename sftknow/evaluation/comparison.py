@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
+from sftknow.artifacts.comparisons import Comparison, PairedDifference, PairedQuestion
+from sftknow.artifacts.scores import METRICS
 from sftknow.errors import MasteryDataError
 from sftknow.records import BUCKETS, SPLITS, EvalRun, Fact, QuestionResult, Split
 from sftknow.stats import (
@@ -19,88 +20,6 @@ from sftknow.stats import (
     percentile_interval,
     stratified_mcnemar,
 )
-
-METRICS: tuple[str, ...] = ("acc", "acc_word", "exact_match")
-
-Change = Literal["gained", "lost", "same"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedQuestion:
-    """One question that both models answered."""
-
-    a: QuestionResult
-    b: QuestionResult
-    """The same fact, split and bucket as `a`."""
-    question: str = ""
-    """Empty where the data set was not at hand; so is `answers`."""
-    answers: tuple[str, ...] = ()
-    """What counts as correct, the expected answer first."""
-
-    def change(self, metric: str = "acc") -> Change:
-        """``gained`` where only `b` is correct, ``lost`` where only `a` is."""
-        before, after = getattr(self.a, metric), getattr(self.b, metric)
-        return "same" if before == after else "gained" if after else "lost"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedDifference:
-    """How the models differ on one task or group."""
-
-    task: str
-    """Task or group, such as ``cbqa_mastery_test_bucket_3`` or ``cbqa_mastery_test``."""
-    metric: str
-    """``acc``, ``acc_word`` or ``exact_match``."""
-    count: int
-    """Questions."""
-    a: float
-    """Share of correct answers, between 0 and 1; of a group the plain mean over its buckets."""
-    b: float
-    difference: float
-    """b − a."""
-    low: float
-    """Lower end of the bootstrap interval of the difference."""
-    high: float
-    gained: int
-    """Questions that only b answered correctly."""
-    lost: int
-    """Questions that only a answered correctly."""
-    p_value: float
-    """Two-sided, of McNemar's exact test; of a group see `sftknow.stats.stratified_mcnemar`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two models on the same questions."""
-
-    a: str
-    b: str
-    dataset_fingerprint: str
-    graded_by: str
-    level: float
-    """Of the intervals, such as 0.95."""
-    resamples: int
-    seed: int
-    differences: tuple[PairedDifference, ...]
-    """Split by split: the group, then its buckets; each in the three metrics."""
-    missing: tuple[str, ...] = ()
-    """Leaf tasks without a single question, which the means leave out."""
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    """Splits that were not compared, with the reason."""
-    questions: tuple[PairedQuestion, ...] = ()
-
-    def value(self, task: str, metric: str = "acc") -> PairedDifference:
-        """The difference on a task or group. Raises KeyError where it was not compared."""
-        for entry in self.differences:
-            if entry.task == task and entry.metric == metric:
-                return entry
-        raise KeyError(f"{task}/{metric}")
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """The splits that were compared."""
-        there = {question.a.split for question in self.questions}
-        return tuple(split for split in SPLITS if split in there)
 
 
 def compare(

@@ -19,8 +19,8 @@ from sftknow.answers import normalize
 from sftknow.artifacts.files import file_sha256
 from sftknow.artifacts.manifests import MANIFEST, dataset_of_model, read_manifest
 from sftknow.artifacts.mastery_data import KIND, SCHEMA, MasteryData, bucket_file
-from sftknow.errors import HubError, MasteryDataError, RunError
-from sftknow.models.hub_files import Repo, first_line, open_repo
+from sftknow.errors import HubError, MasteryDataError, RunError, first_line
+from sftknow.models.hub_files import Repo, open_repo
 from sftknow.models.notes import ModelNotes
 from sftknow.records import BUCKETS, GradedFact, ModelRef, Split
 
@@ -128,8 +128,6 @@ def open_dataset(name: str) -> Questions:
             if repo.offline
             else f"{ref} on the Hub has no sftknow.json: it is no graded data set, or its upload did not finish"
         )
-    if repo.offline:
-        repo = replace(repo, commit=manifest.parent.name)
     return Questions(data=_local(manifest.parent), repo=repo)
 
 
@@ -178,7 +176,7 @@ def _graded_on_hub(name: str) -> list[Questions]:
         if repo.file(MANIFEST) is None:
             return []
     except HubError as error:
-        if "there is no data set" in str(error):
+        if error.reason in ("missing", "gated"):
             return []
         raise
     try:

@@ -18,13 +18,13 @@ import transformers
 
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import Journal, journal_name
+from sftknow.artifacts.scores import METRICS
 from sftknow.dependencies import needs
 from sftknow.errors import MasteryDataError
 from sftknow.evaluation.dataset import Questions, open_dataset
 from sftknow.evaluation.generation import Batch, answer, make_batches, padded_tokenizer
 from sftknow.evaluation.lm_eval_task import own_facts_notes
 from sftknow.evaluation.quiet import quiet_evaluation
-from sftknow.evaluation.scoring import METRICS
 from sftknow.models.loading import find_device, load_model, load_tokenizer
 from sftknow.models.notes import ModelNotes
 from sftknow.progress import progress
@@ -77,6 +77,9 @@ class Harness:
         device: where `score_path` loads to: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU where there is one.
         limit: score only the first questions of every bucket, as lm-eval's ``--limit``; for trying things out.
 
+    Attributes:
+        questions: the data set, how it was found, and what a reader of the scores has to know of it.
+
     Raises:
         MasteryDataError: it is not a whole graded data set.
         HubError: the Hub refused or could not be reached.
@@ -92,7 +95,7 @@ class Harness:
         device: str = "auto",
         limit: int | None = None,
     ) -> None:
-        self._questions = dataset if isinstance(dataset, Questions) else open_dataset(str(dataset))
+        self.questions = dataset if isinstance(dataset, Questions) else open_dataset(str(dataset))
         self._splits = tuple(split for split in SPLITS if split in splits)
         self._batch_size = AUTO_BATCH if batch_size == "auto" else batch_size
         self._device = str(find_device(device))
@@ -134,7 +137,7 @@ class Harness:
             tasks = {split: self._split(split, padded.bos_token or "", fact_ids) for split in self._splits}
             total = sum(len(leaf.documents) for part in tasks.values() for leaf in part.leaves)
             if not total:
-                raise MasteryDataError(f"{self._questions.name} has no question in {', '.join(self._splits)}")
+                raise MasteryDataError(f"{self.questions.name} has no question in {', '.join(self._splits)}")
             outputs: dict[str, list[str]] = {}
             with progress(total, f"evaluating {name}", unit="questions") as bar:
                 for together in _TOGETHER:
@@ -177,7 +180,7 @@ class Harness:
 
     def _build(self, split: Split, prefix: str, own: frozenset[str] | None) -> _Tasks:
         metadata = {
-            "mastery_dataset": self._questions.name,
+            "mastery_dataset": self.questions.name,
             "prompt_prefix": prefix,
             **({"fact_ids": sorted(own)} if own is not None else {}),
         }
@@ -194,7 +197,7 @@ class Harness:
             leaves.append(
                 _Leaf(name=task.task_name, split=split, bucket=bucket, task=task, documents=documents, prompts=prompts)
             )
-        notes = own_facts_notes(self._questions, own) if split == "train" else []
+        notes = own_facts_notes(self.questions, own) if split == "train" else []
         return _Tasks(group=loaded["groups"][name], leaves=leaves, built_for=(prefix, own), notes=notes)
 
     def _make_batches(
@@ -222,15 +225,15 @@ class Harness:
         with quiet_evaluation():
             for part in tasks.values():
                 metrics[part.group.name] = part.group.aggregate(metrics)
-        repo = self._questions.repo
+        repo = self.questions.repo
         return EvalRun(
             model=name,
-            dataset_fingerprint=self._questions.data.fingerprint,
-            graded_by=self._questions.data.graded_by,
+            dataset_fingerprint=self.questions.data.fingerprint,
+            graded_by=self.questions.data.graded_by,
             dtype=dtype,
             dataset_repo=repo.repo_id if repo else None,
             dataset_revision=repo.commit if repo else None,
-            notes=(*self._questions.notes, *(note for part in tasks.values() for note in part.notes)),
+            notes=(*self.questions.notes, *(note for part in tasks.values() for note in part.notes)),
             metrics=tuple(value for task, found in metrics.items() for value in _metric_values(task, found)),
             missing=tuple(leaf.name for leaf in leaves if not leaf.documents),
             questions=tuple(questions),

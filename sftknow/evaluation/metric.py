@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from sftknow.answers import contains, contains_word, exact_match
 from sftknow.errors import FactsError
+from sftknow.evaluation.scoring import READINGS
 
 DESCRIPTION = """\
 Accuracy of closed-book question answering in three readings: acc (the output contains the answer or a synonym; the \
@@ -64,12 +64,11 @@ def score_answers(predictions: Sequence[str], references: Sequence[Sequence[str]
             answer; the message says which.
     """
     check_inputs(predictions, references)
-    scores = {"acc": 0, "acc_word": 0, "exact_match": 0}
+    scores = dict.fromkeys(READINGS, 0)
     for number, (output, answers) in enumerate(zip(predictions, references, strict=True)):
         try:
-            scores["acc"] += contains(output, answers)
-            scores["acc_word"] += contains_word(output, answers)
-            scores["exact_match"] += exact_match(output, answers)
+            for name, correct in READINGS.items():
+                scores[name] += correct(output, answers)
         except FactsError as error:
             raise FactsError(f"references[{number}]: {error}") from None
     return {name: correct / len(predictions) for name, correct in scores.items()}

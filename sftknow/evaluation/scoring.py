@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -11,7 +11,12 @@ from sftknow.answers import contains, contains_word, exact_match
 from sftknow.prompts import question_prompt
 from sftknow.records import GradedFact
 
-METRICS: tuple[str, ...] = ("acc", "acc_word", "exact_match")
+READINGS: Mapping[str, Callable[[str, Sequence[str]], bool]] = {
+    "acc": contains,
+    "acc_word": contains_word,
+    "exact_match": exact_match,
+}
+"""The three readings of a correct answer, by their names in `sftknow.artifacts.scores.METRICS`."""
 
 _FEATURES = datasets.Features(
     {
@@ -68,9 +73,4 @@ def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict
     """
     if document["placeholder"]:
         return {}
-    output, answers = results[0], document["answers"]
-    return {
-        "acc": float(contains(output, answers)),
-        "acc_word": float(contains_word(output, answers)),
-        "exact_match": float(exact_match(output, answers)),
-    }
+    return {name: float(correct(results[0], document["answers"])) for name, correct in READINGS.items()}

@@ -11,12 +11,14 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from sftknow.answers import Synonyms
+from sftknow.artifacts.files import visible_files
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.errors import FactsError, HubError
 from sftknow.facts.entity_questions import is_entity_questions, read_entity_questions
 from sftknow.facts.release import OFFICIAL, Comparison, Files, FolderFiles, ZipFiles, compare, official_files
 from sftknow.facts.tabular import SUFFIXES, Exposure, Tables, read_tables, split_in_name
 from sftknow.facts.topics import Topic
+from sftknow.models.hub_files import open_repo
 from sftknow.records import SPLITS, Fact, Split
 from sftknow.resources import lab_folder
 
@@ -154,13 +156,8 @@ def _tables(place: Path) -> list[tuple[Path, Split | None]]:
         return [(place, None)]
     # A graded data set holds kept continuations beside its facts.
     graded = (place / MANIFEST).is_file()
-    files = sorted(
-        path
-        for path in (place.glob("*/bucket_*.parquet") if graded else place.rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(place).parts)
-    )
+    there = sorted(place.glob("*/bucket_*.parquet")) if graded else visible_files(place)
+    files = [path for path in there if path.suffix.lower() in SUFFIXES]
     if not files:
         raise FactsError(
             f"{place} holds neither train/P….train.json files like EntityQuestions nor {', '.join(SUFFIXES)} files"
@@ -169,75 +166,21 @@ def _tables(place: Path) -> list[tuple[Path, Split | None]]:
 
 
 def _download(source: str) -> tuple[Path, str]:
-    """A snapshot of a data set repository at one commit, and ``org/name@commit``.
-
-    The client's snapshot must be the commit that the Hub names, because it falls back to a stale cache without a word;
-    and the files are compared with the Hub's hashes, because it takes a flipped byte. Only where the user has set
-    ``HF_HUB_OFFLINE`` is the cache taken as it is.
-    """
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repo_id, _, asked = source.partition("@")
-    revision = asked or None
-    patterns = [f"*{suffix}" for suffix in (*SUFFIXES, ".json")]
-    offline = bool(constants.HF_HUB_OFFLINE)
+    """The tables of a data set repository at one commit in a local folder, and ``org/name@commit``."""
+    repo_id, _, revision = source.partition("@")
     try:
-        commit = None if offline else HfApi().dataset_info(repo_id, revision=revision).sha
-        folder = snapshot_download(
-            repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns, local_files_only=offline
-        )
-        if commit is not None:
-            if Path(folder).name != commit:
-                raise HubError(f"the Hub has {source} at {commit}, but sent something else; try again", repo_id=repo_id)
-            tree = HfApi().list_repo_tree(repo_id, repo_type="dataset", revision=commit, recursive=True)
-            expected = {e.path: e.lfs.sha256 if e.lfs else e.blob_id for e in tree if hasattr(e, "blob_id")}
-            _compare_hashes(Path(folder), expected, repo_id)
-    except RevisionNotFoundError:
-        raise HubError(f"the data set {repo_id} has no revision {asked} on the Hub", repo_id=repo_id) from None
-    except RepositoryNotFoundError:
-        raise HubError(
-            f"{repo_id} is neither a file or folder here nor a data set on the Hub that you may read", repo_id=repo_id
-        ) from None
-    except LocalEntryNotFoundError:
-        way_out = "unset HF_HUB_OFFLINE to fetch it" if offline else "check the connection and try again"
-        raise HubError(f"the data set {source} is not in the cache; {way_out}", repo_id=repo_id) from None
-    except HFValidationError as error:
-        raise FactsError(f"{source} is neither a file or folder here nor a Hub id: {error}") from None
-    except (HfHubHTTPError, HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise HubError(f"the data set {source} could not be fetched from the Hub: {reason}", repo_id=repo_id) from None
-    return Path(folder), f"{repo_id}@{Path(folder).name}"
-
-
-def _compare_hashes(folder: Path, expected: Mapping[str, str], repo_id: str) -> None:
-    """Refuse files that are not what the Hub has, and take them out of the cache.
-
-    Args:
-        expected: by path, SHA-256 (LFS) or git's SHA-1 of the blob; both in hex.
-    """
-    for path, wanted in expected.items():
-        file = folder / path
-        if file.suffix not in (*SUFFIXES, ".json"):
-            continue
-        if not file.is_file():
-            raise HubError(f"{path} of the data set {repo_id} did not arrive; try again", repo_id=repo_id)
-        content = file.read_bytes()
-        if len(wanted) == 64:
-            found = hashlib.sha256(content).hexdigest()
-        else:
-            found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        if found != wanted:
-            file.resolve().unlink()
-            file.unlink(missing_ok=True)
-            raise HubError(f"{path} of the data set {repo_id} arrived damaged; try again", repo_id=repo_id)
+        repo = open_repo(repo_id, revision or None, "dataset")
+        tables = [path for path in repo.sizes if Path(path).suffix in (*SUFFIXES, ".json")]
+        if not tables:
+            raise FactsError(f"the data set {source} on the Hub has no {', '.join(SUFFIXES)} files")
+        return repo.download(tables), f"{repo_id}@{repo.commit}"
+    except HubError as error:
+        if error.reason == "name":
+            raise FactsError(f"{source} is neither a file or folder here nor a Hub id: {error}") from None
+        if error.reason == "missing":
+            text = f"{repo_id} is neither a file or folder here nor a data set on the Hub that you may read"
+            raise HubError(text, repo_id=repo_id, reason=error.reason) from None
+        raise
 
 
 def _limited(facts: Sequence[Fact], limit: int, seed: int) -> Iterable[Fact]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
@@ -34,6 +34,9 @@ from huggingface_hub.utils import (
 from sftknow.errors import HubError
 
 Result = TypeVar("Result")
+RepoType = Literal["model", "dataset"]
+
+_log = logging.getLogger(__name__)
 
 TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)
 """Answers after which the same request may succeed: overload, and somebody else's work at the same time."""
@@ -47,11 +50,70 @@ _HOPELESS = ("LocalProtocolError", "UnsupportedProtocol")
 """Errors of the HTTP library about what was asked (an address, a token with odd characters), not about the wire."""
 
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
+"""The Xet client hands a status over in its message and nowhere else."""
+
+_AGAIN = "start the same command again to finish"
+_LIMITED = "the Hub is limiting requests ({it}); wait a few minutes and start the same command again"
+
+_BY_TYPE: tuple[tuple[type[BaseException], str, str], ...] = (
+    (OfflineModeIsEnabled, "offline", "cannot reach the Hub for {it}: HF_HUB_OFFLINE is set; unset it and try again"),
+    (LocalTokenNotFoundError, "token", "no Hub token for {it}: run `hf auth login` or set HF_TOKEN"),
+    (HFValidationError, "name", "{repo} is not an allowed repository name: {error}"),
+    (GatedRepoError, "gated", "{it} is gated: ask for access on its page at {page}, then try again"),
+    (LocalEntryNotFoundError, "broken", "a file of {it} cannot be fetched; " + _AGAIN),
+    (RevisionNotFoundError, "revision", "{it} has no {revision}"),
+    (
+        RepositoryNotFoundError,
+        "missing",
+        "{repo} is not on the Hub, or this token may not see it: check the name, or run `hf auth login`",
+    ),
+    (RemoteEntryNotFoundError, "entry", "a file of {it} is gone from the Hub: {said}; try again"),
+)
+"""What the client's own errors mean: type, `HubError.reason`, message. The first that fits counts."""
+
+_BY_STATUS: dict[str, str] = {
+    "400 create": "{repo} is not an allowed repository name: {said}",
+    "401": "the Hub wants to know who you are for {it}: run `hf auth login` or set HF_TOKEN",
+    "401 token": "the Hub token is not valid or has expired: make a new one in the Hub's settings, then "
+    "`hf auth login`",
+    "403 read": "this token may not read {it} ({said}): use a token that has read access to it, or ask its owner",
+    "403 write": "this token may not write to {it} ({said}): use a token with write access, or another repository",
+    "412": "{it} is being changed by somebody else at the same time; start the same command again",
+    "429": _LIMITED,
+    "5xx": "the Hub answers {status} for {it}; start the same command again later to finish",
+    "other": "the Hub answers {status} for {it}: {said}",
+}
+"""What the Hub's answers mean."""
+
+_BY_XET_STATUS: dict[int, str] = {
+    403: "the Hub's Xet storage refuses this token for {it}: use a token with {access} access to it",
+    404: "the Hub gives no Xet storage for {it}: set HF_HUB_DISABLE_XET=1 and start the same command again",
+    429: _LIMITED,
+    0: f"the transfer of {{it}} over Xet storage broke ({{error}}); {_AGAIN}, or with HF_HUB_DISABLE_XET=1 to go "
+    "without Xet",
+}
+"""What the errors of Xet storage mean; 0 is every other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a request is about, as far as its messages can say it."""
+
+    repo_id: str
+    repo_type: str | None = None
+    """``model`` or ``dataset``; None where that is not known."""
+    revision: str | None = None
+    reading: bool = False
+    """True where nothing is to be changed on the Hub."""
+
+    def __str__(self) -> str:
+        kind = {"model": "the model ", "dataset": "the data set "}.get(self.repo_type or "", "")
+        return f"{kind}{self.repo_id}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to go on when the Hub stumbles."""
+    """How long to go on when the Hub stumbles: the same for everything that is read and written."""
 
     tries: int = 6
     first_wait: float = 1.0
@@ -79,13 +141,17 @@ class Connection:
     def __repr__(self) -> str:
         return f"Connection({self.api.endpoint})"
 
-    def call(self, repo_id: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    def call(self, about: str | Subject, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
         """Call a method of the client until it succeeds or there is no hope.
+
+        Args:
+            about: the repository, for messages.
+            function: is given the rest.
 
         Raises:
             HubError: with one line that says what to do.
         """
-        for wait in self.waits(repo_id):
+        for wait in self.waits(about):
             try:
                 with quiet():
                     return function(*args, **kwargs)
@@ -93,17 +159,16 @@ class Connection:
                 wait(error)
         raise AssertionError("unreachable: the last wait raises")
 
-    def waits(self, repo_id: str) -> Iterator[Callable[[Exception], None]]:
+    def waits(self, about: str | Subject) -> Iterator[Callable[[Exception], None]]:
         """One function a try: given the try's error, it sleeps where another may help and raises HubError where not."""
         delay = self.patience.first_wait
         for left in reversed(range(self.patience.tries)):
 
             def wait(error: Exception, left: int = left, delay: float = delay) -> None:
-                if not is_transient(error):
-                    raise explain(error, repo_id) from None
                 pause = delay if (asked := _retry_after(error)) is None else asked
-                if left == 0 or pause > self.patience.longest_wait:
-                    raise explain(error, repo_id) from None
+                if not is_transient(error) or left == 0 or pause > self.patience.longest_wait:
+                    raise explain(error, about) from None
+                _log.warning("the Hub does not answer as it should (%s); trying again in %g s", _cause(error), pause)
                 time.sleep(pause)
 
             yield wait
@@ -129,7 +194,7 @@ def quiet() -> Iterator[None]:
 def check_repo_id(repo_id: str) -> None:
     """Raise HubError where the Hub would not take the name."""
     if repo_id.count("/") != 1:
-        raise HubError(f"{repo_id!r} is no repository name: give it as org/name", repo_id=repo_id)
+        raise HubError(f"{repo_id!r} is no repository name: give it as org/name", repo_id=repo_id, reason="name")
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -156,81 +221,60 @@ def _is_xet(error: BaseException) -> bool:
     return type(error) in (ConnectionError, RuntimeError) or type(error).__name__.startswith("Xet")
 
 
-def explain(error: BaseException, repo_id: str) -> HubError:
+def explain(error: BaseException, about: str | Subject) -> HubError:
     """The error as one line with the repository and the way out. An error that is no Hub matter is raised again."""
     error = _root(error)
     if isinstance(error, HubError):
         return error
-    text = _explanation(error, repo_id)
+    subject = about if isinstance(about, Subject) else Subject(repo_id=about)
+    reason, text = _explanation(error, subject)
     if text is None:
         raise error
-    return HubError(_one_line(text), repo_id=repo_id)
-
-
-def _explanation(error: BaseException, repo_id: str) -> str | None:
-    if isinstance(error, OfflineModeIsEnabled):
-        return f"cannot reach the Hub for {repo_id}: HF_HUB_OFFLINE is set; unset it and try again"
-    if isinstance(error, LocalTokenNotFoundError):
-        return f"no Hub token for {repo_id}: run `hf auth login` or set HF_TOKEN"
-    if isinstance(error, HFValidationError):
-        return f"{repo_id} is not an allowed repository name: {error}"
-    if isinstance(error, GatedRepoError):
-        return f"{repo_id} is gated: ask for access on its page at {constants.ENDPOINT}/{repo_id}, then try again"
-    if isinstance(error, LocalEntryNotFoundError):
-        return f"a file of {repo_id} cannot be fetched; start the same command again to finish"
-    if isinstance(error, RevisionNotFoundError):
-        return f"{repo_id} has no such revision: give a branch, tag or commit that exists"
-    if isinstance(error, RemoteEntryNotFoundError):
-        return f"a file of {repo_id} is gone from the Hub: {error.server_message}; try again"
-    if isinstance(error, HfHubHTTPError):
-        return _status(error, repo_id)
-    if _is_xet(error):
-        return _xet(error, repo_id)
-    if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
-        return f"the connection to the Hub for {repo_id} broke ({error}); start the same command again to finish"
-    if isinstance(error, json.JSONDecodeError):
-        return f"the Hub's answer for {repo_id} cannot be read; start the same command again later to finish"
-    if isinstance(error, ValueError) and "LFS batch" in str(error):
-        return f"the Hub refused files of {repo_id}: {error}"
-    if isinstance(error, ValueError) and "README.md" in str(error):
-        return f"the Hub refused the card of {repo_id}: {error}"
-    return None
-
-
-def _status(error: Any, repo_id: str) -> str:
-    status, said = error.response.status_code, error.server_message or "no reason given"
-    if status == 401 and ("Invalid user token" in str(error) or "Invalid credentials" in said):
-        return "the Hub token is not valid or has expired: make a new one in the Hub's settings, then `hf auth login`"
-    if isinstance(error, RepositoryNotFoundError):
-        return f"{repo_id} is not on the Hub, or this token may not see it: check the name, or run `hf auth login`"
-    if status == 401:
-        return f"the Hub wants to know who you are for {repo_id}: run `hf auth login` or set HF_TOKEN"
-    if status == 403:
-        return f"this token may not write to {repo_id} ({said}): use a token with write access, or another repository"
-    if status == 400 and "name" in said.lower():
-        return f"{repo_id} is not an allowed repository name: {said}"
-    if status == 429:
-        return f"the Hub is limiting requests ({repo_id}); wait a few minutes and start the same command again"
-    if status == 412:
-        return f"{repo_id} is being changed by somebody else at the same time; start the same command again"
-    if status >= 500:
-        return f"the Hub answers {status} for {repo_id}; start the same command again later to finish"
-    return f"the Hub answers {status} for {repo_id}: {said}"
-
-
-def _xet(error: BaseException, repo_id: str) -> str:
-    found = _XET_STATUS.search(str(error))
-    status = int(found[1]) if found else 0
-    if status in (401, 403) or type(error).__name__ == "XetAuthenticationError":
-        return f"the Hub's Xet storage refuses this token for {repo_id}: use a token with write access to it"
-    if status == 404:
-        return f"the Hub gives no Xet storage for {repo_id}: set HF_HUB_DISABLE_XET=1 and start the same command again"
-    if status == 429:
-        return f"the Hub is limiting requests ({repo_id}); wait a few minutes and start the same command again"
-    return (
-        f"the transfer of {repo_id} over Xet storage broke ({error}); start the same command again to finish, "
-        "or with HF_HUB_DISABLE_XET=1 to go without Xet"
+    named = f"revision {subject.revision} on the Hub"
+    page = f"{constants.ENDPOINT}/{'datasets/' if subject.repo_type == 'dataset' else ''}{subject.repo_id}"
+    message = text.format(
+        it=subject,
+        repo=subject.repo_id,
+        page=page,
+        revision=named if subject.revision else "such revision: give a branch, tag or commit that exists",
+        access="read" if subject.reading else "write",
+        error=error,
+        said=getattr(error, "server_message", None) or "no reason given",
+        status=error.response.status_code if isinstance(error, HfHubHTTPError) else "",
     )
+    return HubError(one_line(message), repo_id=subject.repo_id, reason=reason)
+
+
+def _explanation(error: BaseException, subject: Subject) -> tuple[str | None, str | None]:
+    """`HubError.reason` and the message with its places open; no message for what is no Hub matter."""
+    for kind, reason, text in _BY_TYPE:
+        if isinstance(error, kind):
+            return reason, text
+    if isinstance(error, HfHubHTTPError):
+        return None, _BY_STATUS[_status(error, subject)]
+    if _is_xet(error):
+        found = _XET_STATUS.search(str(error))
+        status = 403 if isinstance(error, PermissionError) else int(found[1]) if found else 0
+        return None, _BY_XET_STATUS.get(403 if status == 401 else status, _BY_XET_STATUS[0])
+    if isinstance(error, (HTTPError, ConnectionError, TimeoutError)):
+        return None, "the connection to the Hub for {it} broke ({error}); " + _AGAIN
+    if isinstance(error, json.JSONDecodeError):
+        return None, "the Hub's answer for {it} cannot be read; start the same command again later to finish"
+    return None, None
+
+
+def _status(error: Any, subject: Subject) -> str:
+    """The key of `_BY_STATUS`: by the status, and where one has several meanings by what was asked and how."""
+    status, request = error.response.status_code, error.response.request
+    if status == 400 and request.url.path == "/api/repos/create":
+        return "400 create"
+    if status == 401 and "Authorization" in request.headers:
+        return "401 token"
+    if status == 403:
+        return "403 read" if subject.reading or request.method in ("GET", "HEAD") else "403 write"
+    if str(status) in _BY_STATUS:
+        return str(status)
+    return "5xx" if status >= 500 else "other"
 
 
 def _root(error: BaseException) -> BaseException:
@@ -238,6 +282,11 @@ def _root(error: BaseException) -> BaseException:
     if isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__ is not None:
         return _root(error.__cause__)
     return error
+
+
+def _cause(error: BaseException) -> str:
+    error = _root(error)
+    return f"status {error.response.status_code}" if isinstance(error, HfHubHTTPError) else type(error).__name__
 
 
 def _retry_after(error: BaseException) -> float | None:
@@ -248,5 +297,6 @@ def _retry_after(error: BaseException) -> float | None:
     return float(named) if named.isdigit() else None
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A message on one line, without tokens and without the signatures of storage addresses."""
     return _QUERY.sub(r"\1?…", _TOKEN.sub("<token>", " ".join(text.split())))

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from sftknow.artifacts.files import read_json, write_json
 from sftknow.checkpoints.index import DELTA_INDEX, stored_small
-from sftknow.errors import DeviceError, ModelError
+from sftknow.errors import DeviceError, ModelError, first_line
 from sftknow.records import ModelRef
 
 _UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
@@ -61,7 +61,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
         try:
             tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
         except _UNLOADABLE as error:
-            raise ModelError(f"{ref} has no tokenizer that can be loaded ({_first_line(error)})") from error
+            raise ModelError(f"{ref} has no tokenizer that can be loaded ({first_line(error)})") from error
     if len(tokenizer) == 0:
         raise ModelError(f"{ref} has a tokenizer without tokens; save its real tokenizer beside the weights")
     return tokenizer
@@ -101,16 +101,11 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
                 output_loading_info=True,
             )
         except _UNLOADABLE as error:
-            raise ModelError(f"{ref} cannot be loaded as a causal language model ({_first_line(error)})") from error
+            raise ModelError(f"{ref} cannot be loaded as a causal language model ({first_line(error)})") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"{ref} lacks {len(missing)} tensors, such as {missing[0]}, which would be random; mend it")
     return model.to(target).eval()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def load_config(ref: ModelRef) -> Any:
@@ -123,7 +118,7 @@ def load_config(ref: ModelRef) -> Any:
         try:
             return AutoConfig.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
         except _UNLOADABLE as error:
-            raise ModelError(f"{ref} has no configuration that can be read ({_first_line(error)})") from error
+            raise ModelError(f"{ref} has no configuration that can be read ({first_line(error)})") from error
 
 
 def named_dtype(ref: ModelRef) -> str | None:

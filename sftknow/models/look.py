@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection, check_repo_id, explain, quiet
-from sftknow.models.remote import list_files
+from sftknow.models.hub_client import Connection, Patience, check_repo_id
+from sftknow.models.hub_files import Repo, open_repo
+from sftknow.models.pull import no_safetensors
 from sftknow.records import ModelRef
+
+_BRIEF = Patience(tries=3)
+"""A look is not worth minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,41 +45,33 @@ def look(ref: ModelRef) -> RemoteModel:
         UnreachableError: it cannot be asked now; the name may be right.
     """
     check_repo_id(ref.path)
-    link = Connection.open()
     try:
-        with quiet():
-            commit = link.api.model_info(ref.path, revision=ref.revision).sha
-            files = list_files(link.api, ref.path, "model", commit)
-    except GatedRepoError as error:
-        raise UnreachableError(str(explain(error, ref.path))) from None
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise explain(error, ref.path) from None
-    except Exception as error:
-        raise UnreachableError(str(explain(error, ref.path))) from None
-    weights = {path: file.size for path, file in files.items() if path.endswith(".safetensors")}
+        repo = open_repo(ref.path, ref.revision, "model", link=Connection.open(patience=_BRIEF))
+        sizes = repo.sizes
+    except HubError as error:
+        if error.reason in ("missing", "revision", "name"):
+            raise
+        raise UnreachableError(str(error)) from None
+    weights = {path: size for path, size in sizes.items() if path.endswith(".safetensors")}
+    if not weights and repo.offline:
+        raise UnreachableError(f"the weights of {ref.path} are not in the cache, and HF_HUB_OFFLINE is set")
     if not weights:
-        raise HubError(
-            f"{ref.path} has no safetensors weights, and other formats are never loaded: ask its owner to convert",
-            repo_id=ref.path,
-        )
-    here = {path: try_to_load_from_cache(ref.path, path, revision=commit) for path in (*weights, "config.json")}
+        raise no_safetensors(ref.path)
+    here = {path: try_to_load_from_cache(ref.path, path, revision=repo.commit) for path in (*weights, "config.json")}
     whole = all(isinstance(file, str) for file in here.values())
     return RemoteModel(
-        name=f"{ref.path}@{commit}",
+        name=f"{ref.path}@{repo.commit}",
         weights=sum(weights.values()),
-        other_files=sum(files[path].size for path in files if path.endswith((".json", ".model", ".txt", ".jinja"))),
-        dtype=_dtype(link, ref.path, commit),
+        other_files=sum(size for path, size in sizes.items() if path.endswith((".json", ".model", ".txt", ".jinja"))),
+        dtype=_dtype(repo),
         cached=Path(str(here["config.json"])).parent if whole else None,
     )
 
 
-def _dtype(link: Connection, repo_id: str, commit: str) -> str | None:
+def _dtype(repo: Repo) -> str | None:
     try:
-        with quiet():
-            config: Any = json.loads(
-                Path(link.api.hf_hub_download(repo_id, "config.json", revision=commit)).read_text()
-            )
-    except Exception:
+        config = repo.json("config.json")
+    except HubError:
         return None  # gated, or gone meanwhile: the size is what was asked for
     inner = config.get("text_config", config)
     named = [place.get(key) for place in (inner, config) for key in ("dtype", "torch_dtype")]

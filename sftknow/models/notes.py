@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from sftknow.artifacts.manifests import MANIFEST, read_manifest
-from sftknow.errors import ModelError
-from sftknow.models.hub_files import Repo, first_line, open_repo
+from sftknow.errors import ModelError, first_line
+from sftknow.models.hub_files import Repo, open_repo
 from sftknow.records import ModelRef
 
 _CARD = "README.md"
@@ -70,16 +70,25 @@ class ModelNotes:
         card = self.file(_CARD)
         if card is None:
             return []
-        text = card.read_text(encoding="utf-8-sig", errors="replace")
-        parts = re.split(r"^---[ \t]*$", text, maxsplit=2, flags=re.MULTILINE)
-        if len(parts) < 3 or parts[0].strip():
-            return []
-        try:
-            metadata = yaml.safe_load(parts[1])
-        except yaml.YAMLError as error:
-            raise ModelError(f"the metadata of {card} is no YAML: {first_line(error)}") from None
-        named = metadata.get("datasets") if isinstance(metadata, dict) else None
+        named = card_metadata(card).get("datasets")
         return [entry for entry in (named if isinstance(named, list) else [named]) if isinstance(entry, str)]
+
+
+def card_metadata(card: Path) -> Mapping[str, Any]:
+    """The YAML head of a model or data set card; empty where it has none.
+
+    Raises:
+        ModelError: it is no YAML.
+    """
+    text = card.read_text(encoding="utf-8-sig", errors="replace")
+    parts = re.split(r"^---[ \t]*$", text, maxsplit=2, flags=re.MULTILINE)
+    if len(parts) < 3 or parts[0].strip():
+        return {}
+    try:
+        metadata = yaml.safe_load(parts[1])
+    except yaml.YAMLError as error:
+        raise ModelError(f"the metadata of {card} is no YAML: {first_line(error)}") from None
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def training_facts(models: Sequence[ModelNotes]) -> tuple[str, ...] | None:

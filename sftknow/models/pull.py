@@ -1,44 +1,25 @@
-"""Pulling: a revision becomes a commit, every file is compared with the Hub's hashes, nothing stale is used silently.
-
-The client alone accepts a flipped byte, and hands out an old copy when the Hub is down. Here the commit is asked for
-first, and what cannot be asked or does not agree is an error.
-"""
+"""Pulling a model or a graded data set: whole, as it lies on the Hub, and as it was published."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
-
-from huggingface_hub.errors import RepositoryNotFoundError
 
 from sftknow.artifacts.files import read_json
 from sftknow.artifacts.manifests import MANIFEST, read_manifest
 from sftknow.artifacts.mastery_data import KIND
+from sftknow.checkpoints.completeness import check_files
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection, Patience, check_repo_id, quiet
-from sftknow.models.remote import RemoteFile, list_files, sha256_of
-from sftknow.progress import progress
+from sftknow.models.hub_client import Connection, Patience, RepoType, check_repo_id
+from sftknow.models.hub_files import Repo, open_repo, sha256_of
 from sftknow.records import ModelRef
-
-RepoType = Literal["model", "dataset"]
 
 RESULTS = "results"
 """Kind of a published run's results, in the manifest."""
 
 _NOT_FETCHED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot")
 """Weights in formats that sftknow never loads: pickles, and copies for other programs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResolvedRepo:
-    """A repository at one commit."""
-
-    repo_id: str
-    repo_type: RepoType
-    commit: str
 
 
 def pull(
@@ -51,6 +32,8 @@ def pull(
     patience: Patience | None = None,
 ) -> Path:
     """Fetch a model or a graded data set and make sure that it is whole and as it lies on the Hub.
+
+    With ``HF_HUB_OFFLINE`` what was pulled before is taken from the cache, as it was checked then.
 
     Args:
         repo_id_with_revision: ``org/name`` or ``org/name@branch-tag-or-commit``.
@@ -65,16 +48,17 @@ def pull(
     Raises:
         HubError: the Hub refused, could not be reached, or what arrived is not what it lists; a graded data set
             without ``sftknow.json``, which is unfinished or none; a model without safetensors weights.
+        ModelError: offline the cache has some of the model's weights only.
     """
     link = Connection.open(endpoint=endpoint, token=token, patience=patience)
-    with quiet():
-        found = resolve(repo_id_with_revision, repo_type=repo_type, link=link)
-        listed = link.call(found.repo_id, list_files, link.api, found.repo_id, found.repo_type, found.commit)
-        wanted = {path: file for path, file in listed.items() if not path.endswith(_NOT_FETCHED)}
-        _check_listing(found, wanted)
-        if local_dir is not None:
-            _check_folder(local_dir, wanted, found)
-        folder = _fetch(link, found, wanted, local_dir)
+    found = resolve(repo_id_with_revision, repo_type=repo_type, link=link)
+    wanted = [path for path in found.sizes if not path.endswith(_NOT_FETCHED)]
+    _check_listing(found, wanted)
+    if local_dir is not None:
+        _check_folder(local_dir, wanted, found)
+    folder = found.download(wanted, local_dir)
+    if found.offline and found.repo_type == "model":
+        check_files(ModelRef(path=str(folder)))
     _check_manifest(folder, found)
     return folder
 
@@ -84,54 +68,58 @@ _SNAPSHOT = re.compile(
 )
 
 
-def origin(folder: str | Path) -> ResolvedRepo | None:
+def origin(folder: str | Path) -> Repo | None:
     """The repository and commit that a folder of the Hub's cache holds; None for any other folder."""
     found = _SNAPSHOT.search(str(folder))
     if found is None:
         return None
     kind: RepoType = "model" if found["kind"] == "models" else "dataset"
-    return ResolvedRepo(repo_id=f"{found['owner']}/{found['name']}", repo_type=kind, commit=found["commit"])
+    return Repo(repo_id=f"{found['owner']}/{found['name']}", repo_type=kind, commit=found["commit"])
 
 
-def resolve(repo_id_with_revision: str, *, repo_type: RepoType | None, link: Connection) -> ResolvedRepo:
-    """The commit that a revision stands for now. Raises HubError where the Hub does not say."""
+def resolve(repo_id_with_revision: str, *, repo_type: RepoType | None, link: Connection) -> Repo:
+    """The repository at the commit that a revision stands for now. Raises HubError where the Hub does not say."""
     ref = ModelRef.parse(repo_id_with_revision)
     check_repo_id(ref.path)
-
-    def look(kind: RepoType) -> Any:
-        try:
-            return link.api.repo_info(ref.path, repo_type=kind, revision=ref.revision)
-        except RepositoryNotFoundError:
-            if repo_type is not None:
-                raise
-            return None
-
+    found: list[Repo] = []
+    absent: list[HubError] = []
     kinds: tuple[RepoType, ...] = (repo_type,) if repo_type else ("model", "dataset")
-    found = {kind: info for kind in kinds if (info := link.call(ref.path, look, kind)) is not None}
+    for kind in kinds:
+        try:
+            repo = open_repo(ref.path, ref.revision, kind, link=link)
+            if repo.offline:
+                repo.cached()
+            found.append(repo)
+        except HubError as error:
+            if repo_type is not None or error.reason not in ("missing", "offline"):
+                raise
+            absent.append(error)
     if len(found) > 1:
         raise HubError(f"{ref.path} is both a model and a data set: say which with --type", repo_id=ref.path)
-    for kind, info in found.items():
-        return ResolvedRepo(repo_id=ref.path, repo_type=kind, commit=info.sha)
-    raise HubError(
-        f"{ref.path} is not on the Hub, or this token may not see it: check the name, or run `hf auth login`",
-        repo_id=ref.path,
-    )
+    if not found:
+        raise absent[0]
+    return found[0]
 
 
-def _check_listing(found: ResolvedRepo, wanted: Mapping[str, RemoteFile]) -> None:
+def _check_listing(found: Repo, wanted: Collection[str]) -> None:
     if found.repo_type == "dataset" and MANIFEST not in wanted:
         raise HubError(
             f"{found.repo_id} has no sftknow.json: it is no graded data set, or its upload did not finish",
             repo_id=found.repo_id,
         )
     if found.repo_type == "model" and not any(path.endswith(".safetensors") for path in wanted):
-        raise HubError(
-            f"{found.repo_id} has no safetensors weights, and other formats are never loaded: ask its owner to convert",
-            repo_id=found.repo_id,
-        )
+        raise no_safetensors(found.repo_id)
 
 
-def _check_folder(folder: Path, wanted: Mapping[str, RemoteFile], found: ResolvedRepo) -> None:
+def no_safetensors(repo_id: str) -> HubError:
+    """What to say of a model that has weights of other formats only."""
+    return HubError(
+        f"{repo_id} has no safetensors weights, and other formats are never loaded: ask its owner to convert",
+        repo_id=repo_id,
+    )
+
+
+def _check_folder(folder: Path, wanted: Collection[str], found: Repo) -> None:
     if folder.exists() and not folder.is_dir():
         raise HubError(f"{folder} is a file; give a folder for {found.repo_id}", repo_id=found.repo_id)
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} if folder.is_dir() else set()
@@ -143,46 +131,7 @@ def _check_folder(folder: Path, wanted: Mapping[str, RemoteFile], found: Resolve
         )
 
 
-def _fetch(link: Connection, found: ResolvedRepo, wanted: Mapping[str, RemoteFile], local_dir: Path | None) -> Path:
-    """Fetch every file, ``sftknow.json`` last, comparing each with its hash as it arrives."""
-    if local_dir is not None:
-        # While files change below it, the folder must not look whole.
-        (local_dir / MANIFEST).unlink(missing_ok=True)
-    folder: Path | None = None
-    with progress(sum(file.size for file in wanted.values()), f"Pulling {found.repo_id}", unit="B") as bar:
-        bar.unit_scale = True
-        for path, file in sorted(wanted.items(), key=lambda item: (item[0] == MANIFEST, item[0])):
-            local = _fetch_file(link, found, file, local_dir)
-            folder = local.parents[len(Path(path).parts) - 1]
-            bar.update(file.size)
-    assert folder is not None, "a listing without files is refused before"
-    return folder
-
-
-def _fetch_file(link: Connection, found: ResolvedRepo, file: RemoteFile, local_dir: Path | None) -> Path:
-    for again in (False, True):
-        local = Path(
-            link.call(
-                found.repo_id,
-                link.api.hf_hub_download,
-                found.repo_id,
-                file.path,
-                repo_type=found.repo_type,
-                revision=found.commit,
-                local_dir=local_dir,
-                force_download=again,
-            )
-        )
-        if file.same_as(local):
-            return local
-    local.unlink(missing_ok=True)
-    raise HubError(
-        f"{file.path} of {found.repo_id} arrives damaged (its hash is not the Hub's), twice; try again later",
-        repo_id=found.repo_id,
-    )
-
-
-def _check_manifest(folder: Path, found: ResolvedRepo) -> None:
+def _check_manifest(folder: Path, found: Repo) -> None:
     """Compare the files with the hashes that the publisher wrote down, which a change made on the Hub breaks."""
     if not (folder / MANIFEST).is_file():
         return

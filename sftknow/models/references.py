@@ -19,7 +19,7 @@ def dataset_reference(dataset: MasteryData, model: Path) -> dict[str, str]:
     """
     pulled = origin(dataset.folder)
     if pulled:
-        return {"repo": pulled.repo_id, "revision": pulled.commit, "fingerprint": dataset.fingerprint}
+        return {"repo": pulled.repo_id, "revision": str(pulled.commit), "fingerprint": dataset.fingerprint}
     return {"path": os.path.relpath(dataset.folder, model), "fingerprint": dataset.fingerprint}
 
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.changes import read_change, write_change
 from sftknow.artifacts.files import atomic_file, read_json, write_json
 from sftknow.errors import CheckpointError, RunError
 from sftknow.parameters.change import Analysis, TensorChange
-from sftknow.records import LevelCut, LevelStatistics, ParameterChange, RestorePlan, to_json
+from sftknow.records import LevelCut, RestorePlan
 
-CHANGES = "changes.json"
 PLAN = "plan.json"
 TENSORS = "tensors.parquet"
 
 
 def write_analysis(folder: Path, analysis: Analysis) -> None:
-    """Write the three files, the plan last. JSON has no NaN and no infinity: they become null and ``"inf"``."""
+    """Write the three files, the plan last."""
     rows = {
         "name": [tensor.name for tensor in analysis.tensors],
         "layer": pa.array([tensor.layer for tensor in analysis.tensors], pa.int32()),
@@ -36,7 +35,7 @@ def write_analysis(folder: Path, analysis: Analysis) -> None:
         rows[f"selected {level.level}"] = pa.array(counts, pa.int64())
     with atomic_file(folder / TENSORS) as partial:
         pq.write_table(pa.table(rows), partial)
-    write_json(folder / CHANGES, _without_special(to_json(analysis.change)))
+    write_change(folder, analysis.change)
     write_plan(folder / PLAN, analysis.plan)
 
 
@@ -46,7 +45,7 @@ def read_analysis(folder: Path) -> Analysis:
     Raises:
         CheckpointError: a file is missing or damaged.
     """
-    change = _change(folder / CHANGES)
+    change = read_change(folder)
     try:
         rows = pq.read_table(folder / TENSORS).to_pylist()
         tensors = tuple(
@@ -81,21 +80,6 @@ def read_plan(file: Path) -> RestorePlan:
         raise CheckpointError(f"{file} is not a plan of this version ({error}); analyse again") from None
 
 
-def _change(file: Path) -> ParameterChange:
-    value = _read(file)
-    try:
-        levels = tuple(LevelStatistics(**{**level, **_ratios(level)}) for level in value["levels"])
-        histogram = tuple((float(edge), int(count)) for edge, count in value["histogram"])
-        return ParameterChange(**{**value, "levels": levels, "histogram": histogram})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is not an analysis of this version ({error}); analyse again") from None
-
-
-def _ratios(level: Mapping[str, Any]) -> dict[str, float]:
-    names = ("concentration", "concentration_nonzero_base")
-    return {name: math.nan if level[name] is None else float(level[name]) for name in names}
-
-
 def _read(file: Path) -> dict[str, Any]:
     try:
         value = read_json(file)
@@ -103,14 +87,4 @@ def _read(file: Path) -> dict[str, Any]:
         raise CheckpointError(str(error)) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} does not hold a JSON object; analyse again")
-    return value
-
-
-def _without_special(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "inf"
-    if isinstance(value, dict):
-        return {key: _without_special(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_special(entry) for entry in value]
     return value

@@ -22,7 +22,7 @@ from huggingface_hub import (
 
 from sftknow.artifacts.mastery_data import bucket_file
 from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
-from sftknow.records import BUCKETS, MetricValue, Split
+from sftknow.records import BUCKETS, LevelStatistics, MetricValue, ParameterChange, Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,12 @@ class Licence:
     name: str | None = None
     """Needed where `id` is ``other``."""
     link: str | None = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """As a card's metadata names it."""
+        named = {"license": self.id, "license_name": self.name, "license_link": self.link}
+        return {key: value for key, value in named.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,49 +67,6 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """One row of the paper's Table 9 or 10, for this model."""
-
-    name: str
-    """A layer's index, or a module such as ``mlp.down_proj``."""
-    selected: int
-    share: float
-    """Of all selected elements."""
-    enrichment: float
-    """`share` ÷ the part's share of the region's parameters; 1 means no preference."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Concentration:
-    """One row of the paper's Table 3, for this model."""
-
-    level: str
-    selected: int
-    unchanged: int
-    """Selected elements that fine-tuning had not changed."""
-    share: float
-    """Of the region's total relative change."""
-    share_nonzero_base: float
-    """The same without elements that are 0 in the base."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """Where the change sat that restoration took back (Tables 3, 9 and 10, for this model and level)."""
-
-    elements: int
-    """Parameters in the region."""
-    changed: int
-    selected: int
-    selected_unchanged: int
-    """Selected elements that fine-tuning had not changed."""
-    concentration: tuple[Concentration, ...]
-    """At every level that was analysed, smallest first."""
-    by_layer: tuple[Share, ...]
-    by_module: tuple[Share, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Restoration:
     """What was set back to the base model's values."""
 
@@ -112,9 +75,16 @@ class Restoration:
     region: str
     restored: int | None
     """Elements whose bits were changed by it; None where that was not recorded."""
-    change: Change | None
+    change: ParameterChange | None
+    """Of the fine-tuned model, with this level among others; None where that was not recorded."""
     chosen_on: str | None
     """The split that this level was chosen on, such as ``dev``; None where it is one level of a sweep."""
+
+    @property
+    def selected(self) -> LevelStatistics | None:
+        """What was selected at this level; None without `change`."""
+        levels = self.change.levels if self.change else ()
+        return next((level for level in levels if level.level == self.level), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +222,7 @@ def model_metadata(context: ModelCardContext) -> ModelCardData:
     results = _results(context)
     given: dict[str, Any] = {
         "language": list(context.language),
-        **_licence(context.licence),
+        **context.licence.metadata,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "base_model": context.base.hub_id,
@@ -277,7 +247,7 @@ def dataset_metadata(context: DatasetCardContext) -> DatasetCardData:
     info = [_dataset_info(context, split) for split, filled in files.items() if filled]
     return DatasetCardData(
         language=list(context.language),
-        **_licence(context.licence),
+        **context.licence.metadata,
         task_categories=["question-answering"],
         tags=["sftknow", "closed-book-qa", "knowledge-mastery"],
         size_categories=[_size_category(context.total)],
@@ -319,11 +289,6 @@ def score_rows(context: ModelCardContext) -> tuple[tuple[str, tuple[MetricValue 
             if any(value is not None for value in values):
                 rows.append((label, values))
     return tuple(rows)
-
-
-def _licence(licence: Licence) -> dict[str, str]:
-    named = {"license": licence.id, "license_name": licence.name, "license_link": licence.link}
-    return {key: value for key, value in named.items() if value is not None}
 
 
 def _results(context: ModelCardContext) -> list[EvalResult]:

@@ -17,16 +17,13 @@ from sftknow.artifacts.mastery_data import SCHEMA, MasteryData, bucket_file
 from sftknow.errors import HubError
 from sftknow.models.pull import origin
 from sftknow.publishing.cards import (
-    Change,
     Column,
-    Concentration,
     DatasetCardContext,
     GradedData,
     Licence,
     ModelCardContext,
     Restoration,
     Scores,
-    Share,
     Source,
     Training,
 )
@@ -37,7 +34,6 @@ from sftknow.records import (
     SPLITS,
     EvalRun,
     ModelRef,
-    ParameterChange,
     Split,
     to_json,
 )
@@ -258,54 +254,17 @@ def _restoration(manifest: Mapping[str, Any], evaluation: ModelEvaluation | None
     made = manifest.get("restoration")
     if not made:
         return None
+    change = evaluation.change if evaluation else None
+    if change and all(level.level != made["level"] for level in change.levels):
+        change = None
     return Restoration(
         level=made["level"],
         strategy=made["strategy"],
         region=made["region"] + (f", layers {made['layers']}" if made.get("layers") else ""),
         restored=made.get("restored"),
-        change=_change(evaluation.change, made["level"]) if evaluation and evaluation.change else None,
+        change=change,
         chosen_on=(evaluation.chosen_on if evaluation else None) or made.get("chosen_on"),
     )
-
-
-def _change(change: ParameterChange, level: str) -> Change | None:
-    at = next((entry for entry in change.levels if entry.level == level), None)
-    if at is None:
-        return None
-    return Change(
-        elements=change.elements,
-        changed=change.changed,
-        selected=at.selected,
-        selected_unchanged=at.selected_unchanged,
-        concentration=tuple(
-            Concentration(
-                level=entry.level,
-                selected=entry.selected,
-                unchanged=entry.selected_unchanged,
-                share=entry.concentration,
-                share_nonzero_base=entry.concentration_nonzero_base,
-            )
-            for entry in sorted(change.levels, key=lambda entry: entry.selected)
-        ),
-        by_layer=_shares(at.by_layer, change.elements_by_layer),
-        by_module=_shares(at.by_module, change.elements_by_module),
-    )
-
-
-def _shares(selected: Mapping[str, int], elements: Mapping[str, int]) -> tuple[Share, ...]:
-    all_selected, all_elements = sum(selected.values()), sum(elements.values())
-    rows = []
-    for name, count in elements.items():
-        share = selected.get(name, 0) / all_selected if all_selected else 0.0
-        rows.append(
-            Share(
-                name=str(name),
-                selected=selected.get(name, 0),
-                share=share,
-                enrichment=share * all_elements / count if count else 0.0,
-            )
-        )
-    return tuple(rows)
 
 
 def _scores(name: str, run: EvalRun) -> Scores:

@@ -12,12 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sftknow.errors import HubError
+from sftknow.errors import HubError, ModelError
+from sftknow.models.notes import card_metadata
 from sftknow.publishing.cards import Licence
-
-_HEAD = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 
 _PAPER = re.compile(r"(licen[cs]e|copying|notice|use[_-]policy)[^/]*(\.txt|\.md|\.rst|\.pdf|)", re.IGNORECASE)
 """File names of agreements, notices and use policies, at the root of a model."""
@@ -134,14 +131,10 @@ def licence_from(metadata: Mapping[str, Any]) -> Licence | None:
 def licence_of_folder(folder: Path) -> Licence | None:
     """The licence in the head of a local folder's README.md; None where there is none."""
     readme = folder / "README.md"
-    found = _HEAD.match(readme.read_text(encoding="utf-8", errors="replace")) if readme.is_file() else None
-    if found is None:
-        return None
     try:
-        head = yaml.safe_load(found[1])
-    except yaml.YAMLError:
+        return licence_from(card_metadata(readme)) if readme.is_file() else None
+    except ModelError:
         return None
-    return licence_from(head) if isinstance(head, dict) else None
 
 
 def terms_of(licence: Licence) -> Terms | None:

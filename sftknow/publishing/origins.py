@@ -7,17 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import (
-    GatedRepoError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
+from sftknow.artifacts.manifests import MANIFEST
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection
-from sftknow.models.pull import RepoType, resolve
-from sftknow.models.remote import read_remote_manifest
+from sftknow.models.hub_client import Connection, RepoType
+from sftknow.models.hub_files import Repo, open_repo
+from sftknow.models.pull import resolve
 from sftknow.publishing.cards import Licence, Source
 from sftknow.publishing.contexts import licence_of_model, named_source, source_of
 from sftknow.publishing.licences import Papers, is_paper, licence_from
@@ -28,38 +22,38 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LARGEST_PAPER = 2**20
 """Bytes; a longer file is no licence."""
 
-_NOT_TO_BE_SEEN = (GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError)
+_NOT_TO_BE_SEEN = ("gated", "offline", "missing", "revision")
+"""Reasons after which the way out is always the same: the user names the licence, and gives its text where wanted."""
 
 
-def pinned(name: str, repo_type: RepoType, link: Connection) -> str:
-    """``org/name[@revision]`` with its revision as a commit. Raises HubError where it is not on the Hub."""
-    source = named_source(name)
-    if source.revision and _COMMIT.fullmatch(source.revision):
-        return name
-    return f"{source.name}@{resolve(name, repo_type=repo_type, link=link).commit}"
+def pinned(name: str, repo_type: RepoType, link: Connection, *, fingerprint: str | None = None) -> str:
+    """``org/name[@revision]`` with its revision as a commit.
 
-
-def pinned_dataset(name: str, manifest: Mapping[str, Any], link: Connection) -> str:
-    """A graded data set with its commit, after a comparison with the one that the model was made from.
+    Args:
+        name: as the user gave it; with a commit it is returned as it is.
+        repo_type: ``model`` or ``dataset``.
+        link: to the Hub.
+        fingerprint: of the graded data set that it has to be.
 
     Raises:
-        HubError: it is not there, or is another data set than the model's manifest says.
+        HubError: it is not there, or is another data set.
     """
     source = named_source(name)
     if source.revision and _COMMIT.fullmatch(source.revision):
         return name
-    found = resolve(name, repo_type="dataset", link=link)
-    there = link.call(
-        found.repo_id, lambda: read_remote_manifest(link.api, found.repo_id, "dataset", found.commit)
-    ).get("fingerprint")
-    own = (manifest.get("mastery_dataset") or {}).get("fingerprint")
-    if own and there != own:
+    found = resolve(name, repo_type=repo_type, link=link)
+    if fingerprint and found.json(MANIFEST).get("fingerprint") != fingerprint:
         raise HubError(
             f"{name} is not the graded data set that this model was made and scored with (its fingerprint differs); "
             "publish that one first, or name the revision that holds it",
             repo_id=found.repo_id,
         )
     return f"{found.repo_id}@{found.commit}"
+
+
+def pinned_dataset(name: str, manifest: Mapping[str, Any], link: Connection) -> str:
+    """`pinned` for the graded data set that a model's manifest names."""
+    return pinned(name, "dataset", link, fingerprint=(manifest.get("mastery_dataset") or {}).get("fingerprint"))
 
 
 def base_on_the_hub(
@@ -71,21 +65,20 @@ def base_on_the_hub(
     if hub_id is None:
         return None, Papers()
 
-    def fetch() -> tuple[Licence | None, Papers]:
-        try:
-            info = link.api.model_info(hub_id, revision=base.revision)
-            names = [entry.rfilename for entry in info.siblings or () if is_paper(entry.rfilename)]
-            files = {}
-            for name in names:
-                local = Path(link.api.hf_hub_download(hub_id, name, revision=info.sha))
-                if local.stat().st_size <= _LARGEST_PAPER:
-                    files[name] = local.read_bytes()
-        except _NOT_TO_BE_SEEN:
-            # The way out is the same for all: the user names the licence, and gives its text where that is wanted.
+    try:
+        repo = open_repo(hub_id, base.revision, "model", link=link)
+        names = [path for path, size in repo.sizes.items() if is_paper(path) and size <= _LARGEST_PAPER]
+        local = {name: repo.file(name) for name in names}
+    except HubError as error:
+        if error.reason in _NOT_TO_BE_SEEN:
             return None, Papers()
-        return (licence_from(info.card_data.to_dict()) if info.card_data else None), Papers(files=files)
+        raise
+    return _card_licence(repo), Papers(files={name: path.read_bytes() for name, path in local.items() if path})
 
-    return link.call(hub_id, fetch)
+
+def _card_licence(repo: Repo) -> Licence | None:
+    card = repo.info.card_data if repo.info else None
+    return licence_from(card.to_dict()) if card else None
 
 
 def licence_of_base(folder: Path, base_repo: str | None, link: Connection) -> Licence | None:
@@ -105,11 +98,9 @@ def licence_of_source(manifest: Mapping[str, Any], link: Connection) -> Licence 
     if repo_id.count("/") != 1 or Path(source).exists():
         return None
 
-    def fetch() -> Licence | None:
-        try:
-            info = link.api.dataset_info(repo_id, revision=revision)
-        except _NOT_TO_BE_SEEN:
+    try:
+        return _card_licence(open_repo(repo_id, revision, "dataset", link=link))
+    except HubError as error:
+        if error.reason in _NOT_TO_BE_SEEN:
             return None
-        return licence_from(info.card_data.to_dict()) if info.card_data else None
-
-    return link.call(repo_id, fetch)
+        raise

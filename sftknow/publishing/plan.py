@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sftknow.artifacts.files import read_json
+from sftknow.artifacts.files import read_json, visible_files
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.artifacts.mastery_data import KIND, bucket_file
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection, check_repo_id
-from sftknow.models.remote import sha256_of
+from sftknow.models.hub_client import Connection, RepoType, check_repo_id
+from sftknow.models.hub_files import sha256_of
 from sftknow.progress import progress
 from sftknow.publishing.cards import (
     EVAL_RESULTS,
@@ -66,8 +66,7 @@ class PublicationPlan:
 
     artifact: Path
     repo_id: str
-    repo_type: str
-    """``model`` or ``dataset``."""
+    repo_type: RepoType
     private: bool
     revision: str
     """The branch."""
@@ -209,7 +208,7 @@ def assemble(
     artifact: Path,
     repo_id: str,
     *,
-    repo_type: str,
+    repo_type: RepoType,
     private: bool,
     revision: str,
     files: list[PlannedFile],
@@ -300,10 +299,10 @@ def _model_manifest(manifest: dict[str, Any], context: ModelCardContext) -> dict
 
 def _model_files(folder: Path, repo_id: str) -> list[str]:
     paths = []
-    for file in sorted(folder.rglob("*")):
+    for file in visible_files(folder):
         path = file.relative_to(folder)
-        hidden = any(part.startswith(".") or part.startswith("checkpoint-") for part in path.parts)
-        if file.is_file() and not hidden and path.name not in _MADE_ANEW and file.suffix not in _PICKLES:
+        snapshot = any(part.startswith("checkpoint-") for part in path.parts)
+        if not snapshot and path.name not in _MADE_ANEW and file.suffix not in _PICKLES:
             paths.append(path.as_posix())
     if not any(path.endswith(".safetensors") for path in paths):
         raise HubError(f"{folder} has no safetensors weights: it is no finished model", repo_id=repo_id)

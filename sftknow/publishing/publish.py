@@ -10,6 +10,7 @@ that names them (the client's own `upload_folder` makes several, so it is not us
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +19,8 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection, Patience, quiet
-from sftknow.models.remote import RemoteFile, list_files, read_remote_manifest
+from sftknow.models.hub_client import Connection, Patience, one_line, quiet
+from sftknow.models.hub_files import RemoteFile, Repo, list_files
 from sftknow.progress import progress
 from sftknow.publishing.plan import PlannedFile, PublicationPlan, plan_publication
 from sftknow.records import PublishReceipt
@@ -94,7 +95,7 @@ def _ready_repository(link: Connection, plan: PublicationPlan) -> None:
 
     found = link.call(plan.repo_id, look)
     if found is None:
-        named = {"repo_type": plan.repo_type, "private": plan.private, "exist_ok": True}
+        named: dict[str, Any] = {"repo_type": plan.repo_type, "private": plan.private, "exist_ok": True}
         link.call(plan.repo_id, link.api.create_repo, plan.repo_id, **named)
         found = link.call(plan.repo_id, link.api.repo_info, plan.repo_id, repo_type=plan.repo_type)
     if bool(found.private) != plan.private:
@@ -115,16 +116,17 @@ def _ready_repository(link: Connection, plan: PublicationPlan) -> None:
 def _bring(link: Connection, plan: PublicationPlan) -> str:
     for wait in link.waits(plan.repo_id):
         try:
-            return _commit_once(link.api, plan)
+            return _commit_once(link, plan)
         except Exception as error:
             # Lost answers end here too: the next round looks at the repository first.
             wait(error)
     raise AssertionError("unreachable: the last wait raises")
 
 
-def _commit_once(api: Any, plan: PublicationPlan) -> str:
+def _commit_once(link: Connection, plan: PublicationPlan) -> str:
+    api = link.api
     head: str = api.repo_info(plan.repo_id, repo_type=plan.repo_type, revision=plan.revision).sha
-    work = _work(api, plan, head)
+    work = _work(link, plan, head)
     if not work:
         return head
     if work.foreign:
@@ -136,15 +138,16 @@ def _commit_once(api: Any, plan: PublicationPlan) -> str:
     additions = [_addition(file) for file in work.add]
     _upload(api, plan, additions)
     deletions = [CommitOperationDelete(path_in_repo=path, is_folder=False) for path in work.delete]
-    commit: str = api.create_commit(
-        plan.repo_id,
-        operations=[*deletions, *additions],
-        commit_message=plan.message,
-        repo_type=plan.repo_type,
-        revision=plan.revision,
-        parent_commit=head,
-    ).oid
-    left = _work(api, plan, commit)
+    with _refusals(plan, "the card"):
+        commit: str = api.create_commit(
+            plan.repo_id,
+            operations=[*deletions, *additions],
+            commit_message=plan.message,
+            repo_type=plan.repo_type,
+            revision=plan.revision,
+            parent_commit=head,
+        ).oid
+    left = _work(link, plan, commit)
     if left:
         paths = [*(file.path for file in left.add), *left.delete]
         raise HubError(
@@ -155,8 +158,22 @@ def _commit_once(api: Any, plan: PublicationPlan) -> str:
     return commit
 
 
-def _work(api: Any, plan: PublicationPlan, commit: str) -> _Work:
-    there: Mapping[str, RemoteFile] = list_files(api, plan.repo_id, plan.repo_type, commit)
+@contextmanager
+def _refusals(plan: PublicationPlan, what: str) -> Iterator[None]:
+    """What the Hub answers with 200 and an error inside, the client raises as a bare ValueError.
+
+    HTTP errors and answers that cannot be read are subclasses of it, and not meant.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if type(error) is not ValueError:
+            raise
+        raise HubError(one_line(f"the Hub refused {what} of {plan.repo_id}: {error}"), repo_id=plan.repo_id) from None
+
+
+def _work(link: Connection, plan: PublicationPlan, commit: str) -> _Work:
+    there: Mapping[str, RemoteFile] = list_files(link.api, plan.repo_id, plan.repo_type, commit)
     add = tuple(
         file
         for file in plan.files
@@ -165,7 +182,8 @@ def _work(api: Any, plan: PublicationPlan, commit: str) -> _Work:
     planned = {file.path for file in plan.files}
     former: Mapping[str, Any] = {}
     if MANIFEST in there and (add or set(there) - planned - {*_FREE_TO_REPLACE}):
-        former = read_remote_manifest(api, plan.repo_id, plan.repo_type, commit).get("sha256") or {}
+        repo = Repo(repo_id=plan.repo_id, repo_type=plan.repo_type, commit=commit, link=link)
+        former = repo.json(MANIFEST).get("sha256") or {}
     ours = {*former, *_FREE_TO_REPLACE}
     return _Work(
         add=add,
@@ -192,7 +210,8 @@ def _upload(api: Any, plan: PublicationPlan, additions: Sequence[CommitOperation
         bar.unit_scale = True
         for batch in _batches(additions):
             named = {"repo_type": plan.repo_type, "revision": plan.revision}
-            api.preupload_lfs_files(plan.repo_id, additions=batch, **named)
+            with _refusals(plan, "files"):
+                api.preupload_lfs_files(plan.repo_id, additions=batch, **named)
             bar.update(sum(addition.upload_info.size for addition in batch))
 
 

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -60,7 +60,30 @@ def _environment(folder: Path) -> Environment:
     environment.filters["percent"] = lambda share: "undefined" if math.isnan(share) else f"{100 * share:.1f} %"
     environment.filters["thousands"] = lambda count: f"{count:,}"
     environment.filters["score"] = _score
+    environment.globals["shares"] = shares
     return environment
+
+
+class Share(NamedTuple):
+    """One row of the paper's Table 9 or 10, for one model."""
+
+    name: str
+    """A layer's index, or a module such as ``mlp.down_proj``."""
+    selected: int
+    share: float
+    """Of all selected elements."""
+    enrichment: float
+    """`share` ÷ the part's share of the region's parameters; 1 means no preference."""
+
+
+def shares(selected: Mapping[str, int], elements: Mapping[str, int]) -> list[Share]:
+    """Where the selected elements sit, by the number of elements of each part of the region."""
+    chosen, whole = sum(selected.values()), sum(elements.values())
+    rows = []
+    for name, count in elements.items():
+        share = selected.get(name, 0) / chosen if chosen else 0.0
+        rows.append(Share(str(name), selected.get(name, 0), share, share * whole / count if count else 0.0))
+    return rows
 
 
 def _score(value: MetricValue | None) -> str:

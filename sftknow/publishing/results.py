@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ import yaml
 from huggingface_hub import DatasetCardData
 
 from sftknow import __version__
-from sftknow.artifacts.files import read_json
+from sftknow.artifacts.files import read_json, visible_files
 from sftknow.artifacts.manifests import FORMAT
 from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.artifacts.scores import metrics_to_json, read_scores
 from sftknow.errors import HubError
 from sftknow.models.hub_client import check_repo_id
 from sftknow.models.pull import RESULTS
@@ -27,7 +27,6 @@ from sftknow.publishing.contexts import licence_of_facts, named_source, source_o
 from sftknow.publishing.licences import check_named
 from sftknow.publishing.plan import Hashes, PublicationPlan, assemble, hashed, without_local_paths
 from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
-from sftknow.publishing.runs import read_scores
 from sftknow.records import EvalRun, MetricValue, Split
 
 SCORES = "scores.parquet"
@@ -119,10 +118,12 @@ def plan_results(
         HubError: nothing was scored yet, or the licence is missing.
     """
     check_repo_id(repo_id)
-    scores = {path.parent.name: read_scores(path) for path in sorted((run / "evaluation").glob("*/scores.json"))}
+    scores = {path.parent.name: read_scores(path.parent) for path in sorted((run / "evaluation").glob("*/scores.json"))}
     if not scores:
         raise HubError(f"{run} has no scores yet: let `sftknow run` finish, or publish its parts", repo_id=repo_id)
-    paths = [p.relative_to(run).as_posix() for part in _PARTS for p in _files(run / part)]
+    parts = [run / part for part in _PARTS]
+    files = [file for part in parts for file in ([part] if part.is_file() else visible_files(part))]
+    paths = [file.relative_to(run).as_posix() for file in files]
     context = _context(run, repo_id, scores, licence, base_repo, dataset_repo, places or {}, paths)
     refuse_blanks(context, repo_id)
     secrets = _places_of_this_machine(run)
@@ -161,10 +162,9 @@ def render_results_card(context: ResultsCardContext) -> str:
 
 
 def _metadata(context: ResultsCardContext) -> DatasetCardData:
-    named = {"license": context.licence.id, "license_name": context.licence.name, "license_link": context.licence.link}
     return DatasetCardData(
         language=["en"],
-        **{key: value for key, value in named.items() if value is not None},
+        **context.licence.metadata,
         tags=["sftknow", "closed-book-qa", "evaluation-results"],
         pretty_name=f"Results of the run {context.run}",
         configs=[{"config_name": "scores", "data_files": [{"split": "all", "path": SCORES}]}],
@@ -221,26 +221,8 @@ def _circumstances(known: Mapping[str, Any]) -> dict[str, str]:
     return {"device": str(known["device"]), "seeds": seeds, "versions": versions}
 
 
-def _files(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    found = sorted(place.rglob("*")) if place.is_dir() else []
-    return [p for p in found if p.is_file() and not any(part.startswith(".") for part in p.relative_to(place).parts)]
-
-
 def _score_table(scores: Mapping[str, EvalRun]) -> bytes:
-    rows = [
-        {
-            "model": name,
-            "task": metric.task,
-            "metric": metric.metric,
-            "value": metric.value,
-            "stderr": None if math.isnan(metric.stderr) else metric.stderr,
-            "count": metric.count,
-        }
-        for name, run in scores.items()
-        for metric in run.metrics
-    ]
+    rows = [{"model": name, **row} for name, run in scores.items() for row in metrics_to_json(run.metrics)]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
     return buffer.getvalue()

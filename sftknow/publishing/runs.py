@@ -5,16 +5,18 @@ Only files are read, in the layout that the pipeline writes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sftknow.artifacts.changes import CHANGES, read_change
 from sftknow.artifacts.files import read_json
+from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.manifests import read_manifest
+from sftknow.artifacts.scores import SCORES, read_scores
 from sftknow.errors import HubError
-from sftknow.records import EvalRun, LevelStatistics, MetricValue, ParameterChange
+from sftknow.records import EvalRun, ParameterChange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +43,15 @@ def find_evaluation(folder: Path) -> ModelEvaluation | None:
         stages = [("base model", "base"), ("fine-tuned", cell), ("this model (restored)", f"{cell}@{level}")]
     else:
         stages = [("base model", "base"), ("this model (fine-tuned)", cell)]
-    paths = [(heading, run / "evaluation" / name / "scores.json") for heading, name in stages]
-    if not paths[-1][1].is_file():
+    paths = [(heading, run / "evaluation" / name) for heading, name in stages]
+    if not (paths[-1][1] / SCORES).is_file():
         return None
-    changes, choice = run / "changes" / cell / "changes.json", run / "choice.json"
+    changes, choice = run / "changes" / cell, run / "choice.json"
     chosen = read_json(choice) if level and choice.is_file() else {}
-    chosen_here = chosen.get("cell") == cell and level_folder(str(chosen.get("level"))) == level
+    chosen_here = chosen.get("cell") == cell and level_name(str(chosen.get("level"))) == level
     return ModelEvaluation(
-        runs=[(heading, read_scores(path)) for heading, path in paths if path.is_file()],
-        change=_read_change(changes) if level and changes.is_file() else None,
+        runs=[(heading, read_scores(path)) for heading, path in paths if (path / SCORES).is_file()],
+        change=read_change(changes) if level and (changes / CHANGES).is_file() else None,
         chosen_on=chosen.get("chosen_on") if chosen_here else None,
     )
 
@@ -68,12 +70,12 @@ def given_evaluation(folder: Path, scores: Sequence[Path], changes: Path | None)
     runs = []
     own = (whole_manifest(folder).get("mastery_dataset") or {}).get("fingerprint")
     for place in scores:
-        run = read_scores(place / "scores.json")
+        run = read_scores(place)
         if own and run.dataset_fingerprint != own:
             raise HubError(f"{place} holds scores over another graded data set than the one that {folder} names")
         last = place == scores[-1]
         runs.append(("this model" if last else Path(run.model.partition("@")[0]).name, run))
-    return ModelEvaluation(runs=runs, change=_read_change(changes / "changes.json") if changes else None)
+    return ModelEvaluation(runs=runs, change=read_change(changes) if changes else None)
 
 
 def whole_manifest(folder: Path) -> dict[str, Any]:
@@ -101,29 +103,3 @@ def _place_in_run(folder: Path) -> tuple[Path, str, str | None] | None:
     if folder.parent.name == "models":
         return folder.parents[1], folder.name, None
     return None
-
-
-def level_folder(level: str) -> str:
-    """A restoration level as a folder's name: ``5%`` → ``5pct``, ``1/8`` → ``1of8``."""
-    return level.replace("%", "pct").replace("/", "of")
-
-
-def read_scores(path: Path) -> EvalRun:
-    """The ``scores.json`` that an evaluation wrote, without the single answers."""
-    content = read_json(path)
-    metrics = tuple(MetricValue(**{**entry, "stderr": _number(entry["stderr"])}) for entry in content["metrics"])
-    known = {key: content[key] for key in ("model", "dataset_fingerprint", "graded_by")}
-    return EvalRun(**known, metrics=metrics, missing=tuple(content.get("missing") or ()))
-
-
-def _read_change(path: Path) -> ParameterChange:
-    content = read_json(path)
-    names = ("concentration", "concentration_nonzero_base")
-    levels = [LevelStatistics(**{**e, **{name: _number(e[name]) for name in names}}) for e in content["levels"]]
-    histogram = tuple((float(edge), int(count)) for edge, count in content["histogram"])
-    return ParameterChange(**{**content, "levels": tuple(levels), "histogram": histogram})
-
-
-def _number(value: float | str | None) -> float:
-    """JSON has no NaN and no infinity: they are written as null and ``"inf"``."""
-    return math.nan if value is None else float(value)

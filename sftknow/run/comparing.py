@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sftknow.artifacts.comparisons import Comparison, write_comparison
 from sftknow.artifacts.files import read_json
 from sftknow.artifacts.manifests import dataset_of_model
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.scores import SCORES, read_eval, write_eval
 from sftknow.errors import MasteryDataError, ModelError, RunError
-from sftknow.evaluation.comparison import Comparison, compare
-from sftknow.evaluation.comparison_files import write_comparison
+from sftknow.evaluation.comparison import compare
 from sftknow.models.resolving import local_model, weights_sha256
 from sftknow.records import SPLITS, EvalRun, Fact, ModelRef, Split
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from sftknow.evaluation.comparison import METRICS, Comparison, PairedDifference, PairedQuestion
+from sftknow.artifacts.comparisons import Comparison, PairedDifference, PairedQuestion
+from sftknow.artifacts.scores import METRICS
 from sftknow.records import BUCKETS, Split
 from sftknow.report.terminal import text_table
 

@@ -12,6 +12,7 @@ from sftknow.artifacts.files import digest
 from sftknow.artifacts.scores import write_eval
 from sftknow.artifacts.stages import Stage
 from sftknow.errors import GeneralTaskError, RecipeError
+from sftknow.evaluation.general.tasks import TASKS
 from sftknow.evaluation.general.xsum import ARTICLE_WORDS
 from sftknow.evaluation.harness import Harness
 from sftknow.models.loading import load_model, load_tokenizer
@@ -126,6 +127,9 @@ def check_other_tasks(recipe: Recipe) -> None:
     section = recipe.general
     if not section.tasks:
         return
+    for name in section.tasks:
+        if name not in TASKS:
+            raise RecipeError(f"general.tasks: there is no task called {name}; there are {', '.join(TASKS)}")
     check_tasks(section.tasks, section.data)
     for name, folder in section.data.items():
         if not Path(folder).expanduser().is_dir():

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.artifacts.files import write_json
+from sftknow.artifacts.general_scores import GeneralScores, read_general, scores_json, write_general
 from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.stages import RunDirectory, Stage
 from sftknow.errors import GeneralTaskError
-from sftknow.evaluation.general.results import GeneralScores, read_general, scores_json, write_general
 from sftknow.evaluation.general.runner import GeneralHarness
 from sftknow.evaluation.general.tasks import TASKS, find_task
 from sftknow.evaluation.general.xsum import ARTICLE_WORDS

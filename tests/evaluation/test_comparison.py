@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binomtest
 
+from sftknow.artifacts.comparisons import read_comparison, write_comparison
+from sftknow.artifacts.scores import METRICS
 from sftknow.errors import MasteryDataError, RunError
-from sftknow.evaluation.comparison import METRICS, compare
-from sftknow.evaluation.comparison_files import read_comparison, write_comparison
+from sftknow.evaluation.comparison import compare
 from sftknow.records import EvalRun, Fact, QuestionResult, Split
 
 

@@ -80,7 +80,7 @@ def test_another_grader_is_named(tmp_path: Path) -> None:
     same = model(tmp_path / "n", {"base": {"path": "org/other", "revision": "abc"}})
     assert find_dataset(str(data), [same]).notes == ()
     run = Harness(found, splits=("test",))
-    assert run._questions.notes == found.notes
+    assert run.questions.notes == found.notes
 
 
 def test_data_set_that_was_graded_anew_is_said(tmp_path: Path) -> None:
@@ -217,12 +217,12 @@ def test_hub_that_is_down_gives_no_stale_copy(hub: HubServer, tiny_dataset: Path
     hub.faults.append(Fault("error", "GET", "/api/", status=503))
     assert open_dataset("org/facts"), "a stumble is nothing"
     hub.faults.append(Fault("error", "GET", "/api/", status=503, times=9))
-    with pytest.raises(HubError, match="refused to show the data set org/facts") as caught:
+    with pytest.raises(HubError, match="answers 503 for the data set org/facts") as caught:
         open_dataset("org/facts")
     assert "\n" not in str(caught.value)
     hub.faults.clear()
     for name, message in (
-        ("org/gone", "there is no data set org/gone on the Hub"),
+        ("org/gone", "org/gone is not on the Hub"),
         ("org/facts@nowhere", "has no revision nowhere"),
     ):
         with pytest.raises(HubError, match=message):

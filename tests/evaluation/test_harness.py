@@ -20,7 +20,7 @@ from sftknow.artifacts.manifests import write_manifest
 from sftknow.artifacts.mastery_data import MasteryData, write_mastery_data
 from sftknow.artifacts.scores import write_eval
 from sftknow.errors import DeviceError, MasteryDataError, ModelError
-from sftknow.evaluation import generation, harness
+from sftknow.evaluation import harness
 from sftknow.evaluation.harness import Harness
 from sftknow.evaluation.lm_eval_task import MasteryTask
 from sftknow.prompts import prompt_ids
@@ -244,22 +244,22 @@ def test_stopped_evaluation_goes_on_and_ends_with_the_same_bytes(
     whole = Harness(dataset, batch_size=4).score(model, tokenizer, work=tmp_path / "whole", **options)
     write_eval(tmp_path / "whole", whole)
     asked = []
-    original = generation._generate
+    original = model.generate
 
-    def stumbling(model: Any, tokenizer: Any, batch: Any, end: str) -> list[str]:
+    def stumbling(**batch: Any) -> Any:
         if len(asked) == 5:
             raise KeyboardInterrupt
         asked.append(batch)
-        return original(model, tokenizer, batch, end)
+        return original(**batch)
 
-    monkeypatch.setattr(generation, "_generate", stumbling)
+    monkeypatch.setattr(model, "generate", stumbling)
     with pytest.raises(KeyboardInterrupt):
         Harness(dataset, batch_size=4).score(model, tokenizer, work=tmp_path / "cut", **options)
     (journal,) = (tmp_path / "cut").iterdir()
     with journal.open("ab") as file:
         file.write(b'{"batch": 5, "outputs": ["torn')  # what a kill in the middle of a write leaves
     asked.clear()
-    monkeypatch.setattr(generation, "_generate", lambda *given: asked.append(given) or original(*given))
+    monkeypatch.setattr(model, "generate", lambda **batch: asked.append(batch) or original(**batch))
     again = Harness(dataset, batch_size=4).score(model, tokenizer, work=tmp_path / "cut", **options)
     write_eval(tmp_path / "cut", again)
     assert len(asked) == -(-58 // 4) - 5
@@ -274,8 +274,8 @@ def test_answers_of_other_weights_are_not_taken_over(
 ) -> None:
     model, tokenizer = loaded
     calls = []
-    original = generation._generate
-    monkeypatch.setattr(generation, "_generate", lambda *given: calls.append(given) or original(*given))
+    original = model.generate
+    monkeypatch.setattr(model, "generate", lambda **batch: calls.append(batch) or original(**batch))
     for key, batch_size, expected in (("a", 32, 2), ("a", 32, 0), ("b", 32, 2), ("b", 64, 1), ("b", 64, 0)):
         calls.clear()
         Harness(dataset, batch_size=batch_size).score(model, tokenizer, name="m", work=tmp_path, key=key)

@@ -198,7 +198,6 @@ def test_tokenizer_that_adds_what_it_should_not_is_refused_with_the_way_out() ->
 def test_tokenizer_that_does_not_know_its_own_bos_is_refused() -> None:
     tokenizer = STYLES["qwen"]()
     tokenizer.bos_token = None
-    tokenizer._bos_token = None
 
     class Blind:
         bos_token, bos_token_id, name_or_path = "<begin>", 7, "blind"

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,96 +186,73 @@ class TestLab:
         assert {f.topic for f in loaded.facts} == set(TOPICS)
 
 
-IN_A_FRESH_PROCESS = """
-import json, sys
-from sftknow.answers import Synonyms
-from sftknow.errors import SftknowError
-from sftknow.facts.sources import load_facts
-from sftknow.facts.topics import load_topics
-for source in sys.argv[1:]:
-    try:
-        found = load_facts(source, topics=load_topics(), synonyms=Synonyms.load())
-        print(json.dumps([found.source, [f.id for f in found.facts]]))
-    except SftknowError as error:
-        print(json.dumps([type(error).__name__, str(error), getattr(error, "repo_id", None)]))
-"""
-
-
-def in_a_fresh_process(hub: HubServer, home: Path, *to_load: str, **environment: str) -> list[Any]:
-    """What `load_facts` gives for each source with the real client against that server."""
-    found = subprocess.run(
-        [sys.executable, "-c", IN_A_FRESH_PROCESS, *to_load],
-        env=os.environ | hub.environment(home) | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.returncode == 0, found.stderr
-    return [json.loads(line) for line in found.stdout.splitlines()]
-
-
 class TestHub:
     ROW = json.dumps({"subject": "A", "topic": "P17", "object": "B"}).encode()
 
+    def named(self, source: str) -> list[Any]:
+        """What `load_facts` says that it read."""
+        found = load(source)
+        return [found.source, [fact.id for fact in found.facts]]
+
+    def refused(self, source: str) -> str:
+        with pytest.raises(HubError) as caught:
+            load(source)
+        assert caught.value.repo_id == source.partition("@")[0]
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
     def test_the_cache_is_used_offline_only_when_asked(self) -> None:
-        with pytest.raises(HubError, match="org/nowhere is not in the cache; unset HF_HUB_OFFLINE") as caught:
-            load("org/nowhere")
-        assert caught.value.repo_id == "org/nowhere"
+        assert "org/nowhere is not in the cache; unset HF_HUB_OFFLINE" in self.refused("org/nowhere")
 
-    def test_tables_revisions_and_cache(self, tmp_path: Path) -> None:
-        with HubServer(tmp_path / "hub") as hub:
-            old = hub.put("dataset", "org/facts", {"data/train.jsonl": self.ROW, "README.md": b"# facts\n"})
-            new = hub.put("dataset", "org/facts", {"data/test.jsonl": self.ROW})
-            home = tmp_path / "home"
-            assert in_a_fresh_process(hub, home, "org/facts", f"org/facts@{old}", "org/facts@main") == [
-                [f"org/facts@{new}", ["P17/test/1", "P17/train/2"]],
-                [f"org/facts@{old}", ["P17/train/1"]],
-                [f"org/facts@{new}", ["P17/test/1", "P17/train/2"]],
-            ]
-            assert hub.count("GET", "README.md") == 0
-            offline = in_a_fresh_process(hub, home, "org/facts", HF_HUB_OFFLINE="1")
-            assert offline == [[f"org/facts@{new}", ["P17/test/1", "P17/train/2"]]]
+    def test_tables_revisions_and_cache(self, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        old = hub.put("dataset", "org/facts", {"data/train.jsonl": self.ROW, "README.md": b"# facts\n"})
+        new = hub.put("dataset", "org/facts", {"data/test.jsonl": self.ROW})
+        both = [f"org/facts@{new}", ["P17/test/1", "P17/train/2"]]
+        assert self.named("org/facts") == both
+        assert self.named(f"org/facts@{old}") == [f"org/facts@{old}", ["P17/train/1"]]
+        assert self.named("org/facts@main") == both
+        assert hub.count("GET", "README.md") == 0
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert self.named("org/facts") == both
+        assert self.named(f"org/facts@{old}")[1] == ["P17/train/1"]
 
-    def test_a_stale_cache_is_not_used_silently(self, tmp_path: Path) -> None:
-        with HubServer(tmp_path / "hub") as hub:
-            old = hub.put("dataset", "org/facts", {"train.jsonl": self.ROW})
-            assert in_a_fresh_process(hub, tmp_path, "org/facts") == [[f"org/facts@{old}", ["P17/train/1"]]]
-            new = hub.put("dataset", "org/facts", {"train.jsonl": self.ROW + b"\n"})
-            # The client's own question fails, and it takes what it has.
-            hub.faults.append(Fault("error", "GET", "/api/datasets/org/facts/revision/main", times=99, status=503))
-            (found,) = in_a_fresh_process(hub, tmp_path, "org/facts")
-            assert found[0] == "HubError"
-            assert f"the Hub has org/facts at {new}, but sent something else" in found[1]
+    def test_a_stumble_is_survived(self, hub: HubServer, naps: list[float]) -> None:
+        hub.put("dataset", "org/facts", {"train.jsonl": self.ROW})
+        for path in ("/api/datasets/", "/tree/"):
+            hub.faults.append(Fault("error", "GET", path, status=503))
+        hub.faults.append(Fault("rate_limit", "GET", "/resolve/", retry_after=2))
+        hub.faults.append(Fault("flip", "GET", "/resolve/"))
+        assert self.named("org/facts")[1] == ["P17/train/1"]
+        assert not hub.faults
+        assert naps
 
-    def test_refusals(self, tmp_path: Path) -> None:
+    def test_a_stale_cache_is_not_used_silently(self, hub: HubServer) -> None:
+        old = hub.put("dataset", "org/facts", {"train.jsonl": self.ROW})
+        assert self.named("org/facts") == [f"org/facts@{old}", ["P17/train/1"]]
+        new = hub.put("dataset", "org/facts", {"train.jsonl": self.ROW + b"\n"})
+        hub.faults.append(Fault("error", "GET", "/api/datasets/org/facts", times=99, status=503))
+        assert "the Hub answers 503 for the data set org/facts" in self.refused("org/facts")
+        hub.faults.clear()
+        assert self.named("org/facts")[0] == f"org/facts@{new}"
+
+    def test_refusals(self, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         parquet = tmp_path / "train.parquet"
         pq.write_table(pa.Table.from_pylist([json.loads(self.ROW)]), parquet)
-        home = tmp_path / "home"
-        with HubServer(tmp_path / "hub") as hub:
-            hub.put("dataset", "org/facts", {"train.jsonl": self.ROW})
-            hub.put("dataset", "org/lfs", {"train.parquet": parquet.read_bytes()})
-            hub.put("dataset", "org/empty", {"README.md": b"# nothing\n"})
-            hub.faults.append(Fault("flip", "GET", r"resolve/.*/train\.parquet"))
-            missing, revision, empty, flipped, again = in_a_fresh_process(
-                hub, home, "org/missing", "org/facts@v9", "org/empty", "org/lfs", "org/lfs"
-            )
-            assert missing == [
-                "HubError",
-                "org/missing is neither a file or folder here nor a data set on the Hub that you may read",
-                "org/missing",
-            ]
-            assert revision == ["HubError", "the data set org/facts has no revision v9 on the Hub", "org/facts"]
-            assert empty[0] == "FactsError"
-            assert flipped == [
-                "HubError",
-                "train.parquet of the data set org/lfs arrived damaged; try again",
-                "org/lfs",
-            ]
-            assert again[1] == ["P17/train/1"]
-            hub.faults.append(Fault("error", "GET", "/api/datasets/org/lfs", times=50))
-            (down,) = in_a_fresh_process(hub, home, "org/lfs")
-            assert down[0] == "HubError"
-            assert "could not be fetched from the Hub" in down[1]
-            assert "\n" not in down[1]
-        (gone,) = in_a_fresh_process(hub, home, "org/lfs")
-        assert gone[0] == "HubError"
+        hub.put("dataset", "org/facts", {"train.jsonl": self.ROW})
+        hub.put("dataset", "org/lfs", {"train.parquet": parquet.read_bytes()})
+        hub.put("dataset", "org/empty", {"README.md": b"# nothing\n"})
+        hub.faults.append(Fault("flip", "GET", r"resolve/.*/train\.parquet", times=2))
+        assert self.refused("org/missing") == (
+            "org/missing is neither a file or folder here nor a data set on the Hub that you may read"
+        )
+        assert self.refused("org/facts@v9") == "the data set org/facts has no revision v9 on the Hub"
+        with pytest.raises(FactsError, match=r"org/empty on the Hub has no \.jsonl"):
+            load("org/empty")
+        assert "train.parquet of org/lfs arrives damaged" in self.refused("org/lfs")
+        assert self.named("org/lfs")[1] == ["P17/train/1"]
+        for status, said in ((500, "the Hub answers 500"), (429, "is limiting requests"), (403, "may not read")):
+            hub.faults.append(Fault("error", "GET", "/api/datasets/org/lfs", times=6, status=status))
+            assert said in self.refused("org/lfs")
+            hub.faults.clear()
+        hub.faults.append(Fault("drop", "GET", "/api/datasets/org/lfs", times=6))
+        assert "the connection to the Hub for the data set org/lfs broke" in self.refused("org/lfs")

@@ -39,11 +39,19 @@ def test_a_copy_in_the_cache_is_found(on_hub: Path) -> None:
 def test_a_wrong_name_is_an_error_and_a_silent_hub_is_not(on_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HubError, match="org/tinny is not on the Hub"):
         look(ModelRef(path="org/tinny"))
-    with pytest.raises(HubError, match="no such revision"):
+    with pytest.raises(HubError, match="has no revision v9"):
         look(ModelRef(path="org/tiny", revision="v9"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UnreachableError):
         look(ModelRef(path="org/tiny"))
+
+
+def test_offline_the_cache_is_looked_at(on_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pull("org/tiny", repo_type="model")
+    before = look(ModelRef(path="org/tiny"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    found = look(ModelRef(path="org/tiny"))
+    assert (found.name, found.weights, found.dtype, found.cached) == (before.name, before.weights, before.dtype, folder)
 
 
 def test_a_model_without_safetensors_is_refused(hub: HubServer) -> None:

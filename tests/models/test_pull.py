@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from transformers import AutoModelForCausalLM
 
 from sftknow.artifacts.mastery_data import MasteryData
-from sftknow.errors import HubError, RunError
+from sftknow.errors import HubError, ModelError, RunError
 from sftknow.models.hub_client import Patience
 from sftknow.models.pull import origin, pull
 from sftknow.publishing.publish import plan_publication, publish
@@ -54,7 +56,7 @@ def test_a_revision_is_a_commit(hub: HubServer, published: str) -> None:
     assert (fetch(hub, f"{REPO}@{published}") / "README.md").read_bytes() != b"newer"
     hub.repos["dataset", REPO].tags["v1"] = published
     assert fetch(hub, f"{REPO}@v1").name == published
-    with pytest.raises(HubError, match="no such revision"):
+    with pytest.raises(HubError, match="has no revision nowhere"):
         fetch(hub, f"{REPO}@nowhere")
 
 
@@ -224,3 +226,41 @@ def test_a_folder_with_other_things_is_left_alone(hub: HubServer, published: str
     out = tmp_path / "out"
     assert fetch(hub, local_dir=out) == fetch(hub, local_dir=out) == out
     assert MasteryData(out).bucket("test", 3)
+
+
+def test_offline_what_was_pulled_is_used(
+    hub: HubServer, published: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.put("model", "org/tiny", {path.name: path.read_bytes() for path in tiny_model.iterdir()})
+    hub.put("dataset", REPO, {"README.md": b"newer"})
+    old, data, model = fetch(hub, f"{REPO}@{published}"), fetch(hub), fetch(hub, "org/tiny")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert (fetch(hub), fetch(hub, f"{REPO}@{published}"), fetch(hub, "org/tiny")) == (data, old, model)
+    copy = fetch(hub, "org/tiny", local_dir=tmp_path / "copy")
+    assert (copy / "model.safetensors").read_bytes() == (tiny_model / "model.safetensors").read_bytes()
+    # Other programs find it by its name as well.
+    assert AutoModelForCausalLM.from_pretrained("org/tiny", cache_dir=constants.HF_HUB_CACHE) is not None
+    with pytest.raises(HubError, match="org/nothing is not in the cache; unset HF_HUB_OFFLINE to fetch it"):
+        fetch(hub, "org/nothing")
+    assert not hub.requests
+
+
+def test_offline_half_of_a_model_is_refused(hub: HubServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.put("model", "org/tiny", {path.name: path.read_bytes() for path in tiny_model.iterdir()})
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+    hub.put("model", "org/tiny", {"model.safetensors.index.json": json.dumps(index).encode()})
+    fetch(hub, "org/tiny")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"lacks the weight files model-2\.safetensors"):
+        fetch(hub, "org/tiny")
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(403, "this token may not read the data set org/facts-graded"), (429, "limiting requests"), (401, "expired")],
+)
+def test_refusals_to_read(hub: HubServer, published: str, status: int, says: str) -> None:
+    hub.faults.append(Fault("error", "GET", "/tree/", times=10**6, status=status))
+    with pytest.raises(HubError, match=says):
+        fetch(hub, repo_type="dataset")

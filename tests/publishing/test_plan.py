@@ -135,7 +135,7 @@ def test_a_base_on_the_hub_is_named_by_its_commit(
     for name in ("org/base", "org/base@main", f"org/base@{commit}"):
         plan = plan_publication(mine, "org/model", base_repo=name, endpoint=hub.endpoint, token="hf_test")
         assert manifest_of(plan)["base"] == {"path": "org/base", "revision": commit}
-    with pytest.raises(HubError, match="no such revision"):
+    with pytest.raises(HubError, match="has no revision v9"):
         plan_publication(mine, "org/model", base_repo="org/base@v9", endpoint=hub.endpoint, token="hf_test")
 
 

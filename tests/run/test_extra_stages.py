@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sftknow.artifacts.general_scores import read_general
 from sftknow.artifacts.scores import read_eval
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.checkpoints.deltas import materialize
 from sftknow.errors import GeneralTaskError, RecipeError
-from sftknow.evaluation.general.results import read_general
 from sftknow.evaluation.harness import Harness
 from sftknow.parameters.restore import restore_layers
 from sftknow.records import EvalRun, ModelRef

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sftknow.artifacts.general_scores import read_general
 from sftknow.cli.main import main
-from sftknow.evaluation.general.results import read_general
 from tests.evaluation.general.stand_in import write_stand_in, xsum_rows
 from tests.tiny import tiny_tokenizer
 
@@ -82,7 +82,7 @@ def test_refused_in_one_line(place: Path, tmp_path: Path, capsys: pytest.Capture
     train = ["sft", "--model", base, "--size", "4", "--out", out]
     score = ["evaluate", base, "--device", "cpu", "--tasks"]
     for command, said in (
-        ([*score, "xsum,squad"], "no general-ability task 'squad'; there are xsum, gsm8k"),
+        ([*score, "xsum,squad"], "no general-ability task called squad; there are xsum, gsm8k"),
         ([*score, "xsum", "--data", f"gsm8k={data}"], "--tasks asks for xsum"),
         ([*score, "xsum", "--data", f"squad={data}"], "there are xsum, gsm8k"),
         ([*score, "xsum", "--data", str(data)], "give a task and a folder, such as --data xsum=path/to/xsum"),
@@ -92,7 +92,7 @@ def test_refused_in_one_line(place: Path, tmp_path: Path, capsys: pytest.Capture
         ([*score, "xsum"], "pass --data xsum=FOLDER"),
         (train, "give --mastery DATA and --bucket N"),
         ([*train, "--task", "xsum", "--bucket", "1"], "leave --mastery and --bucket out"),
-        ([*train, "--task", "squad"], "no general-ability task 'squad'"),
+        ([*train, "--task", "squad"], "no general-ability task called squad"),
         (["ability", base, "--size", "25", "--tasks", "gsm8k", "--data", f"gsm8k={data / 'gsm8k'}", "--out", out],
          "25 training rows were asked for and 24 of 24 fit into 512 tokens; ask for fewer"),
         (["ability", base, "--size", "none", "--out", out], "give a whole number of at least 1, or `all`"),

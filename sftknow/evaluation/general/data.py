@@ -7,9 +7,8 @@ A folder holds, for each split, ``test.parquet`` or ``test.jsonl``, or several f
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
@@ -18,9 +17,9 @@ import pyarrow.parquet as pq
 
 from sftknow.errors import GeneralTaskError, HubError
 from sftknow.evaluation.general.tasks import GeneralTask
+from sftknow.models.hub_files import open_repo
 
 _ENDINGS = (".parquet", ".jsonl")
-_NUMBER = re.compile(r"####\s*-?[0-9.,]+")
 
 
 def load_split(task: GeneralTask, folder: Path | None, split: str) -> datasets.Dataset:
@@ -36,57 +35,59 @@ def load_split(task: GeneralTask, folder: Path | None, split: str) -> datasets.D
             empty split, or a row without text; the message names file and row.
         HubError: the Hub refused or could not be reached.
     """
-    table = _from_hub(task, split) if folder is None else _from_folder(task, folder, split)
-    where = f"{task.hub} on the Hub" if folder is None else str(folder)
-    if not len(next(iter(table.values()))):
-        raise GeneralTaskError(f"{task.name}: the split {split} of {where} is empty; give data with at least one row")
-    return datasets.Dataset.from_dict(table)
-
-
-def _from_hub(task: GeneralTask, split: str) -> dict[str, list[str]]:
-    way_out = f"download it where there is a network and pass --data {task.name}=FOLDER"
-    try:
-        loaded = datasets.load_dataset(task.hub, task.hub_config, revision=task.hub_revision, split=split)
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
-        lines = str(error).strip().splitlines()
-        raise HubError(
-            f"{task.name}: the data set {task.hub} cannot be had from the Hub "
-            f"({lines[0] if lines else type(error).__name__}); {way_out}",
-            repo_id=task.hub,
-        ) from None
-    _check_columns(task, f"{task.hub} ({split})", loaded.column_names)
-    table = {column: list(loaded[column]) for column in task.columns}
-    _check_rows(task, f"{task.hub} ({split})", table)
-    return table
-
-
-def _from_folder(task: GeneralTask, folder: Path, split: str) -> dict[str, list[str]]:
-    if not folder.is_dir():
-        raise GeneralTaskError(f"{task.name}: there is no folder {folder}; pass --data {task.name}=FOLDER")
-    files = _files(task, folder, split)
-    if not files:
+    names, place = _on_the_hub(task, split) if folder is None else _in_folder(task, folder, split)
+    if not names:
+        where = f"{task.hub} on the Hub" if folder is None else str(folder)
         raise GeneralTaskError(
-            f"{task.name}: {folder} has no file of the split {split}; it needs {split}.parquet, {split}.jsonl or "
+            f"{task.name}: {where} has no file of the split {split}; it needs {split}.parquet, {split}.jsonl or "
             f"{split}/*.parquet with the columns {', '.join(task.columns)}"
         )
     table: dict[str, list[str]] = {column: [] for column in task.columns}
-    for file in files:
+    for name in names:
+        file = place / name
         part = _parquet(task, file) if file.suffix == ".parquet" else _json_lines(task, file)
         _check_rows(task, str(file), part)
         for column, values in part.items():
             table[column] += values
-    return table
+    if not table[task.columns[0]]:
+        where = f"{task.hub} on the Hub" if folder is None else str(folder)
+        raise GeneralTaskError(f"{task.name}: the split {split} of {where} is empty; give data with at least one row")
+    return datasets.Dataset.from_dict(table)
 
 
-def _files(task: GeneralTask, folder: Path, split: str) -> list[Path]:
-    """The split's files in order of their names; of a snapshot of the Hub those of the task's configuration."""
-    inner = folder / (task.hub_config or "")
-    for place in dict.fromkeys((folder, inner, folder / "data")):
+def _on_the_hub(task: GeneralTask, split: str) -> tuple[list[str], Path]:
+    try:
+        repo = open_repo(task.hub, task.hub_revision, "dataset")
+        names = _files(task, repo.sizes, split)
+        return names, repo.download(names) if names else Path()
+    except HubError as error:
+        raise HubError(
+            f"{task.name}: the data set {task.hub} cannot be had from the Hub ({error}); download it where there is a "
+            f"network and pass --data {task.name}=FOLDER",
+            repo_id=task.hub,
+            reason=error.reason,
+        ) from None
+
+
+def _in_folder(task: GeneralTask, folder: Path, split: str) -> tuple[list[str], Path]:
+    if not folder.is_dir():
+        raise GeneralTaskError(f"{task.name}: there is no folder {folder}; pass --data {task.name}=FOLDER")
+    paths = [path for depth in ("*", "*/*", "*/*/*") for path in folder.glob(depth)]
+    return _files(task, [path.relative_to(folder).as_posix() for path in paths], split), folder
+
+
+def _files(task: GeneralTask, paths: Iterable[str], split: str) -> list[str]:
+    """The split's files in order of their names; of a repository those of the task's configuration."""
+    known = sorted(PurePosixPath(path) for path in paths)
+    for place in dict.fromkeys(map(PurePosixPath, ("", task.hub_config or "", "data"))):
         found = [
-            file
-            for file in sorted([*place.glob("*"), *place.glob(f"{split}/*")])
-            if file.suffix in _ENDINGS
-            and (file.parent.name == split or file.stem == split or file.stem.startswith(f"{split}-"))
+            str(path)
+            for path in known
+            if path.suffix in _ENDINGS
+            and (
+                path.parent == place / split
+                or (path.parent == place and (path.stem == split or path.stem.startswith(f"{split}-")))
+            )
         ]
         if found:
             return found
@@ -141,7 +142,7 @@ def _check_rows(task: GeneralTask, where: str, table: dict[str, list[Any]]) -> N
         for number, value in enumerate(values, start=1):
             if not isinstance(value, str) or not value.strip():
                 raise GeneralTaskError(f"{task.name}: {where}, row {number}: {column} is no text ({value!r})")
-            if task.name == "gsm8k" and column == "answer" and not _NUMBER.search(value):
-                raise GeneralTaskError(
-                    f"{task.name}: {where}, row {number}: the answer has no '#### number' at its end"
-                )
+    for number, row in enumerate(zip(*table.values(), strict=True), start=1):
+        fault = task.fault(dict(zip(table, row, strict=True))) if task.fault else None
+        if fault:
+            raise GeneralTaskError(f"{task.name}: {where}, row {number}: {fault}")

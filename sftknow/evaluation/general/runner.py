@@ -14,12 +14,11 @@ import lm_eval
 import torch
 
 from sftknow.artifacts.files import digest
-from sftknow.dependencies import needs
+from sftknow.artifacts.general_scores import GeneralAnswer, GeneralMetric, GeneralScores
+from sftknow.dependencies import import_extra, needs
 from sftknow.errors import GeneralTaskError, ModelError
 from sftknow.evaluation.general.data import load_split
-from sftknow.evaluation.general.results import GeneralAnswer, GeneralMetric, GeneralScores
-from sftknow.evaluation.general.tasks import GeneralTask
-from sftknow.evaluation.general.xsum import ARTICLE_WORDS, load_articles
+from sftknow.evaluation.general.tasks import ARTICLE_WORDS, GeneralTask
 from sftknow.evaluation.quiet import quiet_evaluation
 from sftknow.progress import progress
 from sftknow.records import TaskExample
@@ -45,7 +44,7 @@ class GeneralHarness:
             task has.
         limit: score only the first rows, as lm-eval's ``--limit``.
         batch_size: prompts a batch.
-        article_words: XSum only: words of an article that are shown.
+        article_words: words of an article that are shown, for tasks that shorten theirs (XSum).
 
     Attributes:
         task: as given.
@@ -57,6 +56,7 @@ class GeneralHarness:
     Raises:
         GeneralTaskError: the data cannot be used, or the task cannot be asked with examples.
         HubError: the Hub refused or could not be reached.
+        MissingExtraError: what computes the task's metrics is not installed.
     """
 
     def __init__(
@@ -69,17 +69,21 @@ class GeneralHarness:
         batch_size: int = 16,
         article_words: int = ARTICLE_WORDS,
     ) -> None:
+        if task.needs is not None:
+            import_extra(*task.needs)
         self.task = task
         self.data = data
         self._limit = limit
         self._batch_size = batch_size
         self.article_words = article_words
         with quiet_evaluation():
-            here = Path(lm_eval.__file__).parent / "tasks" / task.lm_eval_name
-            places = [str(task_folder()), *([str(here)] if here.is_dir() else [])]
+            here = task.folder or Path(lm_eval.__file__).parent / "tasks" / task.lm_eval_name
+            places = [str(place) for place in (task_folder(), here) if place.is_dir()]
             self._manager = TaskManager(include_path=places, include_defaults=False)
         with needs("lm_eval"):
             index = self._manager.task_index
+        if task.lm_eval_name not in index:
+            raise GeneralTaskError(f"{task.name}: lm-eval finds no task {task.lm_eval_name} in {', '.join(places)}")
         usual = int((index[task.lm_eval_name].cfg or {}).get("num_fewshot") or 0)
         self.few_shot = usual if few_shot is None else few_shot
         if self.few_shot and not task.few_shot:
@@ -170,10 +174,10 @@ class GeneralHarness:
 
     def _build(self, documents: datasets.Dataset, train: datasets.Dataset | None, few_shot: int) -> Any:
         """lm-eval's own task over these rows. A group is where lm-eval lets a task's settings be replaced."""
-        if self.task.name == "xsum":
-            rows = functools.partial(load_articles, documents=documents, article_words=self.article_words)
-        else:
-            rows = functools.partial(_rows, documents=documents, train=train)
+        if self.task.prepare is not None:
+            shown = [self.task.prepare(row, self.article_words) for row in documents]
+            documents = datasets.Dataset.from_list(shown)
+        rows = functools.partial(_rows, documents=documents, train=train)
         replaced: dict[str, Any] = {"task": self.task.lm_eval_name, "num_fewshot": few_shot, "custom_dataset": rows}
         if train is None:
             replaced |= {"training_split": None, "fewshot_split": None}

@@ -12,11 +12,11 @@ import datasets
 from sftknow.dependencies import import_extra
 from sftknow.errors import GeneralTaskError, SftknowError
 from sftknow.evaluation.general.data import load_split
-from sftknow.evaluation.general.tasks import TASKS
+from sftknow.evaluation.general.tasks import ARTICLE_WORDS, ROUGE_SCORER, find_task, shortened
+
+__all__ = ["ARTICLE_WORDS", "ROUGE", "ArticlesError", "load_articles", "process_results", "rouge"]
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
-ARTICLE_WORDS = 1000
-"""Of an article so many words are shown. Most are shorter; a model with a short context needs fewer."""
 
 
 class ArticlesError(GeneralTaskError, SystemExit):
@@ -31,7 +31,6 @@ def load_articles(
     *,
     xsum_data: str | None = None,
     article_words: int = ARTICLE_WORDS,
-    documents: datasets.Dataset | None = None,
     **model_args: Any,
 ) -> dict[str, datasets.Dataset]:
     """The test articles: lm-eval's ``custom_dataset``.
@@ -40,7 +39,6 @@ def load_articles(
         xsum_data: folder of the data, from ``--metadata``; None for the Hub.
         article_words: words of an article that are shown; the cut is the same in training and evaluation, whatever
             the tokenizer.
-        documents: the rows themselves, for callers in this process.
         model_args: what else lm-eval hands over.
 
     Raises:
@@ -48,14 +46,10 @@ def load_articles(
     """
     try:
         _scorer()  # before a model has answered for an hour
-        rows = (
-            load_split(TASKS["xsum"], Path(xsum_data) if xsum_data else None, "test")
-            if documents is None
-            else documents
-        )
+        rows = load_split(find_task("xsum"), Path(xsum_data) if xsum_data else None, "test")
     except SftknowError as error:
         raise ArticlesError(str(error)) from None
-    return {"test": datasets.Dataset.from_list([_shortened(row, int(article_words)) for row in rows])}
+    return {"test": datasets.Dataset.from_list([shortened(row, int(article_words)) for row in rows])}
 
 
 def process_results(document: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -71,9 +65,4 @@ def rouge(summary: str, reference: str) -> dict[str, float]:
 
 @lru_cache(maxsize=1)
 def _scorer() -> Any:
-    return import_extra("rouge_score.rouge_scorer", "xsum").RougeScorer(list(ROUGE), use_stemmer=True)
-
-
-def _shortened(row: Mapping[str, Any], words: int) -> dict[str, str]:
-    """The row with the article's first words, one space apart; line breaks would look like the end of a summary."""
-    return {"document": " ".join(row["document"].split()[:words]), "summary": " ".join(row["summary"].split())}
+    return import_extra(*ROUGE_SCORER).RougeScorer(list(ROUGE), use_stemmer=True)

@@ -8,13 +8,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 
 from sftknow.errors import GeneralTaskError, HubError
 from sftknow.evaluation.general.data import load_split
-from sftknow.evaluation.general.tasks import TASKS, find_task
+from sftknow.evaluation.general.tasks import GeneralTask, find_task
 from tests.evaluation.general.stand_in import gsm8k_rows, write_stand_in, xsum_rows
+from tests.hub_server import Fault, HubServer
 
-XSUM, GSM8K = TASKS["xsum"], TASKS["gsm8k"]
+XSUM, GSM8K = find_task("xsum"), find_task("gsm8k")
 
 
 def write_parquet(file: Path, rows: list[dict[str, str]]) -> None:
@@ -84,8 +86,39 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_unknown_task() -> None:
-    with pytest.raises(GeneralTaskError, match="no general-ability task 'xsums'; there are xsum, gsm8k"):
+    with pytest.raises(GeneralTaskError, match="no general-ability task called xsums; there are xsum, gsm8k"):
         find_task("xsums")
+
+
+@pytest.mark.parametrize(
+    ("task", "files", "rows"),
+    [
+        (GSM8K, "main/test-00000-of-00001.parquet", gsm8k_rows(3)),
+        (XSUM, "default/test/0000.parquet", xsum_rows(3)),
+    ],
+    ids=["gsm8k", "xsum"],
+)
+def test_the_hub_and_later_its_cache(
+    hub: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: GeneralTask,
+    files: str,
+    rows: list[dict[str, str]],
+) -> None:
+    write_parquet(tmp_path / "rows.parquet", rows)
+    other = files.replace("test", "train")
+    commit = hub.put("dataset", task.hub, {name: (tmp_path / "rows.parquet").read_bytes() for name in (files, other)})
+    if task.hub_revision:
+        hub.repos["dataset", task.hub].branches[task.hub_revision] = commit
+    hub.faults.append(Fault("error", "GET", "/api/", status=503))
+    expected = [{column: row[column] for column in task.columns} for row in rows]
+    assert load_split(task, None, "test").to_list() == expected
+    assert hub.count("GET", "/resolve/.*train") == 0, "only the split that was asked for"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert load_split(task, None, "test").to_list() == expected
+    assert not hub.requests
 
 
 def test_no_network_says_to_pass_a_folder() -> None:

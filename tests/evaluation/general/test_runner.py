@@ -13,8 +13,8 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from sftknow.artifacts.general_scores import read_general, write_general
 from sftknow.errors import GeneralTaskError, ModelError
-from sftknow.evaluation.general.results import read_general, write_general
 from sftknow.evaluation.general.runner import GeneralHarness
 from sftknow.evaluation.general.tasks import find_task
 from tests.evaluation.general.stand_in import gsm8k_rows, write_stand_in, xsum_rows

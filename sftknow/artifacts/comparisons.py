@@ -1,4 +1,6 @@
-"""A comparison on disk, for programs (JSON, Parquet) and for spreadsheets (CSV).
+"""Two evaluations compared question by question: what was found, and its files.
+
+On disk it is for programs (JSON, Parquet) and for spreadsheets (CSV).
 
 ``comparison.json`` holds everything but the questions and is written last: a folder with it is whole.
 ``differences.csv`` is its table. ``questions.parquet`` has one row a question, ``changed.csv`` those gained or lost in
@@ -8,21 +10,21 @@ any of the three metrics.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.artifacts.files import atomic_file, read_json, write_json
+from sftknow.artifacts.scores import METRICS, QUESTIONS
 from sftknow.errors import RunError
-from sftknow.evaluation.comparison import METRICS, Comparison, PairedDifference, PairedQuestion
-from sftknow.records import QuestionResult, to_json
+from sftknow.records import SPLITS, QuestionResult, Split, to_json
 
 COMPARISON = "comparison.json"
 DIFFERENCES = "differences.csv"
-QUESTIONS = "questions.parquet"
 CHANGED = "changed.csv"
 
 SCHEMA = pa.schema(
@@ -39,6 +41,87 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of ``questions.parquet``; a change is ``gained``, ``lost`` or ``same``."""
+
+
+Change = Literal["gained", "lost", "same"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedQuestion:
+    """One question that both models answered."""
+
+    a: QuestionResult
+    b: QuestionResult
+    """The same fact, split and bucket as `a`."""
+    question: str = ""
+    """Empty where the data set was not at hand; so is `answers`."""
+    answers: tuple[str, ...] = ()
+    """What counts as correct, the expected answer first."""
+
+    def change(self, metric: str = "acc") -> Change:
+        """``gained`` where only `b` is correct, ``lost`` where only `a` is."""
+        before, after = getattr(self.a, metric), getattr(self.b, metric)
+        return "same" if before == after else "gained" if after else "lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """How the models differ on one task or group."""
+
+    task: str
+    """Task or group, such as ``cbqa_mastery_test_bucket_3`` or ``cbqa_mastery_test``."""
+    metric: str
+    """``acc``, ``acc_word`` or ``exact_match``."""
+    count: int
+    """Questions."""
+    a: float
+    """Share of correct answers, between 0 and 1; of a group the plain mean over its buckets."""
+    b: float
+    difference: float
+    """b − a."""
+    low: float
+    """Lower end of the bootstrap interval of the difference."""
+    high: float
+    gained: int
+    """Questions that only b answered correctly."""
+    lost: int
+    """Questions that only a answered correctly."""
+    p_value: float
+    """Two-sided, of McNemar's exact test; of a group see `sftknow.stats.stratified_mcnemar`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two models on the same questions."""
+
+    a: str
+    b: str
+    dataset_fingerprint: str
+    graded_by: str
+    level: float
+    """Of the intervals, such as 0.95."""
+    resamples: int
+    seed: int
+    differences: tuple[PairedDifference, ...]
+    """Split by split: the group, then its buckets; each in the three metrics."""
+    missing: tuple[str, ...] = ()
+    """Leaf tasks without a single question, which the means leave out."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Splits that were not compared, with the reason."""
+    questions: tuple[PairedQuestion, ...] = ()
+
+    def value(self, task: str, metric: str = "acc") -> PairedDifference:
+        """The difference on a task or group. Raises KeyError where it was not compared."""
+        for entry in self.differences:
+            if entry.task == task and entry.metric == metric:
+                return entry
+        raise KeyError(f"{task}/{metric}")
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that were compared."""
+        there = {question.a.split for question in self.questions}
+        return tuple(split for split in SPLITS if split in there)
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:

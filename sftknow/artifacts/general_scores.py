@@ -6,7 +6,6 @@ The JSON is written last: a task whose JSON is there is whole.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.artifacts.files import atomic_file, read_json, write_json
+from sftknow.artifacts.scores import metrics_from_json, metrics_to_json
 from sftknow.errors import RunError
 from sftknow.records import to_json
 
@@ -76,25 +76,16 @@ class GeneralScores:
         raise KeyError(name)
 
 
+_SHOWN = pa.schema([("row", pa.int64()), ("prompt", pa.string()), ("expected", pa.string()), ("output", pa.string())])
+
+
 def write_general(folder: Path, scores: GeneralScores) -> Path:
     """Write one task's scores and answers; return the JSON's path."""
     path = folder / f"{scores.task}.json"
     folder.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    names = [metric.name for metric in scores.metrics]
-    schema = pa.schema(
-        [
-            ("row", pa.int64()),
-            ("prompt", pa.string()),
-            ("expected", pa.string()),
-            ("output", pa.string()),
-            *((name, pa.float64()) for name in names),
-        ]
-    )
-    rows = [
-        {"row": a.row, "prompt": a.prompt, "expected": a.expected, "output": a.output, **a.scores}
-        for a in scores.answers
-    ]
+    schema = pa.schema([*_SHOWN, *(pa.field(metric.name, pa.float64()) for metric in scores.metrics)])
+    rows = [{**{name: getattr(a, name) for name in _SHOWN.names}, **a.scores} for a in scores.answers]
     with atomic_file(_answers(path)) as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
     write_json(path, scores_json(scores))
@@ -105,10 +96,7 @@ def scores_json(scores: GeneralScores) -> dict[str, Any]:
     """The scores without the answers, JSON-ready: a standard error that does not exist is null."""
     content: dict[str, Any] = to_json(dataclasses.replace(scores, answers=()))
     del content["answers"]
-    for metric in content["metrics"]:
-        if math.isnan(metric["stderr"]):
-            metric["stderr"] = None
-    return content
+    return {**content, "metrics": metrics_to_json(scores.metrics)}
 
 
 def read_general(path: Path) -> GeneralScores:
@@ -119,16 +107,10 @@ def read_general(path: Path) -> GeneralScores:
     """
     content = read_json(path)
     try:
-        metrics = tuple(
-            GeneralMetric(**{**metric, "stderr": math.nan if metric["stderr"] is None else metric["stderr"]})
-            for metric in content["metrics"]
-        )
+        metrics = metrics_from_json(GeneralMetric, content["metrics"])
         answers = tuple(
             GeneralAnswer(
-                row=row["row"],
-                prompt=row["prompt"],
-                expected=row["expected"],
-                output=row["output"],
+                **{name: row[name] for name in _SHOWN.names},
                 scores={metric.name: row[metric.name] for metric in metrics},
             )
             for row in pq.read_table(_answers(path)).to_pylist()
