@@ -89,3 +89,9 @@ class MissingExtraError(SftknowError):
 
 class DependencyError(SftknowError):
     """An installed package is of a version that lacks what sftknow needs; the message names the versions that work."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says first, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

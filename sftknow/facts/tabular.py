@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.answers import Synonyms, normalize
-from sftknow.errors import FactsError
+from sftknow.errors import FactsError, first_line
 from sftknow.facts.prompts import question_for
 from sftknow.facts.topics import Topic
 from sftknow.records import SPLITS, Fact, Split
@@ -284,7 +284,7 @@ def _jsonl(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         except json.JSONDecodeError as error:
             raise FactsError(f"{file}, row {number}: not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list of thousands of lists
-            raise FactsError(f"{file}, row {number}: not JSON that can be read: {str(error).splitlines()[0]}") from None
+            raise FactsError(f"{file}, row {number}: not JSON that can be read: {first_line(error)}") from None
         if not isinstance(cells, dict):
             raise FactsError(f"{file}, row {number}: must be an object with subject, relation and object")
         yield number, cells
@@ -325,4 +325,4 @@ def _parquet(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                     number += 1
                     yield number, cells
     except (OSError, pa.ArrowException) as error:
-        raise FactsError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise FactsError(f"{file} is not a Parquet file that can be read: {first_line(error)}") from None
