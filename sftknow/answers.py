@@ -30,8 +30,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from sftknow.artifacts.files import read_mapping
 from sftknow.errors import FactsError
 
 Match = Literal["contains", "word", "exact"]
@@ -251,22 +252,13 @@ class Synonyms:
 
 
 def _read_table(path: Path) -> dict[str, list[str]]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if normalize(name) in seen:
-                raise FactsError(f"{path}: the object {name!r} has two rows; merge them into one")
-            seen.add(normalize(name))
-        return dict(pairs)
-
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
-    except OSError as error:
-        raise FactsError(f"the synonyms file {path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FactsError(f"the synonyms file {path} is not UTF-8 JSON: {error}") from None
-    if not isinstance(table, dict):
-        raise FactsError(f'the synonyms file {path} must be an object like {{"South Korea": ["Korea"]}}')
+    table = read_mapping(
+        path,
+        "synonyms",
+        example=' like {"South Korea": ["Korea"]}',
+        twice="the object {} has two rows; merge them into one",
+        same=normalize,
+    )
     for number, (name, others) in enumerate(table.items(), start=1):
         where = f"{path}, row {number} ({name!r})"
         if not normalize(name):

@@ -6,12 +6,13 @@ environment. One of them, the main process, speaks, writes and saves; the others
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import threading
 import time
 from pathlib import Path
+
+from sftknow.artifacts.lock import wait_for_release
 
 # What `accelerate launch` tells its processes beside their places.
 _FSDP, _DEEPSPEED, _USE_CPU = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"
@@ -52,8 +53,7 @@ def end_with_the_starter(lock: Path) -> None:
     """End this process when the one that holds the lock is no more: killed, crashed or done."""
 
     def wait() -> None:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
+        wait_for_release(lock)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

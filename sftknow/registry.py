@@ -11,8 +11,9 @@ ways: by importing the module that registers it, or, for the command line, by an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sftknow.errors import SftknowError
 
@@ -74,6 +75,24 @@ class Registry(Generic[T]):
         """The names, in the order in which they were registered."""
         load_plugins()
         return iter(tuple(self._entries))
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A constraint on a text field of a recipe, for `typing.Annotated`: it names an entry of a registry."""
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def known(name: str) -> str:
+            if name not in self.registry:
+                *others, last = [repr(each) for each in self.registry]
+                raise PydanticCustomError("registered", "{wish}", {"wish": f"{', '.join(others)} or {last}"})
+            return name
+
+        return core_schema.no_info_after_validator_function(known, handler(source))
 
 
 def load_plugins() -> None:

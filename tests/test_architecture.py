@@ -63,6 +63,12 @@ def test_rooms_do_not_import_each_other(path: Path) -> None:
         assert not imported & (later | ROOMS | {"run", "cli", "recipes"})
     elif room == "run":
         assert "cli" not in imported
+    elif room == "recipes":
+        assert not imported & {"run", "cli"}
+        of_rooms = {
+            name.split(".")[2] for name in imports(path) if name.split(".")[1:2] and name.split(".")[1] in ROOMS
+        }
+        assert of_rooms <= {"options", "recipe", "samplers"}, "sections are the rooms' option classes"
     elif room not in ("cli", "__main__"):
         assert not imported & (ROOMS | {"run", "cli"}), "leaves import no room"
 

@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sftknow.errors import RunError
+from sftknow.errors import FactsError, RunError
 from sftknow.records import to_json
 
 
@@ -110,3 +110,38 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged ({error}); delete it and start again") from None
+
+
+def read_mapping(
+    path: Path, what: str, *, example: str, twice: str, same: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """Read a person's own JSON file of names and what belongs to them.
+
+    Args:
+        path: UTF-8, with or without a byte order mark.
+        what: is in it, as in "the topics file".
+        example: of its content, for the error.
+        twice: what is wrong with a name that stands there twice, ``{}`` for the name.
+        same: names are one where this makes them equal.
+
+    Raises:
+        FactsError: the file cannot be read, is no JSON object, or has a name twice.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if same(name) in seen:
+                raise FactsError(f"{path}: {twice.format(repr(name))}")
+            seen.add(same(name))
+        return dict(pairs)
+
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except OSError as error:
+        raise FactsError(f"the {what} file {path} cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FactsError(f"the {what} file {path} is not UTF-8 JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise FactsError(f"the {what} file {path} must be an object{example}")
+    return table

@@ -19,6 +19,7 @@ from sftknow.artifacts.continuations import FOLDER as CONTINUATIONS
 from sftknow.artifacts.continuations import read_continuations, read_own_aliases, write_continuations
 from sftknow.artifacts.files import atomic_folder, digest, file_sha256
 from sftknow.artifacts.manifests import read_manifest, write_manifest
+from sftknow.artifacts.tables import to_record
 from sftknow.errors import MasteryDataError
 from sftknow.records import BUCKETS, SPLITS, Fact, GradedFact, Mastery, SampleTally, Split
 
@@ -48,56 +49,28 @@ SCHEMA = pa.schema(
 )
 """Columns of every Parquet file: see the fields of `Fact` and `Mastery`; ``rate`` is hits ÷ tries."""
 
+_FACT_COLUMNS = SCHEMA.names[1:7]
+
 
 def bucket_file(split: str, bucket: int) -> str:
     """Path of a bucket within the data set's folder."""
     return f"{split}/bucket_{bucket}.parquet"
 
 
+def fact_row(fact: Fact) -> dict[str, Any]:
+    """A fact's columns, here and in the lab's table of facts."""
+    row = dict(vars(fact))
+    return {"fact_id": row.pop("id"), **row}
+
+
 def _row(graded: GradedFact) -> dict[str, Any]:
-    fact, mastery = graded.fact, graded.mastery
-    return {
-        "fact_id": fact.id,
-        "topic": fact.topic,
-        "subject": fact.subject,
-        "object": fact.object,
-        "aliases": list(fact.aliases),
-        "question": fact.question,
-        "split": fact.split,
-        "bucket": mastery.bucket,
-        "rate": mastery.rate,
-        "hits": mastery.hits,
-        "tries": mastery.tries,
-        "low": mastery.low,
-        "high": mastery.high,
-        "edge": mastery.edge,
-        "template_hits": list(mastery.template_hits),
-        "template_tries": list(mastery.template_tries),
-    }
+    return {**fact_row(graded.fact), **vars(graded.mastery), "rate": graded.mastery.rate}
 
 
-def _graded(row: Mapping[str, Any]) -> GradedFact:
-    fact = Fact(
-        id=row["fact_id"],
-        topic=row["topic"],
-        subject=row["subject"],
-        object=row["object"],
-        aliases=tuple(row["aliases"]),
-        question=row["question"],
-        split=row["split"],
-    )
-    mastery = Mastery(
-        fact_id=row["fact_id"],
-        template_hits=tuple(row["template_hits"]),
-        template_tries=tuple(row["template_tries"]),
-        hits=row["hits"],
-        tries=row["tries"],
-        bucket=row["bucket"],
-        low=row["low"],
-        high=row["high"],
-        edge=row["edge"],
-    )
-    return GradedFact(fact=fact, mastery=mastery)
+def _graded(row: dict[str, Any]) -> GradedFact:
+    del row["rate"]
+    fact = {"id": row["fact_id"], **{name: row.pop(name) for name in _FACT_COLUMNS}}
+    return GradedFact(fact=to_record(Fact, fact), mastery=to_record(Mastery, row))
 
 
 def fingerprint(rows: Iterable[GradedFact]) -> str:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from sftknow.artifacts.files import atomic_file, read_json, write_json
 from sftknow.artifacts.journal import JOURNALS
+from sftknow.artifacts.tables import schema_of, to_record, to_table
 from sftknow.errors import RunError
 from sftknow.records import EvalRun, MetricValue, QuestionResult, to_json
 
@@ -27,17 +28,7 @@ QUESTIONS = "questions.parquet"
 METRICS: tuple[str, ...] = ("acc", "acc_word", "exact_match")
 """The three readings of a correct answer, the headline first."""
 
-SCHEMA = pa.schema(
-    [
-        ("fact_id", pa.string()),
-        ("split", pa.string()),
-        ("bucket", pa.int8()),
-        ("output", pa.string()),
-        ("acc", pa.bool_()),
-        ("acc_word", pa.bool_()),
-        ("exact_match", pa.bool_()),
-    ]
-)
+SCHEMA = schema_of(QuestionResult, bucket=pa.int8())
 """Columns of ``questions.parquet``: the fields of `QuestionResult`."""
 
 
@@ -46,13 +37,13 @@ def write_eval(folder: Path, run: EvalRun) -> None:
 
     A standard error that does not exist (a bucket with a single question) is NaN in the record and null in the file.
     """
-    scores: dict[str, Any] = to_json(run)
-    questions = scores.pop("questions")
+    scores: dict[str, Any] = to_json(replace(run, questions=()))
+    del scores["questions"]
     scores["metrics"] = metrics_to_json(run.metrics)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SCORES).unlink(missing_ok=True)
     with atomic_file(folder / QUESTIONS) as partial:
-        pq.write_table(pa.Table.from_pylist(questions, schema=SCHEMA), partial)
+        pq.write_table(to_table(run.questions, SCHEMA), partial)
     write_json(folder / SCORES, scores)
     for journal in folder.glob(JOURNALS):
         journal.unlink()
@@ -66,7 +57,7 @@ def read_eval(folder: Path) -> EvalRun:
     """
     try:
         table = pq.read_table(folder / QUESTIONS)
-        questions = tuple(QuestionResult(**row) for row in table.select(SCHEMA.names).to_pylist())
+        questions = tuple(to_record(QuestionResult, row) for row in table.select(SCHEMA.names).to_pylist())
     except (OSError, KeyError, TypeError, pa.ArrowException) as error:
         raise _not_whole(folder, error) from None
     return replace(read_scores(folder), questions=questions)

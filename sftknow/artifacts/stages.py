@@ -7,14 +7,14 @@ another key it finds an empty folder.
 
 from __future__ import annotations
 
-import fcntl
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from sftknow.artifacts.files import digest, read_json, write_json
+from sftknow.artifacts.keyed_folder import ready_folder
+from sftknow.artifacts.lock import Lock
 from sftknow.errors import RunError
 
 
@@ -51,11 +51,7 @@ class Stage:
     def start(self) -> None:
         """Ready the folder: keep partial work of the same key, clear away work of any other."""
         self._done.unlink(missing_ok=True)
-        if not self._started.is_file() or read_json(self._started).get("key") != self.key:
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
-            write_json(self._started, {"key": self.key, "inputs": self.inputs, "started": time.time()})
-        self.folder.mkdir(parents=True, exist_ok=True)
+        ready_folder(self.folder, self.key, mark=self._started, notes={"inputs": self.inputs, "started": time.time()})
 
     def finish(self, outputs: Any = None) -> None:
         """Mark the stage complete. The last thing a stage does."""
@@ -74,25 +70,17 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO[str] | None = None
+        busy = RunError(f"another process is working in {path}; wait for it or give another --out")
+        self._lock = Lock(path / ".lock", busy, keep=True)
 
     def __enter__(self) -> RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; give another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = (self.path / ".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise RunError(f"another process is working in {self.path}; wait for it or give another --out") from None
-        self._lock = lock
+        self._lock.take()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def stage(self, name: str, inputs: Mapping[str, Any]) -> Stage:
         """The stage of that name (slashes make subfolders), keyed by ``inputs``."""

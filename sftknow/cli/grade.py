@@ -46,7 +46,9 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 …")
     add_dtype(parser)
-    parser.add_argument("--sampler", choices=("transformers", "vllm"), default="transformers", help="what samples")
+    parser.add_argument(
+        "--sampler", default="transformers", metavar="NAME", help="transformers (default), vllm, or one of a plug-in"
+    )
     parser.add_argument("--tensor-parallel", type=positive, default=1, metavar="N", help="vLLM: GPUs for one model")
     parser.add_argument("--data-parallel", type=positive, default=1, metavar="N", help="vLLM: copies of the model")
     parser.add_argument("--engine", choices=("local", "ray"), default="local", help="this process, or a Ray cluster")
@@ -133,7 +135,9 @@ def _grade(arguments: argparse.Namespace) -> None:
                 gpus_per_replica=arguments.gpus,
             ),
         )
-    except ValidationError:
+    except ValidationError as error:
+        if error.errors()[0]["loc"] == ("sampler",):
+            raise RecipeError(f"--sampler should be {error.errors()[0]['msg']}, not {arguments.sampler!r}") from None
         raise RecipeError(f"--temperature should be greater than 0, not {arguments.temperature}") from None
     topics = load_topics(Path(arguments.topics) if arguments.topics else None)
     synonyms = Synonyms.load(Path(arguments.synonyms) if arguments.synonyms else None)

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
 from sftknow import __version__
-from sftknow.errors import ClusterError, MissingExtraError
+from sftknow.errors import ClusterError, MissingExtraError, first_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +198,6 @@ def this_node() -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
-
-
-def first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def why(error: BaseException) -> str:

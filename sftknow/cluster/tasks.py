@@ -24,7 +24,6 @@ from sftknow.cluster.connection import (
     capacity,
     check_version,
     connected,
-    first_line,
     fitting,
     installed_versions,
     node_name,
@@ -33,7 +32,7 @@ from sftknow.cluster.connection import (
     why,
 )
 from sftknow.dependencies import QUIET
-from sftknow.errors import ClusterError, SftknowError
+from sftknow.errors import ClusterError, SftknowError, first_line
 
 MAX_STARTS = 5
 """How often a task may be started: one that takes its process with it each time is given up."""

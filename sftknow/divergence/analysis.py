@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftknow.artifacts.divergence import DivergenceResult, ExampleDivergence, read_divergence, write_divergence
 from sftknow.divergence import kl as divergence
 from sftknow.divergence.base import BaseView, Shown, as_shown, measure_base
 from sftknow.divergence.forward import first_token_logits, first_token_of, load_for_logits
 from sftknow.divergence.selection import Selection, select_prompts, skipped_fact
 from sftknow.divergence.summary import INFINITE, is_finite, summarise
-from sftknow.divergence.tables import DivergenceResult, ExampleDivergence, read_divergence, write_divergence
 from sftknow.errors import ModelError
 from sftknow.progress import progress
 

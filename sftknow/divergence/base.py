@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from sftknow.answers import DEFAULT_RULE, MatchRule, normalize
+from sftknow.artifacts.divergence import SkippedFact
 from sftknow.divergence.forward import (
     batches,
-    end_ids,
     first_token_logits,
     first_token_of,
     greedy,
     statement_ids,
 )
-from sftknow.divergence.selection import PromptChoice, Selection, SkippedFact, skipped_fact
+from sftknow.divergence.selection import PromptChoice, Selection, skipped_fact
 from sftknow.errors import MasteryDataError
+from sftknow.models.limits import end_ids
 from sftknow.progress import progress
 from sftknow.prompts import prompt_ids, question_prompt
 
@@ -181,7 +182,7 @@ def _complete(
     window: int,
     batch_size: int,
 ) -> list[list[int]]:
-    ends = end_ids(model, tokenizer)
+    ends = end_ids(tokenizer, getattr(model, "generation_config", None))
     limits = [
         window + max(len(tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]) for answer in c.fact.answers)
         for c in choices

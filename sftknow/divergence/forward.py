@@ -8,7 +8,7 @@ row's own first token. The output head is applied to that column only, where the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -115,7 +115,7 @@ def first_token_logits(
 
 
 def greedy(
-    model: Any, prompts: Sequence[Sequence[int]], limits: Sequence[int], ends: frozenset[int]
+    model: Any, prompts: Sequence[Sequence[int]], limits: Sequence[int], ends: Collection[int]
 ) -> list[list[int]]:
     """Most likely continuations of one batch of prompts, without the end token.
 
@@ -154,10 +154,3 @@ def greedy(
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], -1)
             positions = positions[:, -1:] + 1
     return texts
-
-
-def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Ids that end a text: the tokenizer's EOS and those of the model's generation config."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    listed = named if isinstance(named, (list, tuple)) else [named]
-    return frozenset(i for i in (*listed, tokenizer.eos_token_id) if i is not None)

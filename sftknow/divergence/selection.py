@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sftknow.artifacts.divergence import SkippedFact
 from sftknow.errors import MasteryDataError
 from sftknow.records import Fact, GradedFact, Split
 
@@ -27,16 +28,6 @@ class PromptChoice:
     """Index of the statement template within the topic, from 0."""
     statement: str
     """The template with the subject in its place."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SkippedFact:
-    """A fact that could not be measured."""
-
-    fact_id: str
-    topic: str
-    bucket: int
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sftknow.artifacts.divergence import ExampleDivergence, SkippedFact
 from sftknow.divergence.kl import bootstrap_interval
-from sftknow.divergence.selection import SkippedFact
-from sftknow.divergence.tables import ExampleDivergence
 from sftknow.errors import ModelError
 from sftknow.records import GroupDivergence, TokenDivergence
 

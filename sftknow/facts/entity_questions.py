@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.answers import Synonyms, normalize
-from sftknow.errors import FactsError
+from sftknow.errors import FactsError, first_line
 from sftknow.facts.prompts import subject_of
 from sftknow.facts.release import PARTS, Files, FolderFiles
 from sftknow.facts.topics import Topic
@@ -132,7 +132,7 @@ def _read_list(raw: bytes, file: str) -> list[Any]:
         row = _rows_before(raw[: error.start]) + 1
         raise FactsError(f"{file}, row {row}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise FactsError(f"{file} is not JSON: {str(error).splitlines()[0]}") from None
+        raise FactsError(f"{file} is not JSON: {first_line(error)}") from None
     if not isinstance(rows, list):
         raise FactsError(f"{file} must be a JSON list of objects with a question and answers")
     return rows

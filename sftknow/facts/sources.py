@@ -1,4 +1,4 @@
-"""Where facts come from: the lab, a folder, a file, or a data set on the Hub."""
+"""Where facts come from: a source with a name, such as the lab, or a folder, a file, a data set on the Hub."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 from sftknow.answers import Synonyms
@@ -15,14 +15,21 @@ from sftknow.artifacts.files import visible_files
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.errors import FactsError, HubError
 from sftknow.facts.entity_questions import is_entity_questions, read_entity_questions
-from sftknow.facts.release import OFFICIAL, Comparison, Files, FolderFiles, ZipFiles, compare, official_files
-from sftknow.facts.tabular import SUFFIXES, Exposure, Tables, read_tables, split_in_name
+from sftknow.facts.release import OFFICIAL, Files, FolderFiles, ZipFiles, compare, official_files
+from sftknow.facts.tabular import SUFFIXES, Exposure, SourceFacts, read_tables, split_in_name
 from sftknow.facts.topics import Topic
 from sftknow.models.hub_files import open_repo
 from sftknow.records import SPLITS, Fact, Split
+from sftknow.registry import Registry
 from sftknow.resources import lab_folder
 
-__all__ = ["Exposure", "FactSet", "load_facts"]
+__all__ = ["SOURCES", "Exposure", "FactSet", "SourceFacts", "load_facts"]
+
+ReadFacts = Callable[[Mapping[str, Topic], Synonyms], SourceFacts]
+"""Gets the topics by relation, and the synonyms whose names become aliases beside the source's own."""
+
+SOURCES: Registry[ReadFacts] = Registry("facts source", FactsError)
+"""The sources that have a name; see docs/extending/facts-sources.md."""
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
 
@@ -64,10 +71,10 @@ def load_facts(
     """Read facts.
 
     Args:
-        source: ``lab``; ``entity-questions``, the official release, which is downloaded once and compared with the
-            hashes of its files; a folder or a .zip file laid out like it; a JSONL, CSV or Parquet file, or a folder of
-            them; or a data set on the Hub, ``org/name`` or ``org/name@revision``. What exists on this machine goes
-            first.
+        source: a name of `SOURCES`: ``lab``; ``entity-questions``, the official release, which is downloaded once and
+            compared with the hashes of its files; or one that a plug-in adds. Otherwise a folder or a .zip file laid
+            out like EntityQuestions; a JSONL, CSV or Parquet file, or a folder of them; or a data set on the Hub,
+            ``org/name`` or ``org/name@revision``. What exists on this machine goes first.
         topics: from `load_topics`; every relation of the source must be among them.
         synonyms: whose names become aliases beside the source's own.
         limit: keep at most this many training facts, and of each other split at most a quarter of it (rounded up),
@@ -81,20 +88,8 @@ def load_facts(
     """
     if limit is not None and limit < 1:
         raise FactsError(f"a limit of {limit} facts leaves nothing; give 1 or more, or no limit")
-    place, name = _locate(source)
-    files = _entity_questions(place)
-    compared: Comparison | None = None
-    if files is not None:
-        compared = compare(files)
-        if compared.altered and isinstance(files, ZipFiles):
-            raise FactsError(
-                f"{place} is {compared}; download it again, or unpack it and give the folder as your own data"
-            )
-        read, removed = read_entity_questions(files, topics=topics, synonyms=synonyms)
-        tables = Tables(facts=read, removed=removed)
-    else:
-        tables = read_tables(_tables(place), topics=topics, synonyms=synonyms)
-    read, removed = tables.facts, tables.removed
+    found, name = _read(source, topics, synonyms)
+    read, removed = found.facts, found.removed
     if not read:
         raise FactsError(f"there is not a single fact in {source}")
     facts = tuple(read if limit is None else _limited(read, limit, seed))
@@ -102,51 +97,79 @@ def load_facts(
         over = sum(fact.split == split for fact in read) - sum(fact.split == split for fact in facts)
         if over:
             removed[f"{split}: beyond the limit"] = over
-    kept = {fact.id: tables.exposures[fact.id] for fact in facts if fact.id in tables.exposures}
+    kept = {fact.id: found.exposures[fact.id] for fact in facts if fact.id in found.exposures}
     return FactSet(
         facts=facts,
         removed=removed,
         sha256=_sha256(facts, kept),
         source=name,
-        exposures=kept if tables.exposures else None,
-        own_aliases={fact.id: tables.own_aliases[fact.id] for fact in facts if fact.id in tables.own_aliases},
-        notes=tuple(_notes(place, tables, compared)),
-        official=compared.official if compared else None,
+        exposures=kept if found.exposures else None,
+        own_aliases={fact.id: found.own_aliases[fact.id] for fact in facts if fact.id in found.own_aliases},
+        notes=found.notes,
+        official=found.official,
     )
 
 
-def _notes(place: Path, tables: Tables, compared: Comparison | None) -> Iterable[str]:
-    if compared and compared.same:
-        yield f"this is {compared}"
-    if tables.unused and not (place / MANIFEST).is_file():
-        yield f"columns not used: {', '.join(map(str, tables.unused))}"
+@SOURCES.register("lab")
+def read_lab(topics: Mapping[str, Topic], synonyms: Synonyms) -> SourceFacts:
+    """The facts of the lab's small world."""
+    file = lab_folder() / "facts.parquet"
+    if not file.is_file():
+        raise FactsError(f"the lab's facts are missing ({file}); reinstall sftknow, or run: sftknow lab pretrain")
+    return read_place(file, topics, synonyms)
 
 
-def _entity_questions(place: Path) -> Files | None:
-    """The place's files, where it is laid out like EntityQuestions."""
+@SOURCES.register(OFFICIAL)
+def read_official(topics: Mapping[str, Topic], synonyms: Synonyms) -> SourceFacts:
+    """The official EntityQuestions release."""
+    return read_place(official_files().path, topics, synonyms)
+
+
+def read_place(place: Path, topics: Mapping[str, Topic], synonyms: Synonyms) -> SourceFacts:
+    """The facts of a folder or .zip file laid out like EntityQuestions, of a table, or of a folder of tables.
+
+    Raises:
+        FactsError: it cannot be used; names the file, the row and what is wrong there.
+    """
+    files: Files | None = None
     if place.is_dir():
-        return FolderFiles(place) if is_entity_questions(place) else None
-    return ZipFiles(place) if place.suffix.lower() == ".zip" else None
+        files = FolderFiles(place) if is_entity_questions(place) else None
+    elif place.suffix.lower() == ".zip":
+        files = ZipFiles(place)
+    if files is None:
+        found = read_tables(_tables(place), topics=topics, synonyms=synonyms)
+        if found.unused and not (place / MANIFEST).is_file():
+            found = replace(found, notes=(f"columns not used: {', '.join(map(str, found.unused))}",))
+        return found
+    compared = compare(files)
+    if compared.altered and isinstance(files, ZipFiles):
+        raise FactsError(f"{place} is {compared}; download it again, or unpack it and give the folder as your own data")
+    facts, removed = read_entity_questions(files, topics=topics, synonyms=synonyms)
+    notes = (f"this is {compared}",) if compared.same else ()
+    return SourceFacts(facts=facts, removed=removed, notes=notes, official=compared.official)
 
 
-def _locate(source: str) -> tuple[Path, str]:
-    """A local file or folder, and the source's name for provenance."""
-    if source == "lab":
-        file = lab_folder() / "facts.parquet"
-        if not file.is_file():
-            raise FactsError(f"the lab's facts are missing ({file}); reinstall sftknow, or run: sftknow lab pretrain")
-        return file, source
-    place = Path(source).expanduser()
-    if source and place.exists():
-        return place, source
-    if source == OFFICIAL:
-        return official_files().path, source
-    if _HUB_ID.fullmatch(source) and Path(source).suffix not in (*SUFFIXES, ".json", ".zip"):
-        return _download(source)
-    raise FactsError(
-        f"no facts at {source!r}: give 'lab', '{OFFICIAL}', a folder, a {', '.join(SUFFIXES)} or .zip file, "
-        "or a Hub id org/name"
-    )
+def _read(source: str, topics: Mapping[str, Topic], synonyms: Synonyms) -> tuple[SourceFacts, str]:
+    """What a source gives, and its name for provenance."""
+    place, name = Path(source).expanduser(), source
+    here = bool(source) and place.exists() and source != "lab"
+    if not here and source in SOURCES:
+        found = SOURCES.get(source)(topics, synonyms)
+        unknown = next((fact for fact in found.facts if fact.topic not in topics), None)
+        if unknown is not None:
+            raise FactsError(
+                f"{source} gives the fact {unknown.id} of the topic {unknown.topic!r}, which no topics file has; "
+                "add its templates to a topics file of your own"
+            )
+        return found, source
+    if not here:
+        if not _HUB_ID.fullmatch(source) or Path(source).suffix in (*SUFFIXES, ".json", ".zip"):
+            raise FactsError(
+                f"no facts at {source!r}: give {', '.join(map(repr, SOURCES))}, a folder, a {', '.join(SUFFIXES)} or "
+                ".zip file, or a Hub id org/name"
+            )
+        place, name = _download(source)
+    return read_place(place, topics, synonyms), name
 
 
 def _tables(place: Path) -> list[tuple[Path, Split | None]]:
@@ -191,7 +214,7 @@ def _limited(facts: Sequence[Fact], limit: int, seed: int) -> Iterable[Fact]:
     kept: set[str] = set()
     for split, by_topic in by_split.items():
         size = limit if split == "train" else -(-limit // 4)
-        shares = _even_shares({topic: len(rows) for topic, rows in by_topic.items()}, size)
+        shares = even_shares({topic: len(rows) for topic, rows in by_topic.items()}, size)
         for topic, share in shares.items():
             # By a hash of seed and id, so that neither the order nor the other facts decide about this one.
             ranked = sorted(by_topic[topic], key=lambda f: hashlib.sha256(f"{seed}\0{f.id}".encode()).digest())
@@ -199,7 +222,7 @@ def _limited(facts: Sequence[Fact], limit: int, seed: int) -> Iterable[Fact]:
     return (fact for fact in facts if fact.id in kept)
 
 
-def _even_shares(available: Mapping[str, int], size: int) -> dict[str, int]:
+def even_shares(available: Mapping[str, int], size: int) -> dict[str, int]:
     """How many to take of each topic: as evenly as possible; places that a small topic cannot fill go to the others,
     and what does not divide goes to the first topics."""
     shares = dict.fromkeys(available, 0)

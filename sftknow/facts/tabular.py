@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.answers import Synonyms, normalize
-from sftknow.errors import FactsError
+from sftknow.errors import FactsError, first_line
 from sftknow.facts.prompts import question_for
 from sftknow.facts.topics import Topic
 from sftknow.records import SPLITS, Fact, Split
@@ -72,18 +72,22 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tables:
-    """What was read of some files."""
+class SourceFacts:
+    """What a source gives."""
 
     facts: list[Fact] = field(default_factory=list)
     removed: dict[str, int] = field(default_factory=dict)
     """Rows left out, by reason."""
     exposures: dict[str, Exposure] = field(default_factory=dict)
-    """By fact id, where the tables have them."""
+    """By fact id, where the source knows them."""
     own_aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By fact id, the names that the table itself accepts, where it has any."""
+    """By fact id, the names that the source itself accepts, where it has any."""
     unused: dict[str, None] = field(default_factory=dict)
     """Names of columns that no fact is made of, in the order they were met."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know of the source."""
+    official: bool | None = None
+    """Whether this is the official EntityQuestions release; None for anything not laid out like it."""
 
 
 def split_in_name(path: Path) -> Split | None:
@@ -97,7 +101,7 @@ def split_in_name(path: Path) -> Split | None:
 
 def read_tables(
     files: Iterable[tuple[Path, Split | None]], *, topics: Mapping[str, Topic], synonyms: Synonyms
-) -> Tables:
+) -> SourceFacts:
     """The facts of some files.
 
     The split of a fact is the first of these that there is: its ``split`` cell, taken at its word; the split in the
@@ -113,7 +117,7 @@ def read_tables(
     Raises:
         FactsError: names the file, the row and what is wrong there.
     """
-    found = Tables()
+    found = SourceFacts()
     places: dict[str, tuple[Path, int]] = {}
     number = 0
     for file, hint in files:
@@ -280,7 +284,7 @@ def _jsonl(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         except json.JSONDecodeError as error:
             raise FactsError(f"{file}, row {number}: not JSON: {error.msg} at column {error.colno}") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list of thousands of lists
-            raise FactsError(f"{file}, row {number}: not JSON that can be read: {str(error).splitlines()[0]}") from None
+            raise FactsError(f"{file}, row {number}: not JSON that can be read: {first_line(error)}") from None
         if not isinstance(cells, dict):
             raise FactsError(f"{file}, row {number}: must be an object with subject, relation and object")
         yield number, cells
@@ -321,4 +325,4 @@ def _parquet(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                     number += 1
                     yield number, cells
     except (OSError, pa.ArrowException) as error:
-        raise FactsError(f"{file} is not a Parquet file that can be read: {str(error).splitlines()[0]}") from None
+        raise FactsError(f"{file} is not a Parquet file that can be read: {first_line(error)}") from None

@@ -5,13 +5,13 @@ The 24 topics and their 504 statement templates are the paper's, verbatim (Table
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sftknow.artifacts.files import read_mapping
 from sftknow.errors import FactsError
 
 DOMAINS = ("in-domain", "out-of-domain")
@@ -49,22 +49,8 @@ def load_topics(extra: Path | None = None) -> dict[str, Topic]:
 
 
 def _read_topics(path: Path) -> dict[str, Topic]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise FactsError(f"{path}: {twice!r} stands there twice; merge the two into one")
-        return table
-
-    try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
-    except OSError as error:
-        raise FactsError(f"the topics file {path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FactsError(f"the topics file {path} is not UTF-8 JSON: {error}") from None
-    if not isinstance(table, dict):
-        raise FactsError(f'the topics file {path} must be an object: {{"P36": {{"question": …, "templates": […]}}}}')
+    example = ': {"P36": {"question": …, "templates": […]}}'
+    table = read_mapping(path, "topics", example=example, twice="{} stands there twice; merge the two into one")
     return {relation: _topic(relation, row, f"{path}, {relation}") for relation, row in table.items()}
 
 

@@ -8,7 +8,7 @@ leave.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +82,7 @@ class Batch:
         *,
         forward: Forward,
         decoder: Decoder,
-        end_ids: frozenset[int],
+        end_ids: Collection[int],
         rule: MatchRule,
         limit: int,
         keep_texts: bool,

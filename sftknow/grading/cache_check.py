@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sftknow.errors import ModelError
+from sftknow.errors import ModelError, first_line
 from sftknow.grading.batch import Forward, Ints
 from sftknow.grading.slot_cache import SlotCache
 from sftknow.models.forward import CACHE_NAMES, cache_name
@@ -72,10 +72,9 @@ def check_cache(model: Any, tokenizer: Any, forward: Forward, positions: int | N
     except (ModelError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{name} does not work with a plain key-value cache ({type(error).__name__}: {reason}); grade it with the "
-            "vLLM sampler"
+            f"{name} does not work with a plain key-value cache ({type(error).__name__}: {first_line(error)}); grade "
+            "it with the vLLM sampler"
         ) from error
     distance = float((plain - cached).abs().sum(dim=-1).max() / 2)
     if distance > _TOLERANCE.get(model.dtype, _TOLERANCE_HALF):

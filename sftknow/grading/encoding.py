@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sftknow.errors import FactsError, ModelError, RecipeError
@@ -10,22 +10,12 @@ from sftknow.grading.sampling import SampleRequest
 from sftknow.records import SamplingPolicy
 
 
-def end_ids(holders: Iterable[Any]) -> frozenset[int]:
-    """Every token that ends a text, by a generation config, a model's config or a tokenizer (``eos_token_id``)."""
-    ids: set[int] = set()
-    for holder in holders:
-        named = getattr(holder, "eos_token_id", None)
-        if named is not None:
-            ids |= set(named) if isinstance(named, (list, tuple)) else {int(named)}
-    return frozenset(ids)
-
-
 def encode_statements(
     tokenizer: Any,
     requests: Sequence[SampleRequest],
     policy: SamplingPolicy,
     *,
-    ends: frozenset[int],
+    ends: Collection[int],
     positions: int | None,
 ) -> list[list[int]]:
     """Token ids of each statement.
@@ -34,7 +24,7 @@ def encode_statements(
         tokenizer: a transformers tokenizer. It adds its own special tokens, save an end token at the end.
         requests: statements.
         policy: says how many tokens must follow.
-        ends: see `end_ids`.
+        ends: tokens that end a text.
         positions: most tokens that the model takes, new ones included; None where nothing is known.
 
     Raises:

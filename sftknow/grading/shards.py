@@ -14,13 +14,14 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.artifacts.files import atomic_file, digest
 from sftknow.artifacts.stages import RunDirectory
+from sftknow.artifacts.tables import schema_of, to_record, to_table
 from sftknow.errors import FactsError, RunError
 from sftknow.grading.mastery import grade
 from sftknow.grading.sampling import Sampler, SampleRequest
@@ -30,15 +31,7 @@ from sftknow.records import Fact, GradedFact, SampleTally, SamplingPolicy
 _FORMAT = 2
 _KEY = b"sftknow.key"
 
-SCHEMA = pa.schema(
-    [
-        ("fact_id", pa.string()),
-        ("template", pa.int32()),
-        ("tries", pa.int32()),
-        ("hits", pa.int32()),
-        ("texts", pa.list_(pa.string())),
-    ]
-)
+SCHEMA = schema_of(SampleTally)
 """Columns of a shard: the fields of `SampleTally`; ``texts`` is null where continuations are not kept."""
 
 
@@ -247,17 +240,7 @@ def _finished(
 
 def write_shard(shard: Shard, tallies: Sequence[SampleTally]) -> None:
     """Write a finished shard, whole or not at all, with checksums on its pages."""
-    rows = [
-        {
-            "fact_id": tally.fact_id,
-            "template": tally.template,
-            "tries": tally.tries,
-            "hits": tally.hits,
-            "texts": None if tally.texts is None else list(tally.texts),
-        }
-        for tally in tallies
-    ]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({_KEY: shard.key.encode()}))
+    table = to_table(tallies, SCHEMA.with_metadata({_KEY: shard.key.encode()}))
     with atomic_file(shard.path) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
@@ -273,7 +256,7 @@ def read_shard(shard: Shard, policy: SamplingPolicy, *, keep_texts: bool) -> lis
         return None
     if table.schema.names != SCHEMA.names or (table.schema.metadata or {}).get(_KEY) != shard.key.encode():
         return None
-    tallies = [_tally(row) for row in table.to_pylist()]
+    tallies = [to_record(SampleTally, row) for row in table.to_pylist()]
     expected = [(request.fact_id, request.template) for request in shard.requests]
     whole = [(tally.fact_id, tally.template) for tally in tallies] == expected and all(
         tally.tries == policy.samples
@@ -282,16 +265,6 @@ def read_shard(shard: Shard, policy: SamplingPolicy, *, keep_texts: bool) -> lis
         for tally in tallies
     )
     return tallies if whole else None
-
-
-def _tally(row: dict[str, Any]) -> SampleTally:
-    return SampleTally(
-        fact_id=row["fact_id"],
-        template=row["template"],
-        tries=row["tries"],
-        hits=row["hits"],
-        texts=None if row["texts"] is None else tuple(row["texts"]),
-    )
 
 
 def _key_of(head: str, requests: Iterable[SampleRequest]) -> str:

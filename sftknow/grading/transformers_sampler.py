@@ -17,10 +17,11 @@ from sftknow.errors import DeviceError, ModelError
 from sftknow.grading.batch import Batch, Ints
 from sftknow.grading.cache_check import check_cache, check_layers
 from sftknow.grading.decoding import decoder_for
-from sftknow.grading.encoding import check_policy, encode_statements, end_ids
+from sftknow.grading.encoding import check_policy, encode_statements
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.slot_cache import SlotCache
 from sftknow.models.forward import takes
+from sftknow.models.limits import end_ids, most_positions
 from sftknow.models.loading import load_model, load_tokenizer
 from sftknow.records import ModelRef, SampleTally, SamplingPolicy
 
@@ -49,8 +50,8 @@ class TransformersSampler:
         self.rule = rule or MatchRule()
         self.max_rows = max_rows
         self._decoder = decoder_for(tokenizer)
-        self._end_ids = end_ids((getattr(model, "generation_config", None), model.config, tokenizer))
-        self._positions: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._end_ids = end_ids(getattr(model, "generation_config", None), model.config, tokenizer)
+        self._positions = most_positions(model.config)
         # Only a statement's last token is drawn from; models without the argument compute the other logits in vain.
         self._forward_options = {"logits_to_keep": 1} if "logits_to_keep" in takes(model) else {}
         check_cache(self.model, tokenizer, self._forward, self._positions)

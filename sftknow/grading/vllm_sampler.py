@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sftknow.answers import Matcher
-from sftknow.errors import DeviceError, MissingExtraError, ModelError, RecipeError
+from sftknow.errors import DeviceError, MissingExtraError, ModelError, RecipeError, first_line
 from sftknow.grading.decoding import decoder_for
-from sftknow.grading.encoding import check_policy, encode_statements, end_ids
+from sftknow.grading.encoding import check_policy, encode_statements
 from sftknow.grading.sampling import SampleRequest
+from sftknow.models.limits import end_ids, most_positions
 from sftknow.models.loading import load_tokenizer, quiet_libraries
 from sftknow.records import ModelRef, SampleTally, SamplingPolicy
 
@@ -93,9 +94,8 @@ class VLLMSampler:
         self.tokenizer = load_tokenizer(ref)
         config, generation = _configs(ref)
         self._decoder = decoder_for(self.tokenizer)
-        self._end_ids = end_ids((generation, config, self.tokenizer))
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        self._positions = min(max_length or _LONGEST, positions or _LONGEST)
+        self._end_ids = end_ids(generation, config, self.tokenizer)
+        self._positions = min(max_length or _LONGEST, most_positions(config) or _LONGEST)
         options: dict[str, Any] = {
             "model": ref.path,
             "revision": ref.revision,
@@ -268,7 +268,7 @@ def _configs(ref: ModelRef) -> tuple[Any, Any]:
         try:
             config = AutoConfig.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"{ref} has no config that can be read ({_first_line(error)})") from error
+            raise ModelError(f"{ref} has no config that can be read ({first_line(error)})") from error
         try:
             generation = GenerationConfig.from_pretrained(ref.path, revision=ref.revision)
         except (OSError, ValueError):
@@ -285,9 +285,9 @@ async def _start(ref: ModelRef, options: dict[str, Any]) -> Any:
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
     except TypeError as error:
-        raise RecipeError(f"vLLM's engine does not take these arguments: {_first_line(error)}") from None
+        raise RecipeError(f"vLLM's engine does not take these arguments: {first_line(error)}") from None
     except (RuntimeError, ValueError, OSError, AssertionError, KeyError, ImportError) as error:
-        raise ModelError(f"vLLM cannot run {ref} ({_first_line(error)}); its own messages are above") from error
+        raise ModelError(f"vLLM cannot run {ref} ({first_line(error)}); its own messages are above") from error
 
 
 def _end(engine: Any, loop: asyncio.AbstractEventLoop) -> None:
@@ -297,8 +297,3 @@ def _end(engine: Any, loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     loop.close()
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sftknow.artifacts.files import atomic_file, atomic_folder, digest
+from sftknow.artifacts.keyed_folder import clear, ready_folder
 from sftknow.artifacts.manifests import write_manifest
 from sftknow.models.loading import name_dtype
 from sftknow.progress import progress
@@ -149,21 +150,21 @@ def pretrain(
         betas=(0.9, 0.98),
         fused=True,
     )
-    state = out.with_name(f".{out.name}.training.pt")
-    key = digest([asdict(config), len(texts), digest(list(texts))])
+    work = out.with_name(f".{out.name}.training")
+    ready_folder(work, digest([asdict(config), digest(list(texts))]))
+    state = work / "state.pt"
     step = 0
     if state.is_file():
         saved = torch.load(state, weights_only=True)
-        if saved["key"] == key:
-            model.load_state_dict(saved["model"])
-            optimizer.load_state_dict(saved["optimizer"])
-            step = saved["step"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step = saved["step"]
     model.train()
     with progress(len(plan), "pretraining", unit="steps", done=step) as bar:
         while step < len(plan):
             for group in optimizer.param_groups:
                 group["lr"] = _rate(step, len(plan), config)
-            loss = _step(model, optimizer, [documents[i] for i in plan[step]], tokenizer.pad_token_id)
+            loss = training_step(model, optimizer, [documents[i] for i in plan[step]], tokenizer.pad_token_id)
             step += 1
             bar.update()
             if step % 20 == 0:
@@ -171,19 +172,19 @@ def pretrain(
             if step % config.save_every == 0 and step < len(plan):
                 with atomic_file(state) as partial:
                     torch.save(
-                        {"key": key, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
-                        partial,
+                        {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, partial
                     )
     with atomic_folder(out) as partial:
         model.to(getattr(torch, config.save_dtype)).save_pretrained(partial)
         name_dtype(partial, "float32")  # halves the file; the arithmetic stays that of the training
         tokenizer.save_pretrained(partial)
         write_manifest(partial, "model", {**(manifest or {}), "pretraining": {**asdict(config), "steps": step}})
-    state.unlink(missing_ok=True)
+    clear(work)
     return out
 
 
-def _step(model: Any, optimizer: Any, batch: Sequence[npt.NDArray[np.int32]], pad: int) -> float:
+def training_step(model: Any, optimizer: Any, batch: Sequence[npt.NDArray[np.int32]], pad: int) -> float:
+    """One update on a batch of documents (token ids, each of any length); returns its loss in nats a token."""
     longest = max(len(d) for d in batch)
     ids = torch.full((len(batch), longest), pad, dtype=torch.long)
     for row, document in enumerate(batch):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.artifacts.files import digest
+from sftknow.artifacts.keyed_folder import PartialFolder
 from sftknow.artifacts.manifests import MANIFEST, read_manifest, write_manifest
-from sftknow.artifacts.partial_folder import PartialFolder
 from sftknow.checkpoints.layout import Layout
 from sftknow.checkpoints.reader import SHARD_INDEX, CheckpointIndex
 from sftknow.checkpoints.side_files import side_files

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sftknow.answers import Match
+from sftknow.grading.samplers import SAMPLERS
 from sftknow.records import BUCKETS, Split
+from sftknow.registry import Registered
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Bucket = Annotated[int, Field(ge=BUCKETS[0], le=BUCKETS[-1])]
@@ -103,8 +105,9 @@ class GradingSection(Section):
     it and nothing else (``exact``). The two stricter ones draw every continuation to its end, which costs time."""
     case_sensitive: bool = True
     """Whether upper and lower case must agree (``exact`` never asks for it)."""
-    sampler: Literal["transformers", "vllm"] = "transformers"
-    """What continues the statements. Single samples differ between the two, their distribution does not."""
+    sampler: Annotated[str, Registered(SAMPLERS)] = "transformers"
+    """What continues the statements: ``transformers``, ``vllm``, or one that a plug-in adds. Single samples differ
+    between the two, their distribution does not."""
     engine: Literal["local", "ray"] = "local"
     """Where: in this process, or on the nodes of a Ray cluster. It has no bearing on the result."""
     vllm: VLLMSection = VLLMSection()

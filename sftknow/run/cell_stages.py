@@ -9,6 +9,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from sftknow.artifacts.divergence import write_divergence
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.manifests import read_manifest
@@ -17,7 +18,6 @@ from sftknow.artifacts.stages import Stage
 from sftknow.checkpoints.deltas import is_delta
 from sftknow.divergence.analysis import measure_divergence
 from sftknow.divergence.forward import load_for_logits
-from sftknow.divergence.tables import write_divergence
 from sftknow.models.loading import load_model, load_tokenizer, named_dtype
 from sftknow.models.references import restored_manifest
 from sftknow.parameters.in_memory import ModelLevels

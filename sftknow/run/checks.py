@@ -10,6 +10,7 @@ from pathlib import Path
 from sftknow.artifacts.levels import parse_levels
 from sftknow.checkpoints.index import read_index
 from sftknow.errors import ModelError, RecipeError
+from sftknow.models.limits import most_positions
 from sftknow.models.loading import find_device, load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel
 from sftknow.parameters.regions import parse_region
@@ -105,7 +106,7 @@ def check_facts(bench: Workbench) -> None:
     if not grid_cells(recipe.grid):
         return
     ref = ModelRef(path=bench.base.ref.path)
-    positions = getattr(load_config(ref).get_text_config(), "max_position_embeddings", None)
+    positions = most_positions(load_config(ref))
     tokenizer, train = load_tokenizer(ref), facts.of_split("train")
     with progress(len(train), "checking facts", unit="facts") if len(train) > _MANY else nullcontext() as bar:
         for start in range(0, len(train), _MANY):

@@ -6,18 +6,17 @@ number that is reported plays a part in; the paper's way is told beside it.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import JOURNALS
 from sftknow.artifacts.levels import UNTOUCHED, best_level, level_name, parse_level, parse_levels
+from sftknow.artifacts.lock import Lock
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import CheckpointError, MasteryDataError
 from sftknow.evaluation.harness import Harness
@@ -121,31 +120,21 @@ class Answers:
 
     def __init__(self, out: Path) -> None:
         place = Path(os.path.realpath(out))
-        self._out = out
         self._folder = place.with_name(f".{place.name}.answers")
-        self._lock: IO[bytes] | None = None
+        busy = CheckpointError(f"another process is choosing a level for {out}; wait for it or give another folder")
+        self._lock = Lock(place.with_name(f".{place.name}.answers.lock"), busy)
 
     def __enter__(self) -> Answers:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self._folder / "lock").open("wb")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            assert self._lock is not None
-            self._lock.close()
-            raise CheckpointError(
-                f"another process is choosing a level for {self._out}; wait for it or give another folder"
-            ) from None
+            self._lock.take()
         except OSError as error:
             raise CheckpointError(f"{self._folder} cannot be written: {error.strerror}") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-            if not any(self._folder.rglob(JOURNALS)):
-                self.forget()
+        if not any(self._folder.rglob(JOURNALS)):
+            self.forget()
+        self._lock.release()
 
     def of(self, level: str) -> Path:
         """A level's folder. What is in it carries the key of the weights that gave the answers."""

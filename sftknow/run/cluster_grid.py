@@ -6,14 +6,13 @@ snapshots are what makes a lost node's cells go on elsewhere, and what comes out
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sftknow.artifacts.lock import Lock
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cluster import Cluster, Outcome, on_every_node, run_tasks, this_node
 from sftknow.errors import ClusterError, RunError
@@ -168,26 +167,10 @@ def _anywhere(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=changed)
 
 
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _alone(lock: Path) -> Lock:
     """One worker a cell. A node that Ray takes for dead may still write; its locks go when its processes do."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a+") as file:
-        deadline = time.monotonic() + _LOST_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise RunError(
-                        f"another process still works on {lock.name}; end it, or start the same command again later"
-                    ) from None
-                time.sleep(0.5)
-        file.truncate(0)
-        file.write(this_node())
-        file.flush()
-        yield
+    busy = RunError(f"another process still works on {lock.name}; end it, or start the same command again later")
+    return Lock(lock, busy, wait=_LOST_SECONDS, keep=True, holder=this_node())
 
 
 def _steps_on_disk(folder: Path) -> int:

@@ -15,15 +15,6 @@ def write_exposures(path: Path, facts: FactSet) -> None:
     """Write one row a fact where the source knows the exposure; nothing where it does not."""
     if facts.exposures is None:
         return
-    rows = [
-        {
-            "fact_id": fact_id,
-            "exposures": exposure.exposures,
-            "templates_seen": list(exposure.templates_seen),
-            "wrong_share": exposure.wrong_share,
-            "question_exposures": exposure.question_exposures,
-        }
-        for fact_id, exposure in facts.exposures.items()
-    ]
+    rows = [{"fact_id": fact_id, **vars(exposure)} for fact_id, exposure in facts.exposures.items()]
     with atomic_file(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from sftknow.answers import Synonyms
 from sftknow.artifacts.files import atomic_file
 from sftknow.artifacts.manifests import read_manifest
+from sftknow.artifacts.mastery_data import fact_row
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.lab.exposure import ExposureLaw, FactExposure, documents, expose
@@ -72,13 +73,7 @@ def write_lab_facts(path: Path, facts: list[Fact], exposures: list[FactExposure]
     """Write the facts with their exposure as Parquet, one row a fact."""
     rows = [
         {
-            "fact_id": fact.id,
-            "topic": fact.topic,
-            "subject": fact.subject,
-            "object": fact.object,
-            "aliases": list(fact.aliases),
-            "question": fact.question,
-            "split": fact.split,
+            **fact_row(fact),
             "exposures": exposure.statements,
             "templates_seen": list(exposure.templates),
             "wrong_share": exposure.wrong / exposure.statements if exposure.statements else 0.0,

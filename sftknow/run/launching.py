@@ -7,7 +7,6 @@ them outlives it, however it ends.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pickle
@@ -28,6 +27,7 @@ import torch
 import yaml
 
 from sftknow import errors
+from sftknow.artifacts.lock import Lock
 from sftknow.errors import DeviceError, MissingExtraError, RecipeError, RunError, SftknowError
 from sftknow.machine import available_processors
 from sftknow.recipes.schema import AccelerateSection
@@ -200,8 +200,7 @@ def _running(command: list[str], folder: Path) -> Iterator[subprocess.Popen[byte
     environment["TORCH_CPP_LOG_LEVEL"] = "ERROR"
     with ExitStack() as stack:
         # Closed last, which ends whatever is still there: see `sftknow.run.launched`.
-        alive = stack.enter_context((folder / LOCK).open("w"))
-        fcntl.flock(alive, fcntl.LOCK_EX)
+        stack.enter_context(Lock(folder / LOCK, RunError(f"another process trains in {folder}"), keep=True))
         said = stack.enter_context((folder / _LOG).open("wb"))
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment, start_new_session=True

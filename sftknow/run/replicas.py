@@ -10,9 +10,9 @@ from sftknow.answers import MatchRule
 from sftknow.artifacts.files import digest, file_sha256
 from sftknow.cluster import Cluster
 from sftknow.errors import ModelError, RecipeError
-from sftknow.grading import transformers_sampler, vllm_sampler
 from sftknow.grading.ray_engine import RayEngine
 from sftknow.grading.rules import with_rule
+from sftknow.grading.samplers import SAMPLERS
 from sftknow.grading.sampling import Sampler
 from sftknow.grading.shards import Engine
 from sftknow.models.resolving import BaseModel, resolve_base
@@ -139,19 +139,7 @@ def model_fingerprint(folder: Path) -> str:
 
 
 def _load(ref: ModelRef, section: GradingSection, *, device: str, rule: MatchRule) -> Sampler:
-    if section.sampler == "transformers":
-        return with_rule(transformers_sampler.load_sampler(ref, device=device), rule)
-    vllm = section.vllm
-    sampler = vllm_sampler.VLLMSampler(
-        ref,
-        device=device,
-        tensor_parallel=vllm.tensor_parallel,
-        data_parallel=vllm.data_parallel,
-        max_length=vllm.max_length,
-        cache_gib=vllm.cache_gib,
-        arguments=vllm.arguments,
-    )
-    return with_rule(sampler, rule)
+    return with_rule(SAMPLERS.get(section.sampler)(ref, section, device), rule)
 
 
 def _where(base: BaseModel) -> str:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sftknow.artifacts.divergence import write_divergence
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.divergence.analysis import measure_divergence
 from sftknow.divergence.base import measure_base
 from sftknow.divergence.forward import load_for_logits
 from sftknow.divergence.selection import select_prompts
-from sftknow.divergence.tables import write_divergence
 from sftknow.errors import MasteryDataError
 from sftknow.facts.topics import load_topics
 from sftknow.models.resolving import BaseModel, local_model, resolve_base

@@ -15,6 +15,7 @@ from sftknow import __version__
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.errors import CheckpointError, ModelError
 from sftknow.machine import free_space
+from sftknow.models.limits import end_ids
 from sftknow.models.loading import name_dtype
 from sftknow.records import ModelRef
 from sftknow.training.examples import chat_template
@@ -68,9 +69,7 @@ def _check_finite(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> No
 
 def generation_config(model: Any, tokenizer: Any) -> Any:
     """Greedy, stopping at the end token that is trained and at those of the base."""
-    stored = model.generation_config
-    stops = stored.eos_token_id if isinstance(stored.eos_token_id, list) else [stored.eos_token_id]
-    stops = [tokenizer.eos_token_id, *(t for t in stops if t is not None and t != tokenizer.eos_token_id)]
+    stops = list(end_ids(tokenizer, model.generation_config))
     return GenerationConfig(
         do_sample=False,
         bos_token_id=tokenizer.bos_token_id,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
-from sftknow.errors import ModelError
+from sftknow.errors import ModelError, first_line
 from sftknow.training.recipe import LoraSettings
 
 _INSIDE = "base_model.model."
@@ -68,9 +68,8 @@ def prepare(model: Any, settings: LoraSettings | None, seed: int) -> Adapters:
     try:
         adapted = get_peft_model(model, config)
     except ValueError as error:
-        reason = str(error).splitlines()[0]
         raise ModelError(
-            f"LoRA cannot be put onto {type(model).__name__}: {reason}; change sft.lora.target_modules"
+            f"LoRA cannot be put onto {type(model).__name__}: {first_line(error)}; change sft.lora.target_modules"
         ) from None
     transposed = {
         name.removeprefix(_INSIDE)

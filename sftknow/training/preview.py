@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
+from sftknow.models.limits import most_positions
 from sftknow.models.loading import load_config, load_tokenizer
 from sftknow.records import ModelRef
 from sftknow.training.examples import IGNORED, Example
@@ -54,5 +55,4 @@ def preview(base: ModelRef, encoded: Callable[[Any, int | None], TrainingSet], b
         ModelError: the base has no tokenizer or no configuration, or a fact has no answer tokens.
     """
     tokenizer = load_tokenizer(base)
-    positions = getattr(load_config(base).get_text_config(), "max_position_embeddings", None)
-    return show_batch(tokenizer, encoded(tokenizer, positions).examples, batch_size)
+    return show_batch(tokenizer, encoded(tokenizer, most_positions(load_config(base))).examples, batch_size)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from sftknow.artifacts.files import read_json, write_json
+from sftknow.artifacts.keyed_folder import MARK, clear, has_key, ready_folder
 
-_KEY = "sftknow.key.json"
 _LAST_WRITTEN = "trainer_state.json"
 """Written at the end of a snapshot: one without it was cut off."""
 
@@ -24,11 +22,10 @@ class Snapshots:
     def __init__(self, folder: Path, *, every: int | None, key: str) -> None:
         self.folder = folder
         self.every = every
-        marked = folder / _KEY
-        if folder.exists() and not (marked.is_file() and read_json(marked) == key):
-            shutil.rmtree(folder)
         if every:
-            write_json(marked, key)
+            ready_folder(folder, key)
+        elif not has_key(folder / MARK, key):
+            clear(folder)
 
     def latest(self) -> Path | None:
         """The last whole snapshot, or None."""
@@ -39,5 +36,4 @@ class Snapshots:
 
     def clear(self) -> None:
         """Take them away: the training is done and its checkpoint in place."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        clear(self.folder)

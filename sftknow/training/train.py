@@ -20,6 +20,7 @@ import torch
 from sftknow.artifacts.files import atomic_folder, digest, write_json
 from sftknow.artifacts.manifests import write_manifest
 from sftknow.errors import MasteryDataError
+from sftknow.models.limits import most_positions
 from sftknow.models.loading import name_dtype, quiet_libraries
 from sftknow.records import Fact, ModelRef, TrainedModel
 from sftknow.training import checkpoint
@@ -188,7 +189,7 @@ def fine_tune_on(
         if loaded.ref != base or loaded.dtype != recipe.load_dtype:
             raise ValueError(f"loaded is {loaded.ref} in {loaded.dtype}, not {base} in {recipe.load_dtype}")
         model = loaded.copy_model()
-    data = encoded(loaded.tokenizer, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    data = encoded(loaded.tokenizer, most_positions(model.config))
     parameters, dtype = parameter_count(model), getattr(torch, recipe.save_dtype)
     ranks.on_main(lambda: checkpoint.check_space(out, parameters, dtype))
     # What the checkpoint says about itself is the base's; the trainer writes its own notes into the model's.

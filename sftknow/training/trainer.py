@@ -52,7 +52,7 @@ class _SilentTrainer(SFTTrainer):  # type: ignore[misc]
         return
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class Watch(TrainerCallback):  # type: ignore[misc]
     """Tells how far it is and stops a training that has diverged, instead of letting it save noise."""
 
     def __init__(self, tell: OnStep) -> None:
@@ -131,7 +131,7 @@ def train_in_place(
         trainer = build_trainer(
             model, tokenizer, filled(examples, recipe, ranks.count, tokenizer.eos_token_id), arguments
         )
-        trainer.add_callback(_Watch(tell))
+        trainer.add_callback(Watch(tell))
         if ranks.count > 1:
             # From here on chance is dropout's, and must not be the same for every part of a batch.
             set_seed(arguments.seed, device_specific=True)

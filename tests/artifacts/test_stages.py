@@ -128,7 +128,7 @@ def test_a_kill_while_the_old_folder_is_deleted_leaves_nothing_half_deleted_in_p
     with pytest.raises(Interrupted), atomic_folder(target) as partial:  # noqa: PT012
         for name in ("sftknow.json", "weights"):
             (partial / name).write_text("new")
-        monkeypatch.setattr("sftknow.artifacts.stages.shutil.rmtree", cut_off)
+        monkeypatch.setattr("sftknow.artifacts.keyed_folder.shutil.rmtree", cut_off)
     monkeypatch.undo()
     assert [(target / name).read_text() for name in ("sftknow.json", "weights")] == ["new", "new"]
     with atomic_folder(target) as partial:
@@ -285,7 +285,7 @@ def test_clearing_that_is_cut_off_does_not_leave_a_stage_that_looks_complete(
         (Path(folder) / "result").unlink()
         raise Interrupted
 
-    monkeypatch.setattr("sftknow.artifacts.stages.shutil.rmtree", cut_off)
+    monkeypatch.setattr("sftknow.artifacts.keyed_folder.shutil.rmtree", cut_off)
     with pytest.raises(Interrupted):
         stage_of(tmp_path, seed=2).start()
     monkeypatch.undo()

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from sftknow.divergence.forward import (
     batches,
-    end_ids,
     first_token_logits,
     first_token_of,
     greedy,
@@ -128,15 +127,6 @@ def test_greedy_names_a_broken_model() -> None:
         model.lm_head.weight[3] = torch.nan
     with pytest.raises(ModelError, match="predicts NaN"):
         greedy(model, PROMPTS, [2] * len(PROMPTS), frozenset())
-
-
-def test_end_ids_are_those_of_model_and_tokenizer() -> None:
-    tokenizer = tiny_tokenizer()
-    model = random_llama(VOCABULARY)
-    model.generation_config.eos_token_id = [7, 9]
-    assert end_ids(model, tokenizer) == {7, 9, tokenizer.eos_token_id}
-    model.generation_config.eos_token_id = None
-    assert end_ids(model, tokenizer) == {tokenizer.eos_token_id}
 
 
 def test_a_statement_has_one_bos_and_no_eos() -> None:

@@ -92,7 +92,7 @@ class TestLimit:
 
     @given(st.dictionaries(st.text(max_size=2), st.integers(1, 40), max_size=6), st.integers(0, 200))
     def test_shares_are_as_even_as_can_be(self, available: dict[str, int], size: int) -> None:
-        shares = sources._even_shares(available, size)
+        shares = sources.even_shares(available, size)
         assert sum(shares.values()) == min(size, sum(available.values()))
         assert all(0 <= shares[t] <= available[t] for t in available)
         open_topics = [shares[t] for t in available if shares[t] < available[t]]

@@ -2,7 +2,7 @@ import pytest
 from tokenizers import processors
 
 from sftknow.errors import FactsError, ModelError, RecipeError
-from sftknow.grading.encoding import check_policy, encode_statements, end_ids
+from sftknow.grading.encoding import check_policy, encode_statements
 from sftknow.grading.sampling import SampleRequest
 from sftknow.records import SamplingPolicy
 from tests.tiny import tiny_tokenizer
@@ -10,17 +10,8 @@ from tests.tiny import tiny_tokenizer
 POLICY = SamplingPolicy(max_new_tokens=8)
 
 
-class Holder:
-    def __init__(self, eos_token_id):
-        self.eos_token_id = eos_token_id
-
-
 def request(prompt):
     return SampleRequest(fact_id="P36/train/1", template=3, prompt=prompt, answers=("Paris",))
-
-
-def test_end_tokens_are_those_of_every_source():
-    assert end_ids([Holder(None), Holder(1), Holder([2, 3]), Holder((3, 4)), object()]) == {1, 2, 3, 4}
 
 
 def test_a_statement_has_the_tokenizers_own_special_tokens_but_no_end_token():

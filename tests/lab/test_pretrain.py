@@ -52,7 +52,7 @@ def loss(folder: Path) -> float:
 def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = pretrain(TEXTS, tmp_path / "a", config=CONFIG)
     steps = 0
-    real = pretrain_module._step
+    real = pretrain_module.training_step
 
     def killed_at_the_eighth(*arguments: object) -> float:
         nonlocal steps
@@ -61,7 +61,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(pretrain_module, "_step", killed_at_the_eighth)
+    monkeypatch.setattr(pretrain_module, "training_step", killed_at_the_eighth)
     with pytest.raises(KeyboardInterrupt):
         pretrain(TEXTS, tmp_path / "b", config=CONFIG)
     assert not (tmp_path / "b").exists(), "nothing half-written looks finished"

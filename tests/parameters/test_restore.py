@@ -16,7 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sftknow.artifacts.partial_folder import PartialFolder
+from sftknow.artifacts.keyed_folder import PartialFolder
 from sftknow.checkpoints.direct_file import DirectFile
 from sftknow.errors import CheckpointError
 from sftknow.parameters import outputs as outputs_module

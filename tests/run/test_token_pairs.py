@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from sftknow.artifacts.divergence import read_divergence
 from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.cli.main import main
-from sftknow.divergence.tables import read_divergence
 from sftknow.errors import MasteryDataError
 from sftknow.models.resolving import weights_sha256
 from sftknow.records import ModelRef

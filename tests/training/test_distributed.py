@@ -138,14 +138,14 @@ def test_a_killed_training_goes_on_from_its_snapshot(
 ) -> None:
     facts, options = uneven_facts(37), TrainingOptions(save_steps=2)
     straight = train("straight", facts, RECIPE, count=2)
-    end = trainer._Watch.on_step_end
+    end = trainer.Watch.on_step_end
 
     def dying(rank: int) -> None:
         def die(watch: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 4:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        monkeypatch.setattr(trainer._Watch, "on_step_end", die)
+        monkeypatch.setattr(trainer.Watch, "on_step_end", die)
         fine_tune(ref, facts, tmp_path / "out", recipe=RECIPE, seed=0, manifest={}, loaded=loaded, options=options)
 
     assert -signal.SIGKILL in together(dying, tmp_path / "dying")
@@ -156,7 +156,7 @@ def test_a_killed_training_goes_on_from_its_snapshot(
         print(f"step {state.global_step}")
         end(watch, args, state, control, **more)
 
-    monkeypatch.setattr(trainer._Watch, "on_step_end", note)
+    monkeypatch.setattr(trainer.Watch, "on_step_end", note)
     resumed = train("out", facts, RECIPE, count=2, options=options)
     said = (tmp_path / "out-said" / "rank1.txt").read_text().split("\n")
     assert [line for line in said if line.startswith("step")] == ["step 3", "step 4", "step 5"]

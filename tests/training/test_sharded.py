@@ -130,7 +130,7 @@ def test_a_sharded_training_goes_on_from_its_snapshot(
             if state.global_step == 3:
                 os._exit(9)
 
-        monkeypatch.setattr(trainer._Watch, "on_step_end", die)
+        monkeypatch.setattr(trainer.Watch, "on_step_end", die)
         fine_tune(ref, facts, tmp_path / "two", recipe=RECIPE, seed=0, manifest={}, options=options)
 
     assert 9 in together(dying, tmp_path / "dying")

@@ -396,7 +396,7 @@ def killed_at_step_3(ref: ModelRef, loaded: LoadedBase, tmp_path: Path, monkeypa
 
     def child() -> None:
         torch.set_num_threads(1)  # the parent's threads do not exist in a fork
-        monkeypatch.setattr(trainer._Watch, "on_step_end", die)
+        monkeypatch.setattr(trainer.Watch, "on_step_end", die)
         fine_tune(ref, FACTS, tmp_path / "out", recipe=RECIPE, seed=0, manifest={}, loaded=loaded)
 
     process = multiprocessing.get_context("fork").Process(target=child)

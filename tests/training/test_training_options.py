@@ -107,7 +107,7 @@ def test_a_killed_training_goes_on_from_its_snapshot(
                 if state.global_step == 4:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            monkeypatch.setattr(trainer._Watch, "on_step_end", die)
+            monkeypatch.setattr(trainer.Watch, "on_step_end", die)
             tuned(ref, loaded, tmp_path / "out", RECIPE, options=options)
 
         process = multiprocessing.get_context("fork").Process(target=child)
@@ -117,13 +117,13 @@ def test_a_killed_training_goes_on_from_its_snapshot(
         assert not (tmp_path / "out").exists()
         assert (tmp_path / ".out.trainer" / "checkpoint-2").is_dir()
         seen: list[int] = []
-        end = trainer._Watch.on_step_end
+        end = trainer.Watch.on_step_end
 
         def note(watch: Any, args: Any, state: Any, control: Any, **more: Any) -> None:
             seen.append(state.global_step)
             end(watch, args, state, control, **more)
 
-        monkeypatch.setattr(trainer._Watch, "on_step_end", note)
+        monkeypatch.setattr(trainer.Watch, "on_step_end", note)
         resumed = tuned(ref, loaded, tmp_path / "out", RECIPE, options=options)
     finally:
         torch.set_num_threads(threads)

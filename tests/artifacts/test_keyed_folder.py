@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from sftknow.artifacts.partial_folder import PartialFolder
+from sftknow.artifacts import keyed_folder
+from sftknow.artifacts.keyed_folder import MARK, PartialFolder, ready_folder
 from sftknow.errors import RunError
 
 
@@ -81,6 +83,37 @@ def test_folders_above_that_were_made_for_it_go_with_it(tmp_path: Path) -> None:
         for partial in reversed(partials):
             partial.discard()
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+def test_nobody_gets_in_between_the_mark_and_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock lies beside the folder: it holds while the mark is gone and the folder is not in its place yet."""
+    partial = PartialFolder(tmp_path / "out", "key")
+    partial.open()
+    (partial.folder / "f").write_text("x")
+    refused = []
+
+    def meanwhile(folder: Path) -> None:
+        if folder == partial.folder:
+            with pytest.raises(RunError, match="another process is writing") as told:
+                PartialFolder(tmp_path / "out", "other").open()
+            refused.append(told)
+
+    monkeypatch.setattr(keyed_folder, "fsync_folder", meanwhile)
+    partial.finish()
+    assert refused
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["f"]
+
+
+@pytest.mark.parametrize("mark", [None, "marks/work.json"])
+def test_work_of_the_same_key_is_kept(tmp_path: Path, mark: str | None) -> None:
+    folder, at = tmp_path / "work", tmp_path / mark if mark else None
+    assert not ready_folder(folder, "one", mark=at, notes={"why": "test"})
+    (folder / "half").write_text("x")
+    assert ready_folder(folder, "one", mark=at)
+    assert (folder / "half").is_file()
+    assert json.loads((at or folder / MARK).read_text()) == {"key": "one", "why": "test"}
+    assert not ready_folder(folder, "two", mark=at)
+    assert not (folder / "half").exists()
 
 
 def test_a_finished_folder_is_taken_apart(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sftknow.divergence.selection import SkippedFact
-from sftknow.divergence.tables import (
+from sftknow.artifacts.divergence import (
     EXAMPLES,
     SKIPPED,
     SUMMARY,
     DivergenceResult,
     ExampleDivergence,
+    SkippedFact,
     read_divergence,
     write_divergence,
 )

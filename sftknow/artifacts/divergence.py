@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.artifacts.files import atomic_file, read_json, write_json
-from sftknow.divergence.selection import SkippedFact
+from sftknow.artifacts.tables import schema_of, to_record, to_table
 from sftknow.errors import RunError
 from sftknow.records import TokenDivergence
 
@@ -66,6 +65,16 @@ class ExampleDivergence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SkippedFact:
+    """A fact that could not be measured."""
+
+    fact_id: str
+    topic: str
+    bucket: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class DivergenceResult:
     """One fine-tuned model against its base."""
 
@@ -75,24 +84,10 @@ class DivergenceResult:
     """Facts that are in no mean, each with its reason; those with an infinite divergence are examples as well."""
 
 
-_TYPES: dict[str, pa.DataType] = {
-    "str": pa.string(),
-    "int": pa.int32(),
-    "float": pa.float64(),
-    "bool": pa.bool_(),
-    "tuple[str, ...]": pa.list_(pa.string()),
-    "tuple[float, ...]": pa.list_(pa.float64()),
-}
-
-
-def _columns(record: type) -> pa.Schema:
-    return pa.schema([(field.name, _TYPES[str(field.type)]) for field in dataclasses.fields(record)])
-
-
-SCHEMA = _columns(ExampleDivergence)
+SCHEMA = schema_of(ExampleDivergence)
 """Columns of ``examples.parquet``: the fields of `ExampleDivergence`."""
 
-SKIPPED_SCHEMA = _columns(SkippedFact)
+SKIPPED_SCHEMA = schema_of(SkippedFact)
 """Columns of ``skipped.parquet``: the fields of `SkippedFact`."""
 
 
@@ -101,12 +96,11 @@ def write_divergence(folder: Path, result: DivergenceResult) -> None:
 
     Args:
         folder: made where it is not there; files of these names are replaced.
-        result: from `measure_divergence`.
+        result: from `sftknow.divergence.analysis.measure_divergence`.
     """
     for name, records, schema in ((EXAMPLES, result.examples, SCHEMA), (SKIPPED, result.skipped, SKIPPED_SCHEMA)):
-        rows = [dataclasses.asdict(record) for record in records]
         with atomic_file(folder / name) as partial:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
+            pq.write_table(to_table(records, schema), partial)
     write_json(folder / SUMMARY, result.summary)
 
 
@@ -124,15 +118,10 @@ def read_divergence(folder: Path) -> DivergenceResult:
         skipped: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         return DivergenceResult(
             summary=TokenDivergence.from_json(**summary),
-            examples=[_example(row) for row in rows],
-            skipped=[SkippedFact(**row) for row in skipped],
+            examples=[to_record(ExampleDivergence, row) for row in rows],
+            skipped=[to_record(SkippedFact, row) for row in skipped],
         )
     except FileNotFoundError:
         raise RunError(f"{path} is missing; measure the divergence again") from None
     except (pa.ArrowException, OSError, TypeError) as error:
         raise RunError(f"{folder} holds no token divergence ({error}); measure it again") from None
-
-
-def _example(row: dict[str, Any]) -> ExampleDivergence:
-    plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}
-    return ExampleDivergence(**plain)
