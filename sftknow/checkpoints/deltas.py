@@ -15,12 +15,10 @@ from __future__ import annotations
 import base64
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 import zstandard
@@ -31,17 +29,17 @@ from sftknow.checkpoints.index import DELTA_INDEX, ITEM_BYTES, TensorEntry, read
 from sftknow.errors import CheckpointError
 from sftknow.machine import available_processors
 from sftknow.progress import progress
+from sftknow.workers import in_order
 
 BLOCKS = "delta.bin"
 FORMAT = 1
 LEVEL = 3
 """Zstandard's level: beyond it, time grows much faster than size shrinks."""
 
-_BLOCK_BYTES = 8 * 2**20
-_WIDTHS: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
+BLOCK_BYTES = 8 * 2**20
+"""Bytes of a tensor that are compressed together. Part of the format."""
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+_WIDTHS: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +86,8 @@ def write_delta(base: Path, tuned: Path, out: Path) -> DeltaSize:
     weights = sorted(tuned.glob("*.safetensors"))
     if not weights:
         raise CheckpointError(f"{tuned} has no safetensors weights to store as a delta")
-    of_base = {entry.name: entry for file in sorted(base.glob("*.safetensors")) for entry in read_header(file)}
-    full = sum(file.stat().st_size for file in tuned.rglob("*") if file.is_file())
+    of_base = _tensors(base)
+    full = _size(tuned)
     with atomic_folder(out) as partial:
         files: dict[str, Any] = {}
         with (
@@ -107,12 +105,11 @@ def write_delta(base: Path, tuned: Path, out: Path) -> DeltaSize:
             if file.stat().st_size and twin.is_file() and file.read_bytes() == twin.read_bytes():
                 from_base[name] = file_sha256(file)
             else:
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, partial / name)
+                _copy(file, partial / name)
         write_json(
             partial / DELTA_INDEX, {"format": FORMAT, "compressor": "zstd", "files": files, "from_base": from_base}
         )
-        small = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+        small = _size(partial)
     return DeltaSize(full=full, delta=small)
 
 
@@ -128,7 +125,7 @@ def materialize(base: Path, delta: Path, out: Path) -> None:
         CheckpointError: this is another base, or a file is missing or damaged.
     """
     index = _read_delta(delta)
-    of_base = {entry.name: entry for file in sorted(base.glob("*.safetensors")) for entry in read_header(file)}
+    of_base = _tensors(base)
     with atomic_folder(out) as partial:
         total = sum(len(entry["blocks"]) for entry in index["files"].values())
         with (delta / BLOCKS).open("rb") as source, progress(total, f"writing {out.name}", unit="blocks") as bar:
@@ -138,13 +135,11 @@ def materialize(base: Path, delta: Path, out: Path) -> None:
             twin = base / name
             if not twin.is_file() or file_sha256(twin) != sha256:
                 raise _other_base(base, delta)
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(twin, partial / name)
+            _copy(twin, partial / name)
         for file in sorted(delta.rglob("*")):
             name = file.relative_to(delta).as_posix()
             if file.is_file() and name not in (DELTA_INDEX, BLOCKS):
-                (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, partial / name)
+                _copy(file, partial / name)
 
 
 def stored_weights(delta: Path) -> list[tuple[str, str]]:
@@ -165,6 +160,19 @@ def _read_delta(delta: Path) -> dict[str, Any]:
     return index
 
 
+def _tensors(folder: Path) -> dict[str, TensorEntry]:
+    return {entry.name: entry for file in sorted(folder.glob("*.safetensors")) for entry in read_header(file)}
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy2(source, target)
+
+
 def _other_base(base: Path, delta: Path) -> CheckpointError:
     return CheckpointError(f"{delta} was not made from the base {base}, or one of them is damaged; give its own base")
 
@@ -181,11 +189,10 @@ def _encode_file(
         header = handle.read(begin)
     blocks: list[list[int]] = []
     own = [entry.name for entry in entries if _twin(entry, of_base) is None]
-    with ThreadPoolExecutor(available_processors()) as pool:
-        for _, packed in _in_order(pool, _encode_block, _blocks_of(entries, of_base)):
-            blocks.append([sink.tell(), len(packed)])
-            sink.write(packed)
-            done()
+    for _, packed in in_order(_blocks_of(entries, of_base), _encode_block, available_processors()):
+        blocks.append([sink.tell(), len(packed)])
+        sink.write(packed)
+        done()
     return {
         "size": file.stat().st_size,
         "sha256": file_sha256(file),
@@ -221,9 +228,9 @@ def _decode_file(
                 raise CheckpointError(f"{source.name} ends too early; train this cell again or copy its folder again")
             yield block, packed
 
-    with target.open("r+b") as sink, ThreadPoolExecutor(available_processors()) as pool:
+    with target.open("r+b") as sink:
         try:
-            for (block, _), values in _in_order(pool, _decode_block, jobs()):
+            for (block, _), values in in_order(jobs(), _decode_block, available_processors()):
                 sink.seek(block.tuned.start + block.first)
                 sink.write(values)
                 done()
@@ -242,14 +249,14 @@ def _twin(entry: TensorEntry, of_base: Mapping[str, TensorEntry]) -> TensorEntry
 
 def _count(files: Iterable[Iterable[TensorEntry]]) -> int:
     """Blocks of all tensors of all files."""
-    return sum(-((entry.start - entry.end) // _BLOCK_BYTES) for entries in files for entry in entries)
+    return sum(-((entry.start - entry.end) // BLOCK_BYTES) for entries in files for entry in entries)
 
 
 def _blocks_of(entries: Iterable[TensorEntry], of_base: Mapping[str, TensorEntry]) -> Iterator[_Block]:
     for entry in entries:
         twin = _twin(entry, of_base)
-        for first in range(0, entry.end - entry.start, _BLOCK_BYTES):
-            count = min(_BLOCK_BYTES, entry.end - entry.start - first)
+        for first in range(0, entry.end - entry.start, BLOCK_BYTES):
+            count = min(BLOCK_BYTES, entry.end - entry.start - first)
             yield _Block(tuned=entry, base=twin, first=first, count=count)
 
 
@@ -319,21 +326,3 @@ def _planes(values: NDArray[Any]) -> bytes:
 def _from_planes(plain: bytes, width: np.dtype[Any]) -> NDArray[Any]:
     planes = np.frombuffer(plain, dtype=np.uint8).reshape(width.itemsize, -1)
     return planes.T.copy().view(width).reshape(-1)
-
-
-# ---- the cores that there are -------------------------------------------------------------------------------------
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Job], Result], jobs: Iterable[Job]
-) -> Iterator[tuple[Job, Result]]:
-    """Results in the order of the jobs, with no more under way than keeps every core busy."""
-    waiting: deque[tuple[Job, Future[Result]]] = deque()
-    for job in jobs:
-        waiting.append((job, pool.submit(work, job)))
-        if len(waiting) > 2 * available_processors():
-            first, future = waiting.popleft()
-            yield first, future.result()
-    while waiting:
-        first, future = waiting.popleft()
-        yield first, future.result()

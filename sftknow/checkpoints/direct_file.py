@@ -13,7 +13,6 @@ import mmap
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +32,8 @@ def aligned_rows(rows: int, row_bytes: int) -> NDArray[np.uint8]:
 class DirectFile:
     """One file of a known size, written in aligned blocks by several threads, in any order.
 
-    A file that is there already is gone on with: a block that it has as it should be is left alone, until the first
-    one that differs. A file that has a second name (a hard link) is never written to but replaced.
+    Of a file that is there already, from an interrupted write, a block that is right is left alone, until the first one
+    that differs. A file that has a second name (a hard link) is never written to but replaced.
 
     Args:
         path: the file.
@@ -127,39 +126,3 @@ class DirectFile:
             if self._plain < 0:
                 self._plain = os.open(self.path, os.O_RDWR)
             return self._plain
-
-
-class SourceFiles:
-    """Files that several threads read blocks of. Use as a context manager."""
-
-    def __init__(self) -> None:
-        self._descriptors: dict[Path, int] = {}
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> SourceFiles:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
-
-    def read_into(self, file: Path, offset: int, target: NDArray[Any]) -> None:
-        """Fill ``target`` (contiguous) with the file's bytes from ``offset`` on.
-
-        Raises:
-            OSError: the file cannot be read.
-            EOFError: it ends too early.
-        """
-        view = target.data.cast("B")
-        while view:
-            done = os.preadv(self._open(file), [view], offset)
-            if not done:
-                raise EOFError(str(file))
-            view, offset = view[done:], offset + done
-
-    def _open(self, file: Path) -> int:
-        with self._lock:
-            if file not in self._descriptors:
-                self._descriptors[file] = os.open(file, os.O_RDONLY)
-            return self._descriptors[file]

@@ -7,6 +7,7 @@ F16, ``uint32`` for F32), so that copying them is exact whatever they mean.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -47,38 +48,32 @@ _EXPONENT = {"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F80_0000}
 
 
 class CheckpointReader:
-    """Reads blocks of tensors from a checkpoint, with one shard open at a time. Use as a context manager."""
+    """Reads blocks of tensors; any number of threads may share one. Use as a context manager."""
 
-    def __init__(self, index: CheckpointIndex) -> None:
-        self.index = index
-        self._file: Path | None = None
-        self._descriptor = -1
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> CheckpointReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
 
     def read(self, entry: TensorEntry, first: int, count: int) -> NDArray[Any]:
-        """The stored bits of elements ``first … first + count − 1`` in row-major order.
-
-        Args:
-            entry: a tensor of this checkpoint, with a dtype of `FLOAT_BITS`.
-
-        Returns:
-            A read-only array of shape (count,), uint16 for BF16 and F16, uint32 for F32.
-
-        Raises:
-            CheckpointError: the file cannot be read or ends too early.
-        """
-        bits = FLOAT_BITS[entry.dtype]
-        if entry.start + (first + count) * bits.itemsize > entry.end:
-            raise ValueError(f"{entry.name} has no elements {first} to {first + count}")
-        return np.frombuffer(self._bytes(entry, first * bits.itemsize, count * bits.itemsize), dtype=bits)
+        """The stored bits of elements ``first … first + count − 1`` in row-major order: `read_into` a new array."""
+        out: NDArray[Any] = np.empty(count, dtype=FLOAT_BITS[entry.dtype])
+        self.read_into(entry, first, out)
+        return out
 
     def read_into(self, entry: TensorEntry, first: int, out: NDArray[Any]) -> None:
-        """`read` into an array of the caller's: shape (count,), contiguous, of the dtype's integers.
+        """Fill an array with the stored bits of a tensor's elements, from ``first`` on in row-major order.
+
+        Args:
+            entry: a tensor with a dtype of `FLOAT_BITS`.
+            out: shape (count,), contiguous, uint16 for BF16 and F16, uint32 for F32.
 
         Raises:
             CheckpointError: the file cannot be read or ends too early.
@@ -86,37 +81,33 @@ class CheckpointReader:
         item = FLOAT_BITS[entry.dtype].itemsize
         if out.dtype != FLOAT_BITS[entry.dtype] or entry.start + (first + out.size) * item > entry.end:
             raise ValueError(f"{entry.name} has no elements {first} to {first + out.size} of that width")
-        view, offset = out.data.cast("B"), entry.start + first * item
         try:
-            self._open(entry)
-            while view:
-                done = os.preadv(self._descriptor, [view], offset)
-                if not done:
-                    raise CheckpointError(f"{entry.file} ends within {entry.name}; copy or download it again")
-                view, offset = view[done:], offset + done
+            self.read_bytes(entry.file, entry.start + first * item, out)
+        except EOFError:
+            raise CheckpointError(f"{entry.file} ends within {entry.name}; copy or download it again") from None
         except OSError as error:
             raise CheckpointError(f"{entry.file} cannot be read: {error.strerror}") from None
 
-    def _open(self, entry: TensorEntry) -> None:
-        if entry.file is not self._file and entry.file != self._file:
-            self._close()
-            self._descriptor = os.open(entry.file, os.O_RDONLY)
-            self._file = entry.file
+    def read_bytes(self, file: Path, offset: int, out: NDArray[Any]) -> None:
+        """Fill an array (contiguous) with the file's bytes from ``offset`` on.
 
-    def _bytes(self, entry: TensorEntry, offset: int, count: int) -> bytes:
-        try:
-            self._open(entry)
-            data = os.pread(self._descriptor, count, entry.start + offset)
-        except OSError as error:
-            raise CheckpointError(f"{entry.file} cannot be read: {error.strerror}") from None
-        if len(data) != count:
-            raise CheckpointError(f"{entry.file} ends within {entry.name}; copy or download it again")
-        return data
+        Raises:
+            OSError: the file cannot be read.
+            EOFError: it ends too early.
+        """
+        view = out.data.cast("B")
+        while view:
+            done = os.preadv(self._open(file), [view], offset)
+            if not done:
+                raise EOFError(str(file))
+            view, offset = view[done:], offset + done
 
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._file, self._descriptor = None, -1
+    def _open(self, file: Path) -> int:
+        if file not in self._descriptors:
+            with self._lock:
+                if file not in self._descriptors:
+                    self._descriptors[file] = os.open(file, os.O_RDONLY)
+        return self._descriptors[file]
 
 
 def widen(bits: NDArray[Any], dtype: str) -> NDArray[np.float32]:

@@ -8,7 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sftknow.cli.options import Commands, add_model, command, say
+from sftknow.cli.options import Commands, add_model, command, positive, say
+from sftknow.parameters.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from sftknow.run.checkpoint_pairs import PairOptions
@@ -57,7 +58,13 @@ def add_order(parser: argparse.ArgumentParser) -> None:
         help="transformer (default), attention, mlp, embedding, all, or re:EXPRESSION over tensor names",
     )
     parser.add_argument("--layers", metavar="A-B", help="only these decoder layers, such as 0-3")
-    parser.add_argument("--strategy", choices=("top", "bottom", "random"), default="top")
+    parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        default="top",
+        metavar="NAME",
+        help="which parameters come first: %(choices)s (default: top, the most changed)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the strategy random")
     parser.add_argument("--epsilon", type=float, default=1e-8, metavar="E", help="in |s-p|/(|p|+E); default: 1e-8")
     parser.add_argument(
@@ -70,19 +77,24 @@ def add_order(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--memory",
-        default="512MB",
         metavar="SIZE",
-        help="what the process may take in all, such as 2GB (default: 512MB); results do not depend on it",
+        help="what the process may take in all, such as 2GB (default: 512MB, and 88MB for each thread beyond two); "
+        "results do not depend on it",
     )
+    parser.add_argument("--threads", type=positive, metavar="N", help="that compute (default: all processors)")
 
 
 def pair_options(arguments: argparse.Namespace) -> PairOptions:
     """The options of `add_order`, which are named as the library names them."""
     from sftknow.checkpoints.layout import parse_size
+    from sftknow.machine import available_processors
+    from sftknow.parameters.passes import Resources
     from sftknow.run.checkpoint_pairs import PairOptions
 
-    given = {field.name: getattr(arguments, field.name) for field in fields(PairOptions)}
-    return PairOptions(**given | {"memory": parse_size(arguments.memory)})
+    memory = parse_size(arguments.memory) if arguments.memory else None
+    resources = Resources(memory=memory, threads=arguments.threads or available_processors())
+    names = [field.name for field in fields(PairOptions) if field.name != "resources"]
+    return PairOptions(**{name: getattr(arguments, name) for name in names}, resources=resources)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,16 @@ import numpy as np
 from sftknow.artifacts.levels import parse_levels
 from sftknow.errors import CheckpointError
 from sftknow.parameters.compiled import compiling_announced
+from sftknow.parameters.key_order import Workload
 from sftknow.parameters.leveling import MOST_LEVELS
 from sftknow.parameters.pairs import CheckpointPair, pair_checkpoints
-from sftknow.parameters.ranking import Tally, ordered_tallies, random_tallies
+from sftknow.parameters.passes import PIECE, Resources
+from sftknow.parameters.ranking import LevelCounts, rank_by_change, rank_by_keys
 from sftknow.parameters.regions import OUTSIDE
 from sftknow.parameters.relative import Measure
-from sftknow.parameters.selection import check_strategy
 from sftknow.parameters.statistics import QuarterDecades, histogram_sum, share_of
-from sftknow.parameters.survey import Survey, Workload
-from sftknow.parameters.units import BLOCK, MEMORY, PIECE, SPAN, units
+from sftknow.parameters.strategies import BY_CHANGE, check_strategy
+from sftknow.parameters.survey import Survey
 from sftknow.records import LevelStatistics, ParameterChange, RestorePlan
 
 
@@ -68,10 +70,9 @@ def analyse(
     epsilon: float = 1e-8,
     arithmetic: str = "float32",
     common_rows: bool = False,
-    memory: int = MEMORY,
-    block: int = BLOCK,
+    resources: Resources | None = None,
 ) -> Analysis:
-    """Rank the relative change r of every parameter of the region and cut the order at every level (paper, 5.1, B.2).
+    """Rank every parameter of the region, by its relative change r, and cut the order at every level (paper, 5.1, B.2).
 
     Args:
         base: folder of the pretrained checkpoint, safetensors.
@@ -79,13 +80,13 @@ def analyse(
         levels: shares of the region, such as ``20%``, ``0.5%`` or ``1/8``.
         region: see `sftknow.parameters.regions`.
         layers: narrows the region to a range of layers, such as ``0-3``.
-        strategy: ``top`` (largest r first), ``bottom`` (smallest first) or ``random``.
-        seed: of ``random``.
+        strategy: ``top`` (largest r first), ``bottom`` (smallest first), ``random`` or another one that is registered
+            (`sftknow.parameters.strategies`).
+        seed: of ``random``, and of others that ask for it.
         epsilon: added to |p|; rounded to float32.
         arithmetic: ``float32``, or ``bfloat16`` for the authors' rounding.
         common_rows: see `pair_checkpoints`.
-        memory: bytes to stay below; with less, fewer threads work. Results do not depend on it.
-        block: elements read at a time, at most 2^20; results do not depend on it.
+        resources: threads, memory and block sizes; results do not depend on it.
 
     Raises:
         CheckpointError: the checkpoints do not fit or cannot be compared, a value of the region is NaN or infinite, a
@@ -99,16 +100,13 @@ def analyse(
         raise CheckpointError(f"{len(wanted)} levels are too many at once; give at most {MOST_LEVELS}")
     check_strategy(strategy)
     measure = Measure(epsilon=epsilon, arithmetic=arithmetic)
-    if block < 1:
-        raise ValueError("block must be at least 1")
     pair = pair_checkpoints(base, tuned, region, layers, common_rows=common_rows)
-    work = Workload(pair=pair, measure=measure, memory=memory, block=min(block, PIECE))
+    resources = resources or Resources()
+    resources = replace(resources, block=min(resources.block, PIECE))
+    work = Workload(pair=pair, measure=measure, strategy=strategy, seed=seed, resources=resources)
     with compiling_announced():
-        if strategy == "random":
-            survey, tallies = random_tallies(work, wanted, seed)
-        else:
-            survey, tallies = ordered_tallies(work, wanted, strategy)
-    change = _change(pair, survey, tallies, region, layers)
+        survey, counts = (rank_by_change if strategy in BY_CHANGE else rank_by_keys)(work, wanted)
+    change = _change(pair, survey, counts, region, layers)
     if not change.changed:
         warnings.warn(f"{base} and {tuned} hold the same values in the region {region}: nothing changed", stacklevel=2)
     assert survey.hashes is not None
@@ -122,28 +120,28 @@ def analyse(
         arithmetic=arithmetic,
         base_sha256=survey.hashes[0].hexdigest(),
         tuned_sha256=survey.hashes[1].hexdigest(),
-        cuts=tuple(tally.cut for tally in tallies),
+        cuts=tuple(level.cut for level in counts),
     )
-    return Analysis(change=change, plan=plan, tensors=_tensor_changes(pair, survey, tallies))
+    return Analysis(change=change, plan=plan, tensors=_tensor_changes(pair, survey, counts))
 
 
 def _change(
-    pair: CheckpointPair, survey: Survey, tallies: list[Tally], region: str, layers: str | None
+    pair: CheckpointPair, survey: Survey, levels: list[LevelCounts], region: str, layers: str | None
 ) -> ParameterChange:
     sizes = [tensor.elements for tensor in pair.tensors]
     zero_base = histogram_sum(survey.histogram[1::2].sum(axis=0))
     whole = histogram_sum(survey.histogram[0::2].sum(axis=0)) + zero_base
     statistics = [
         LevelStatistics(
-            level=tally.cut.level,
-            selected=tally.cut.selected,
-            selected_unchanged=tally.unchanged,
-            concentration=share_of(tally.sum, whole),
-            concentration_nonzero_base=share_of(tally.sum - tally.zero_base_sum, whole - zero_base),
-            by_layer=_by_layer(pair, tally.selected),
-            by_module=_by_module(pair, tally.selected),
+            level=level.cut.level,
+            selected=level.cut.selected,
+            selected_unchanged=level.unchanged,
+            concentration=share_of(level.sum, whole),
+            concentration_nonzero_base=share_of(level.sum - level.zero_base_sum, whole - zero_base),
+            by_layer=_by_layer(pair, level.selected),
+            by_module=_by_module(pair, level.selected),
         )
-        for tally in tallies
+        for level in levels
     ]
     return ParameterChange(
         region=region,
@@ -158,29 +156,29 @@ def _change(
 
 
 def _by_layer(pair: CheckpointPair, counts: Sequence[int]) -> dict[str, int]:
-    found: dict[int | None, int] = {}
+    found: Counter[int | None] = Counter()
     for tensor, count in zip(pair.tensors, counts, strict=True):
-        found[tensor.place.layer] = found.get(tensor.place.layer, 0) + count
+        found[tensor.place.layer] += count
     ordered = sorted(found.items(), key=lambda item: (item[0] is None, item[0] or 0))
     return {OUTSIDE if layer is None else str(layer): count for layer, count in ordered}
 
 
 def _by_module(pair: CheckpointPair, counts: Sequence[int]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    found: Counter[str] = Counter()
     for tensor, count in zip(pair.tensors, counts, strict=True):
-        found[tensor.place.module] = found.get(tensor.place.module, 0) + count
+        found[tensor.place.module] += count
     return dict(sorted(found.items()))
 
 
-def _tensor_changes(pair: CheckpointPair, survey: Survey, tallies: list[Tally]) -> tuple[TensorChange, ...]:
+def _tensor_changes(pair: CheckpointPair, survey: Survey, levels: list[LevelCounts]) -> tuple[TensorChange, ...]:
     changed = [0] * len(pair.tensors)
     sums: list[list[float]] = [[] for _ in pair.tensors]
     zero_sums: list[list[float]] = [[] for _ in pair.tensors]
-    found = zip(units(pair, SPAN), survey.changed.tolist(), survey.sums.tolist(), strict=True)
-    for unit, count, (nonzero, zero) in found:
-        changed[unit.position] += count
-        sums[unit.position].append(nonzero)
-        zero_sums[unit.position].append(zero)
+    found = zip(survey.chunks, survey.changed.tolist(), survey.sums.tolist(), strict=True)
+    for chunk, count, (nonzero, zero) in found:
+        changed[chunk.position] += count
+        sums[chunk.position].append(nonzero)
+        zero_sums[chunk.position].append(zero)
     return tuple(
         TensorChange(
             name=tensor.name,
@@ -188,7 +186,7 @@ def _tensor_changes(pair: CheckpointPair, survey: Survey, tallies: list[Tally]) 
             module=tensor.place.module,
             elements=tensor.elements,
             changed=changed[i],
-            selected=tuple(tally.selected[i] for tally in tallies),
+            selected=tuple(level.selected[i] for level in levels),
             change=math.fsum(sums[i] + zero_sums[i]),
             change_nonzero_base=math.fsum(sums[i]),
         )

@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.reader import listed
 from sftknow.errors import CheckpointError
+from sftknow.parameters.hashing import RegionHash, verify_hash
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
-from sftknow.parameters.region_hash import RegionHash
+from sftknow.parameters.passes import Bits, Chunk, Resources, for_each_chunk
 from sftknow.parameters.restore import find_cut, in_tuned_dtype
-from sftknow.parameters.unit_work import Bits, for_each_unit
-from sftknow.parameters.units import Unit
-from sftknow.parameters.verification import verify_hash
 from sftknow.records import RestorePlan
 
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -68,6 +66,7 @@ class ModelLevels:
         base: folder of the pretrained checkpoint that the plan was made from.
         tuned: folder of the fine-tuned one.
         plan: from `analyse`.
+        resources: threads that prepare the levels.
 
     Attributes:
         level: where the model is now, as the plan writes it; ``0%`` for the fine-tuned weights.
@@ -77,12 +76,14 @@ class ModelLevels:
             where transformers packs experts together), or whose weights are those of none of the levels.
     """
 
-    def __init__(self, model: Any, base: Path, tuned: Path, plan: RestorePlan) -> None:
+    def __init__(
+        self, model: Any, base: Path, tuned: Path, plan: RestorePlan, *, resources: Resources | None = None
+    ) -> None:
         pair = pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows)
         self._plan = plan
         self._cuts = LevelSelector(plan).cuts
         parameters = _parameters(model, pair)
-        self._tensors = _gather(pair, plan, parameters, len(self._cuts))
+        self._tensors = _gather(pair, plan, parameters, len(self._cuts), resources or Resources())
         self._reached = self._where(f"{tuned}")
 
     @property
@@ -174,29 +175,33 @@ def _named(named: Mapping[str, torch.Tensor], name: str) -> torch.Tensor | None:
 
 
 def _gather(
-    pair: CheckpointPair, plan: RestorePlan, parameters: Mapping[str, torch.Tensor], levels: int
+    pair: CheckpointPair,
+    plan: RestorePlan,
+    parameters: Mapping[str, torch.Tensor],
+    levels: int,
+    resources: Resources,
 ) -> list[_LoadedTensor]:
     selector = LevelSelector(plan)
     hashes = {side: RegionHash(pair.tensors, side) for side in ("base", "tuned")}
     pieces: dict[int, list[tuple[int, NDArray[Any], NDArray[np.uint8], NDArray[Any], NDArray[Any]]]] = {}
     lock = threading.Lock()
 
-    def gather(unit: Unit, bits: Bits) -> None:
+    def gather(chunk: Chunk, bits: Bits) -> None:
         base, tuned = bits
-        tensor = pair.tensors[unit.position]
+        tensor = pair.tensors[chunk.position]
         for side, found in zip(("base", "tuned"), bits, strict=True):
-            hashes[side].add(unit.position, unit.piece, xxhash.xxh3_128(found.data).digest())
-        ranks = np.empty(unit.count, dtype=np.uint8)
-        selector.ranks(base, tensor.base.dtype, tuned, tensor.tuned.dtype, tensor.first + unit.first, ranks)
+            hashes[side].add(chunk.position, chunk.piece, xxhash.xxh3_128(found.data).digest())
+        ranks = np.empty(chunk.count, dtype=np.uint8)
+        selector.ranks(base, tensor.base.dtype, tuned, tensor.tuned.dtype, tensor.first + chunk.first, ranks)
         restored = in_tuned_dtype(base, tensor, ranks, levels)
         index = np.flatnonzero((ranks < levels) & (restored != tuned))
-        _refuse_other_values(parameters[tensor.name], tensor, unit, index, tuned)
+        _refuse_other_values(parameters[tensor.name], tensor, chunk, index, tuned)
         width = np.int32 if tensor.elements < 2**31 else np.int64
-        kept = (unit.piece, (index + unit.first).astype(width), ranks[index], restored[index], tuned[index])
+        kept = (chunk.piece, (index + chunk.first).astype(width), ranks[index], restored[index], tuned[index])
         with lock:
-            pieces.setdefault(unit.position, []).append(kept)
+            pieces.setdefault(chunk.position, []).append(kept)
 
-    for_each_unit(pair, ["base", "tuned"], gather, "preparing the levels")
+    for_each_chunk(pair, ["base", "tuned"], gather, "preparing the levels", resources)
     for side, found in hashes.items():
         verify_hash(pair, plan, side, found.hexdigest())
     loaded = []
@@ -233,10 +238,10 @@ def _loaded(tensor: TensorPair, parameter: torch.Tensor, columns: list[NDArray[A
 
 
 def _refuse_other_values(
-    parameter: torch.Tensor, tensor: TensorPair, unit: Unit, index: NDArray[Any], tuned: NDArray[Any]
+    parameter: torch.Tensor, tensor: TensorPair, chunk: Chunk, index: NDArray[Any], tuned: NDArray[Any]
 ) -> None:
     """Elements that no level changes must be those of the fine-tuned checkpoint."""
-    now = parameter[unit.first : unit.first + unit.count].cpu()
+    now = parameter[chunk.first : chunk.first + chunk.count].cpu()
     same = _same_bits(now, _values(tuned.copy(), tensor.tuned.dtype).to(now.dtype)).numpy()
     same[index] = True
     if not same.all():

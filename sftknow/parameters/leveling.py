@@ -15,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftknow.errors import CheckpointError
-from sftknow.parameters.rank_kernels import random_ranks, rank_block
+from sftknow.parameters.rank_kernels import Cuts, rank_block, rank_keys
 from sftknow.parameters.relative import TOO_LARGE_MESSAGE, Measure
-from sftknow.parameters.relative_kernels import KINDS, NONFINITE, TOO_LARGE, Scratch
-from sftknow.parameters.selection import BINS, check_strategy, mixed_seed, order_key
+from sftknow.parameters.relative_kernels import KINDS, NONFINITE, TOO_LARGE, Formula, new_scratch
+from sftknow.parameters.selection import BINS, order_key
+from sftknow.parameters.strategies import BY_CHANGE, Block, check_strategy, keys_of
 from sftknow.records import LevelCut, RestorePlan
 
 MOST_LEVELS = 250
+_KEYED = 1 << 16  # elements whose keys are made at a time
 
 
 class LevelSelector:
@@ -45,22 +47,19 @@ class LevelSelector:
         self.cuts = tuple(sorted(plan.cuts if cuts is None else cuts, key=lambda cut: cut.selected))
         if len(self.cuts) > MOST_LEVELS:
             raise CheckpointError(f"{len(self.cuts)} levels are too many at once; give at most {MOST_LEVELS}")
+        if any(cut.tie_end is None for cut in self.cuts):
+            raise CheckpointError("the plan does not say where ties end: an earlier version made it; make it again")
         self._measure = Measure(epsilon=plan.epsilon, arithmetic=plan.arithmetic)
         self._strategy = plan.strategy
-        self._seed = mixed_seed(plan.seed)
+        self._seed = plan.seed
         self._flip = np.uint32(order_key(0, plan.strategy))
-        keys, tie_ends = [], []
-        for cut in self.cuts:
-            if cut.tie_end is None:
-                raise CheckpointError("the plan does not say where ties end: an earlier version made it; make it again")
-            keys.append(order_key(cut.threshold_bits, plan.strategy))
-            tie_ends.append(cut.tie_end)
-        self._thresholds: NDArray[np.uint32] = np.array(keys, dtype=np.uint32)
-        self._tie_ends: NDArray[np.int64] = np.array(tie_ends, dtype=np.int64)
+        keys = [order_key(cut.threshold_bits, plan.strategy) for cut in self.cuts]
         # The largest key of a bin is not below a threshold in it, so the bin's first rank is where its walk starts.
-        self._first_rank: NDArray[np.uint8] = np.zeros(BINS, dtype=np.uint8)
+        first_rank: NDArray[np.uint8] = np.zeros(BINS, dtype=np.uint8)
         for key in keys:
-            self._first_rank[: key >> 16] += 1
+            first_rank[: key >> 16] += 1
+        tie_ends = np.array([cut.tie_end for cut in self.cuts], dtype=np.int64)
+        self._kernel_cuts = Cuts(first_rank, np.array(keys, dtype=np.uint32), tie_ends)
         self._local = threading.local()
 
     def ranks(
@@ -80,29 +79,28 @@ class LevelSelector:
             out: shape (count,).
 
         Raises:
-            CheckpointError: a NaN, an infinity, or a value too large for the plan's arithmetic.
+            CheckpointError: a NaN, an infinity, or a value too large for the plan's arithmetic, where the order is
+                that of r.
         """
-        if self._strategy == "random":
-            self.random_ranks(first, out)
+        if self._strategy not in BY_CHANGE:
+            for start in range(0, out.size, _KEYED):
+                part = slice(start, min(start + _KEYED, out.size))
+                sides = (base[part], base_dtype), (tuned[part], tuned_dtype)
+                block = Block(first + start, part.stop - start, self._seed, self._measure, lambda sides=sides: sides)  # type: ignore[misc]
+                rank_keys(keys_of(self._strategy, block), first + start, self._kernel_cuts, out[part])
             return
-        scratch = self._scratch()
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = new_scratch()
         found = rank_block(
             base,
-            KINDS[base_dtype],
             tuned,
-            KINDS[tuned_dtype],
+            Formula(KINDS[base_dtype], KINDS[tuned_dtype], self._measure.stored_epsilon),
             None if base_dtype == tuned_dtype else True,
-            self._measure.stored_epsilon,
-            True if self._measure.arithmetic == "bfloat16" else None,
+            self._measure.rounded,
             self._flip,
             first,
-            self._first_rank,
-            self._thresholds,
-            self._tie_ends,
-            scratch.places,
-            scratch.base,
-            scratch.tuned,
-            scratch.bits,
+            self._kernel_cuts,
+            self._local.scratch,
             out,
         )
         if found == NONFINITE:
@@ -111,13 +109,3 @@ class LevelSelector:
             )
         if found == TOO_LARGE:
             raise CheckpointError(TOO_LARGE_MESSAGE)
-
-    def random_ranks(self, first: int, out: NDArray[np.uint8]) -> None:
-        """`ranks` of the strategy ``random``, which needs no values."""
-        random_ranks(self._seed, first, self._first_rank, self._thresholds, self._tie_ends, out)
-
-    def _scratch(self) -> Scratch:
-        if not hasattr(self._local, "scratch"):
-            self._local.scratch = Scratch()
-        found: Scratch = self._local.scratch
-        return found

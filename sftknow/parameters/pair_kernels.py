@@ -1,13 +1,13 @@
 """Counts pairs of 16-bit values that differ, compiled: far fewer than elements, so that r is computed once for each.
 
 Fine-tuning moves a value by a few units in the last place. In sixteen bits there are then some thousands of different
-pairs (magnitude, step) among the million elements of a unit of work, and r is a function of the pair: r(−p, −s) is
+pairs (magnitude, step) among the million elements of a chunk, and r is a function of the pair: r(−p, −s) is
 r(p, s). What has moved further, or changed its sign, is kept element by element.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,30 @@ from sftknow.parameters.relative_kernels import (
     NONFINITE,
     STRETCH,
     TOO_LARGE,
+    Scratch,
     places_by_masks,
     relative_bits,
     widen_bits,
 )
-from sftknow.parameters.survey_kernels import beside
+from sftknow.parameters.survey_kernels import Counters, count_marked
 from sftknow.parameters.vectors import FAR, NEAR, NEAREST, VECTORS, append_steps, float_of
 
 PAIRS = NEAR << 15
 """Counters of `count_pairs`: 32 MB, of which only what is counted becomes memory in use."""
+
+
+class Pairs(NamedTuple):
+    """The pairs that a thread has counted in the present chunk."""
+
+    numbers: NDArray[np.uint32]
+    """Room for `STRETCH` elements and 16 more; overwritten."""
+    pairs: NDArray[np.uint32]
+    """Elements by number, shape (`PAIRS`,)."""
+    met: NDArray[np.uint32]
+    """Numbers that are no longer 0 in ``pairs``; the last one holds how many."""
+    far: NDArray[np.uint32]
+    """Both values (base in the upper half) of elements without a number; the last one holds how many."""
+
 
 _MAGNITUDE = np.uint16(0x7FFF)
 _FAR = np.uint32(FAR)
@@ -66,31 +81,18 @@ _number = number_by_vectors if VECTORS else number_by_masks
 
 
 @compiled
-def count_pairs(
-    base: NDArray[np.uint16],
-    tuned: NDArray[np.uint16],
-    infinity: Any,
-    numbers: NDArray[np.uint32],
-    pairs: NDArray[np.uint32],
-    met: NDArray[np.uint32],
-    far: NDArray[np.uint32],
-) -> int:
+def count_pairs(base: NDArray[np.uint16], tuned: NDArray[np.uint16], infinity: Any, found: Pairs) -> int:
     """Count the pairs of a block.
 
     Args:
         base, tuned: stored bits of one dtype, shape (count,).
         infinity: bits of the dtype's infinity (uint16).
-        numbers: room for `STRETCH` elements and 16 more; overwritten.
-        pairs: elements by number, shape (`PAIRS`,). Added to, as is all that follows.
-        met: numbers that are no longer 0 in ``pairs``; the last entry holds how many.
-        far: base · 2^16 + tuned of the elements that have no number; the last entry holds how many. Both have room for
-            a unit's elements.
 
     Returns:
         0, or `NONFINITE`.
     """
-    some: Any = np.uint64(met[met.size - 1])
-    distant: Any = np.uint64(far[far.size - 1])
+    numbers, pairs, met, far = found.numbers, found.pairs, found.met, found.far
+    some, distant = np.uint64(met[met.size - 1]), np.uint64(far[far.size - 1])
     for start in range(0, base.size, STRETCH):
         stop = min(start + STRETCH, base.size)
         here, there = base[start:stop], tuned[start:stop]
@@ -119,39 +121,15 @@ def count_pairs(
 
 
 @compiled
-def drain_pairs(
-    pairs: NDArray[np.uint32],
-    met: NDArray[np.uint32],
-    far: NDArray[np.uint32],
-    kind: int,
-    epsilon: Any,
-    rounded: Any,
-    p: NDArray[np.float32],
-    s: NDArray[np.float32],
-    bits: NDArray[np.uint32],
-    counts: NDArray[np.uint32],
-    zone_of: NDArray[np.uint16],
-    special: NDArray[np.uint16],
-    edge_in: NDArray[np.uint32],
-    histogram: NDArray[np.int64],
-    zones: NDArray[np.int64],
-    changed: NDArray[np.int64],
-    sums: NDArray[np.float64],
-    above_edge: NDArray[np.int64],
-    words: NDArray[np.uint32],
-) -> int:
-    """Move the pairs of a unit on to the counters of `survey_kernels` and clear them.
-
-    Args:
-        pairs, met, far: of `count_pairs`.
-        p, s, bits, counts: room for `STRETCH` elements; overwritten.
-        zone_of, histogram, zones, changed, sums: of `survey_kernels.unpack`.
-        kind, epsilon, rounded, special, edge_in, above_edge, words: of `survey_kernels.survey_block`.
+def drain_pairs(found: Pairs, kind: int, epsilon: Any, rounded: Any, scratch: Scratch, counters: Counters) -> int:
+    """Move the pairs of a chunk on to the counters and clear them.
 
     Returns:
         0, or `TOO_LARGE`.
     """
-    some: Any = np.int64(words[words.size - 1])
+    pairs, met, far, counts = found.pairs, found.met, found.far, found.numbers
+    p, s, bits = scratch.base, scratch.tuned, scratch.bits
+    some: Any = np.int64(counters.entries[counters.entries.size - 1])
     near: Any = np.int64(met[met.size - 1])
     distant: Any = np.int64(far[far.size - 1])
     met[met.size - 1] = 0
@@ -176,21 +154,21 @@ def drain_pairs(
         if not relative_bits(p[:count], s[:count], epsilon, rounded, bits[:count]):
             return TOO_LARGE
         for i in range(count):
-            found, upper = np.int64(counts[i]), np.int64(bits[i] >> np.uint32(16))
+            same, upper = np.int64(counts[i]), np.int64(bits[i] >> np.uint32(16))
             zero = np.int64(p[i] == np.float32(0))
-            histogram[zero, upper, 0] += found
-            histogram[zero, upper, 1] += found * np.int64(bits[i] & np.uint32(0xFFFF))
-            change = np.float64(float_of(bits[i])) * np.float64(found)
+            counters.histogram[zero, upper, 0] += same
+            counters.histogram[zero, upper, 1] += same * np.int64(bits[i] & np.uint32(0xFFFF))
+            change = np.float64(float_of(bits[i])) * np.float64(same)
             if zero:
                 zero_sum += change
             else:
                 nonzero_sum += change
-            zones[zone_of[upper]] += found
-            total += found
-            if special[upper]:
-                some = beside(bits[i], counts[i], zero, special, edge_in, above_edge, words, some)
-    sums[0] += nonzero_sum
-    sums[1] += zero_sum
-    changed[0] += total
-    words[words.size - 1] = some
+            counters.intervals[counters.interval_of[upper]] += same
+            total += same
+            if counters.marks[upper]:
+                some = count_marked(bits[i], counts[i], zero, counters, some)
+    counters.sums[0] += nonzero_sum
+    counters.sums[1] += zero_sum
+    counters.changed[0] += total
+    counters.entries[counters.entries.size - 1] = some
     return 0

@@ -1,28 +1,21 @@
-"""Two checkpoints side by side: do they fit, which tensors make up the region, and their blocks in global order."""
+"""Two checkpoints side by side: do they fit, and which tensors make up the region, in global order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.checkpoints.reader import (
     FLOAT_BITS,
     CheckpointIndex,
-    CheckpointReader,
     TensorEntry,
     listed,
     read_index,
 )
 from sftknow.errors import CheckpointError, RunError
 from sftknow.parameters.regions import OUTPUT_HEADS, Place, Region, natural_order, parse_region, place_of
-
-BLOCK = 1 << 22
-"""Elements read at a time by default; a block of both models with all that is computed on it takes about 200 MB."""
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "lm_head.bias")
 _PREFIXES = ("model.", "transformer.", "gpt_neox.")
@@ -105,15 +98,6 @@ def pair_checkpoints(
         first += entry.elements
     _refuse_empty(tuned_index, tensors, wanted, region, layers)
     return CheckpointPair(base=base_index, tuned=tuned_index, tensors=tuple(tensors))
-
-
-def blocks(
-    tensor: TensorPair, base: CheckpointReader, tuned: CheckpointReader, block: int
-) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
-    """The stored bits of a tensor in both checkpoints: (first element within the tensor, base, fine-tuned)."""
-    for first in range(0, tensor.elements, block):
-        count = min(block, tensor.elements - first)
-        yield first, base.read(tensor.base, first, count), tuned.read(tensor.tuned, first, count)
 
 
 def _first_rows(entry: TensorEntry, rows: int) -> TensorEntry:

@@ -14,19 +14,17 @@ import xxhash
 from numpy.typing import NDArray
 
 from sftknow.artifacts.files import atomic_file
-from sftknow.checkpoints.layout import OutputShard, layout_like, safetensors_header
+from sftknow.checkpoints.layout import OutputShard, safetensors_header
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointIndex, listed, read_index, widen
 from sftknow.errors import CheckpointError
-from sftknow.parameters.outputs import Output, OutputFolders
+from sftknow.parameters.hashing import RegionHash, hash_side, verify_pair
+from sftknow.parameters.outputs import Output
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
+from sftknow.parameters.passes import Bits, Chunk, Resources, chunks, for_each_chunk
 from sftknow.parameters.patch_file import PLACE, RESTORED, TUNED, PatchFile, PatchHeader, place_dtype
-from sftknow.parameters.region_hash import RegionHash
 from sftknow.parameters.regions import place_of
-from sftknow.parameters.restore import Finishing, described, find_cut, in_tuned_dtype, write_outputs
-from sftknow.parameters.unit_work import Bits, for_each_unit
-from sftknow.parameters.units import MEMORY, Unit, unit_count, units
-from sftknow.parameters.verification import hash_side, verify_pair
-from sftknow.records import RestoredCheckpoint, RestorePlan
+from sftknow.parameters.restore import Finishing, WriteJob, described, find_cut, in_tuned_dtype
+from sftknow.records import LevelCut, RestoredCheckpoint, RestorePlan
 
 
 def write_patch(
@@ -38,6 +36,7 @@ def write_patch(
     *,
     manifest: Mapping[str, Any] | None = None,
     verified: bool = False,
+    resources: Resources | None = None,
 ) -> int:
     """Write one level of a plan as a sparse file that turns the fine-tuned model into the restored one and back.
 
@@ -51,6 +50,7 @@ def write_patch(
         file: what to write, replaced where it is a patch.
         manifest: goes into the ``sftknow.json`` of the model that the patch makes.
         verified: see `restore_levels`.
+        resources: threads that compute.
 
     Returns:
         How many values the patch changes.
@@ -58,35 +58,15 @@ def write_patch(
     Raises:
         CheckpointError: as `restore_levels`.
     """
-    from sftknow.parameters.leveling import LevelSelector
-
     cut = find_cut(plan, level)
     _refuse_file(file)
     pair = pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows)
+    resources = resources or Resources()
     if not verified:
-        verify_pair(pair, plan)
-    selector = LevelSelector(plan, [cut])
-    after = RegionHash(pair.tensors, "tuned")
-    numbers = {(unit.position, unit.piece): i for i, unit in enumerate(units(pair))}
-    counts: NDArray[np.int64] = np.zeros((3, unit_count(pair)), dtype=np.int64)  # selected, other value, other bits
-
-    def select(unit: Unit, bits: Bits) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
-        base_bits, tuned_bits = bits
-        tensor = pair.tensors[unit.position]
-        ranks = np.empty(unit.count, dtype=np.uint8)
-        selector.ranks(base_bits, tensor.base.dtype, tuned_bits, tensor.tuned.dtype, tensor.first + unit.first, ranks)
-        restored = np.where(ranks == 0, in_tuned_dtype(base_bits, tensor, ranks, 1), tuned_bits)
-        return restored, ranks, np.flatnonzero(restored != tuned_bits)
-
-    def count(unit: Unit, bits: Bits) -> None:
-        restored, ranks, index = select(unit, bits)
-        dtype = pair.tensors[unit.position].tuned.dtype
-        differing = widen(restored[index], dtype) != widen(bits[1][index], dtype)
-        counts[:, numbers[unit.position, unit.piece]] = int((ranks == 0).sum()), int(differing.sum()), index.size
-        after.add(unit.position, unit.piece, xxhash.xxh3_128(restored.data).digest())
-
-    for_each_unit(pair, ["base", "tuned"], count, f"patch of {cut.level}, counting")
-    selected, differing, _ = counts.sum(axis=1).tolist()
+        verify_pair(pair, plan, resources)
+    writer = _PatchWriter(pair, plan, cut, resources)
+    writer.count()
+    selected, differing, _ = writer.counts.sum(axis=1).tolist()
     if selected != cut.selected:
         raise CheckpointError(
             f"the plan selects {cut.selected} elements at {cut.level}, but {selected} were found; make the plan again"
@@ -95,20 +75,15 @@ def write_patch(
         restoration={"level": cut.level, **described(plan, cut, pair), "selected": selected, "restored": differing},
         manifest=dict(manifest or {}),
         tuned_sha256=plan.tuned_sha256,
-        restored_sha256=after.hexdigest(),
+        restored_sha256=writer.after.hexdigest(),
         shapes={tensor.name: tensor.shape for tensor in pair.tensors},
     )
-    per_tensor: NDArray[np.int64] = np.zeros(len(pair.tensors), dtype=np.int64)
-    before: NDArray[np.int64] = np.zeros(unit_count(pair), dtype=np.int64)  # entries of the tensor in earlier units
-    for i, unit in enumerate(units(pair)):
-        before[i] = per_tensor[unit.position]
-        per_tensor[unit.position] += counts[2, i]
     try:
         with atomic_file(file) as partial:
-            _write(partial, pair, header, per_tensor, before, numbers, select)
+            writer.write(partial, header)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be written: {error.strerror or error}") from error
-    return int(per_tensor.sum())
+    return int(writer.counts[2].sum())
 
 
 def apply_patch(
@@ -116,7 +91,7 @@ def apply_patch(
     file: Path,
     out: Path,
     *,
-    memory: int = MEMORY,
+    resources: Resources | None = None,
     finishing: Finishing | None = None,
 ) -> RestoredCheckpoint:
     """Write the model that a patch makes of another one: of the fine-tuned model the restored one, and the reverse.
@@ -125,7 +100,7 @@ def apply_patch(
         model: folder of the fine-tuned or of the restored model; shards do not matter.
         file: from `write_patch`.
         out: the folder to write, as by `restore_levels`.
-        memory: bytes that the process may take in all.
+        resources: threads, memory and block sizes; the output does not depend on them.
         finishing: adds more files to the folder.
 
     Returns:
@@ -138,23 +113,23 @@ def apply_patch(
     with PatchFile(file) as patch:
         index = read_index(model)
         pair = _pair(index, patch)
-        found = hash_side(pair, "tuned")
+        job = WriteJob(pair, f"by {file.name}", resources or Resources(), links=False)
+        found = hash_side(pair, "tuned", job.resources)
         forward = found == patch.header.tuned_sha256
         if not forward and found != patch.header.restored_sha256:
             raise CheckpointError(
                 f"{model} is neither the model that {file} was made for nor the one that it makes; give one of them"
             )
-        layout = layout_like(index)
         restoration = dict(patch.header.restoration)
         if not forward:
             restoration |= {"level": "0%", "undone": restoration["level"], "selected": 0, "restored": 0}
         output = Output(folder=out, manifest=patch.header.manifest, restoration=restoration)
-        folders = OutputFolders([output], layout, index, inputs=(model,))
-        folders.refuse_full_disk(None)
-        write_outputs(folders, layout, pair, PatchPainter(patch, forward), (1,), memory, False, f"by {file.name}")
+        painter = PatchPainter(patch, forward)
+        folders = job.prepare([output], painter, inputs=(model,))
+        job.write(folders, painter, (1,))
         with folders:
             expected = patch.header.restored_sha256 if forward else patch.header.tuned_sha256
-            if hash_side(_moved(pair, folders.partial[0]), "tuned") != expected:
+            if hash_side(_moved(pair, folders.partial[0]), "tuned", job.resources) != expected:
                 raise CheckpointError(f"{file} is damaged: it does not make the model that it should; make it again")
             folders.finish(finishing)
     return RestoredCheckpoint(
@@ -191,47 +166,80 @@ class PatchPainter:
         counts += places.size
 
 
-def _write(
-    partial: Path,
-    pair: CheckpointPair,
-    header: PatchHeader,
-    per_tensor: NDArray[np.int64],
-    before: NDArray[np.int64],
-    numbers: Mapping[tuple[int, int], int],
-    select: Any,
-) -> None:
-    columns = []
-    for tensor, count in zip(pair.tensors, per_tensor.tolist(), strict=True):
-        place, width = place_dtype(tensor.elements)
-        value = FLOAT_BITS[tensor.tuned.dtype].itemsize
-        columns += [
-            (tensor.name + PLACE, place, [count], count * width.itemsize),
-            (tensor.name + RESTORED, tensor.tuned.dtype, [count], count * value),
-            (tensor.name + TUNED, tensor.tuned.dtype, [count], count * value),
-        ]
-    head = safetensors_header(columns, header.metadata())
-    starts = np.cumsum([len(head), *(size for _, _, _, size in columns)])
-    lock = threading.Lock()
-    with partial.open("wb") as handle:
-        handle.write(head)
-        handle.truncate(int(starts[-1]))
-        handle.flush()
+class _PatchWriter:
+    """Counts what a level changes in each chunk, in one pass, and writes it to its place in the file in another.
 
-        def put(unit: Unit, bits: Bits) -> None:
-            restored, _, index = select(unit, bits)
-            tensor = pair.tensors[unit.position]
-            places = (index + unit.first).astype(place_dtype(tensor.elements)[1])
-            skipped = before[numbers[unit.position, unit.piece]]
-            parts = (places, restored[index], bits[1][index])
-            with lock:
-                for i, part in enumerate(parts):
-                    offset = int(starts[3 * unit.position + i] + skipped * part.itemsize)
-                    handle.seek(offset)
-                    handle.write(part.tobytes())
+    Attributes:
+        counts: by chunk: elements selected, those whose value differs, those whose bits do; shape (3, chunks).
+        after: the hash of the restored region, once it is counted.
+    """
 
-        for_each_unit(pair, ["base", "tuned"], put, f"patch of {header.restoration['level']}, writing")
-        handle.flush()
-        os.fsync(handle.fileno())
+    def __init__(self, pair: CheckpointPair, plan: RestorePlan, cut: LevelCut, resources: Resources) -> None:
+        from sftknow.parameters.leveling import LevelSelector
+
+        self._pair = pair
+        self._resources = resources
+        self._level = cut.level
+        self._selector = LevelSelector(plan, [cut])
+        self._numbers = {(chunk.position, chunk.piece): i for i, chunk in enumerate(chunks(pair))}
+        self.counts: NDArray[np.int64] = np.zeros((3, len(self._numbers)), dtype=np.int64)
+        self.after = RegionHash(pair.tensors, "tuned")
+
+    def _select(self, chunk: Chunk, bits: Bits) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
+        """The restored bits of a chunk, its ranks, and where its bits differ."""
+        base, tuned = bits
+        tensor = self._pair.tensors[chunk.position]
+        ranks = np.empty(chunk.count, dtype=np.uint8)
+        first = tensor.first + chunk.first
+        self._selector.ranks(base, tensor.base.dtype, tuned, tensor.tuned.dtype, first, ranks)
+        restored = np.where(ranks == 0, in_tuned_dtype(base, tensor, ranks, 1), tuned)
+        return restored, ranks, np.flatnonzero(restored != tuned)
+
+    def count(self) -> None:
+        def count(chunk: Chunk, bits: Bits) -> None:
+            restored, ranks, index = self._select(chunk, bits)
+            dtype = self._pair.tensors[chunk.position].tuned.dtype
+            differing = int((widen(restored[index], dtype) != widen(bits[1][index], dtype)).sum())
+            number = self._numbers[chunk.position, chunk.piece]
+            self.counts[:, number] = int((ranks == 0).sum()), differing, index.size
+            self.after.add(chunk.position, chunk.piece, xxhash.xxh3_128(restored.data).digest())
+
+        what = f"patch of {self._level}, counting"
+        for_each_chunk(self._pair, ["base", "tuned"], count, what, self._resources)
+
+    def write(self, file: Path, header: PatchHeader) -> None:
+        tensors, changed = self._pair.tensors, self.counts[2]
+        owners = np.array([position for position, _ in self._numbers], dtype=np.intp)
+        per_tensor = np.bincount(owners, changed, len(tensors)).astype(np.int64)
+        # By chunk, entries of its tensor in earlier chunks.
+        before = np.cumsum(changed) - changed - (np.cumsum(per_tensor) - per_tensor)[owners]
+        columns = []
+        for tensor, count in zip(tensors, per_tensor.tolist(), strict=True):
+            place, width = place_dtype(tensor.elements)
+            columns.append((tensor.name + PLACE, place, [count], count * width.itemsize))
+            value = count * FLOAT_BITS[tensor.tuned.dtype].itemsize
+            columns += [(tensor.name + part, tensor.tuned.dtype, [count], value) for part in (RESTORED, TUNED)]
+        head = safetensors_header(columns, header.metadata())
+        starts = np.cumsum([len(head), *(size for _, _, _, size in columns)])
+        lock = threading.Lock()
+        with file.open("wb") as handle:
+            handle.write(head)
+            handle.truncate(int(starts[-1]))
+            handle.flush()
+
+            def put(chunk: Chunk, bits: Bits) -> None:
+                restored, _, index = self._select(chunk, bits)
+                places = (index + chunk.first).astype(place_dtype(tensors[chunk.position].elements)[1])
+                skipped = before[self._numbers[chunk.position, chunk.piece]]
+                with lock:
+                    for i, part in enumerate((places, restored[index], bits[1][index])):
+                        handle.seek(int(starts[3 * chunk.position + i] + skipped * part.itemsize))
+                        handle.write(part.tobytes())
+
+            what = f"patch of {self._level}, writing"
+            for_each_chunk(self._pair, ["base", "tuned"], put, what, self._resources)
+            handle.flush()
+            os.fsync(handle.fileno())
 
 
 def _pair(index: CheckpointIndex, patch: PatchFile) -> CheckpointPair:

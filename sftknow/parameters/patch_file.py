@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.checkpoints.direct_file import SourceFiles
 from sftknow.checkpoints.index import TensorEntry, read_header
 from sftknow.checkpoints.layout import read_metadata
-from sftknow.checkpoints.reader import FLOAT_BITS
+from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader
 from sftknow.errors import CheckpointError
 from sftknow.parameters.pairs import TensorPair
 
@@ -85,13 +84,13 @@ class PatchFile:
             raise CheckpointError(f"{file} is damaged ({error}); make the patch again") from None
         for name in self.header.shapes:
             self._check(name)
-        self._sources = SourceFiles()
+        self._reader = CheckpointReader()
 
     def __enter__(self) -> PatchFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sources.__exit__()
+        self._reader.__exit__()
 
     @property
     def values(self) -> int:
@@ -132,7 +131,7 @@ class PatchFile:
         found: NDArray[Any] = np.empty(end - start, dtype=dtype)
         if end > start:
             try:
-                self._sources.read_into(self.file, entry.start + start * dtype.itemsize, found)
+                self._reader.read_bytes(self.file, entry.start + start * dtype.itemsize, found)
             except (EOFError, OSError) as error:
                 raise CheckpointError(f"{self.file} cannot be read ({error}); make the patch again") from None
         return found

@@ -1,80 +1,109 @@
-"""The ranks of elements by a plan's cuts (see `leveling`), compiled."""
+"""The keys of ``random``, the counting of keys, and ranks by a plan's cuts (see `leveling`), compiled."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftknow.parameters.compiled import compiled, inlined
-from sftknow.parameters.random_kernels import random_key
-from sftknow.parameters.relative_kernels import STRETCH, stretch_changes
+from sftknow.parameters.relative_kernels import STRETCH, Formula, Scratch, stretch_changes
+
+_LOWER = np.uint32(0xFFFF)
+
+
+class Cuts(NamedTuple):
+    """A plan's cuts, in ascending order of what they select, so that thresholds fall."""
+
+    first_rank: NDArray[np.uint8]
+    """By upper half of a key the rank of the largest key with it, shape (65,536,)."""
+    thresholds: NDArray[np.uint32]
+    """Keys, shape (cuts,)."""
+    tie_ends: NDArray[np.int64]
+    """Of the elements at the threshold those with a global index below this are selected, shape (cuts,)."""
 
 
 @inlined
-def _rank(
-    key: Any, index: Any, first_rank: NDArray[np.uint8], thresholds: NDArray[np.uint32], tie_ends: NDArray[np.int64]
-) -> Any:
-    """The smallest rank that selects an element. Thresholds fall and tie ends are those of the cuts, ascending."""
-    rank = first_rank[key >> np.uint32(16)]
+def _mix(state: Any) -> Any:
+    """SplitMix64's finaliser."""
+    state = np.uint64((state ^ (state >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9))
+    state = np.uint64((state ^ (state >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB))
+    return np.uint64(state ^ (state >> np.uint64(31)))
+
+
+@compiled
+def fill_random_keys(mixed_seed: Any, first: int, out: NDArray[np.uint32]) -> None:
+    """`selection.random_keys`, faster."""
+    for i in range(out.size):
+        state = np.uint64((np.uint64(first + i) + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15) + mixed_seed)
+        out[i] = np.uint32(_mix(state) >> np.uint64(32))
+
+
+@compiled
+def count_keys(
+    keys: NDArray[np.uint32], inside: bool, interval_of: NDArray[np.uint16], totals: NDArray[np.int64]
+) -> None:
+    """Count keys by upper half, or, where ``inside``, those in odd intervals by place among these and lower half."""
+    for i in range(keys.size):
+        key = keys[i]
+        if not inside:
+            totals[key >> np.uint32(16)] += 1
+            continue
+        interval = interval_of[key >> np.uint32(16)]
+        if interval & np.uint16(1):
+            totals[(np.int64(interval >> np.uint16(1)) << 16) + np.int64(key & _LOWER)] += 1
+
+
+@inlined
+def _rank(key: Any, index: Any, cuts: Any) -> Any:
+    """The smallest rank that selects an element."""
+    rank = cuts.first_rank[key >> np.uint32(16)]
     # first_rank is that of the largest key of its bin, the rest of the bin may belong to later cuts.
-    while rank < thresholds.size and (key < thresholds[rank] or (key == thresholds[rank] and index >= tie_ends[rank])):
+    while rank < cuts.thresholds.size and (
+        key < cuts.thresholds[rank] or (key == cuts.thresholds[rank] and index >= cuts.tie_ends[rank])
+    ):
         rank += np.uint8(1)
     return rank
 
 
 @compiled
+def rank_keys(keys: NDArray[np.uint32], first: int, cuts: Cuts, out: NDArray[np.uint8]) -> None:
+    """Ranks of elements by their keys; ``first`` is the global index of the first one."""
+    for i in range(out.size):
+        out[i] = _rank(keys[i], first + i, cuts)
+
+
+@compiled
 def rank_block(
     base: NDArray[Any],
-    base_kind: int,
     tuned: NDArray[Any],
-    tuned_kind: int,
+    formula: Formula,
     mixed: Any,
-    epsilon: Any,
     rounded: Any,
     flip: Any,
     first: int,
-    first_rank: NDArray[np.uint8],
-    thresholds: NDArray[np.uint32],
-    tie_ends: NDArray[np.int64],
-    places: NDArray[np.int32],
-    p: NDArray[np.float32],
-    s: NDArray[np.float32],
-    bits: NDArray[np.uint32],
+    cuts: Cuts,
+    scratch: Scratch,
     out: NDArray[np.uint8],
 ) -> int:
-    """Ranks of the elements of a block for ``top`` (``flip`` 0) and ``bottom`` (all ones); see `leveling`."""
+    """Ranks of the elements of a block for ``top`` (``flip`` 0) and ``bottom`` (all ones); see `stretch_changes`."""
     unmoved = np.uint32(flip)  # the key of r = 0
+    places, bits = scratch.places, scratch.bits
     for start in range(0, base.size, STRETCH):
         stop = min(start + STRETCH, base.size)
-        here, there, ranks = base[start:stop], tuned[start:stop], out[start:stop]
-        count = stretch_changes(here, base_kind, there, tuned_kind, mixed, epsilon, rounded, places, p, s, bits)
+        ranks = out[start:stop]
+        count = stretch_changes(base[start:stop], tuned[start:stop], formula, mixed, rounded, scratch)
         if count < 0:
             return int(count)
         # Among equal keys the rank depends on the index alone, and never falls with it.
-        lowest = _rank(unmoved, first + start, first_rank, thresholds, tie_ends)
-        highest = _rank(unmoved, first + stop - 1, first_rank, thresholds, tie_ends)
+        lowest = _rank(unmoved, first + start, cuts)
+        highest = _rank(unmoved, first + stop - 1, cuts)
         if lowest == highest:
             ranks[:] = np.uint8(lowest)
         else:
             for i in range(stop - start):
-                ranks[i] = _rank(unmoved, first + start + i, first_rank, thresholds, tie_ends)
+                ranks[i] = _rank(unmoved, first + start + i, cuts)
         for i in range(count):
-            key = np.uint32(bits[i] ^ unmoved)
-            ranks[np.uint32(places[i])] = _rank(key, first + start + places[i], first_rank, thresholds, tie_ends)
+            ranks[np.uint32(places[i])] = _rank(np.uint32(bits[i] ^ unmoved), first + start + places[i], cuts)
     return 0
-
-
-@compiled
-def random_ranks(
-    mixed_seed: Any,
-    first: int,
-    first_rank: NDArray[np.uint8],
-    thresholds: NDArray[np.uint32],
-    tie_ends: NDArray[np.int64],
-    out: NDArray[np.uint8],
-) -> None:
-    """Ranks of the elements of a block for ``random``."""
-    for i in range(out.size):
-        out[i] = _rank(random_key(mixed_seed, first + i), first + i, first_rank, thresholds, tie_ends)

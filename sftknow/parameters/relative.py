@@ -43,6 +43,11 @@ class Measure:
             raise CheckpointError(f"unknown arithmetic {self.arithmetic!r}; use one of {', '.join(ARITHMETICS)}")
 
     @property
+    def rounded(self) -> bool | None:
+        """Whether to round as in bfloat16, as the compiled loops take it: True or None."""
+        return True if self.arithmetic == "bfloat16" else None
+
+    @property
     def stored_epsilon(self) -> np.float32:
         """ε as the arithmetic has it: a float32, rounded to bfloat16 where that is the arithmetic."""
         epsilon = np.array([self.epsilon], dtype=np.float32)

@@ -11,7 +11,7 @@ follows a None, so that the rarer way is compiled only where it is asked for.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,25 +30,39 @@ from sftknow.parameters.vectors import (
 
 KINDS = {"BF16": 0, "F16": 1, "F32": 2}
 STRETCH = 2048
-"""Elements that are worked on together; `Scratch` has room for them."""
+"""Elements that are worked on together."""
 
 NONFINITE, TOO_LARGE = -1, -2
-"""What `changes_of` returns in place of a count: a NaN or infinity was met; a value is infinite in bfloat16."""
-
+"""What kernels return in place of a count: a NaN or infinity was met; a value is infinite in bfloat16."""
 
 MAGNITUDE = np.uint32(0x7FFF_FFFF)
 INFINITY = np.uint32(0x7F80_0000)
 
 
-class Scratch:
-    """Working arrays of one thread, for `STRETCH` elements and what a vector may write beyond."""
+class Scratch(NamedTuple):
+    """Working arrays of one thread, with room for `STRETCH` elements and what a vector may write beyond."""
 
-    def __init__(self) -> None:
-        room = STRETCH + 16
-        self.places: NDArray[np.int32] = np.empty(room, dtype=np.int32)
-        self.base: NDArray[np.float32] = np.empty(room, dtype=np.float32)
-        self.tuned: NDArray[np.float32] = np.empty(room, dtype=np.float32)
-        self.bits: NDArray[np.uint32] = np.empty(room, dtype=np.uint32)
+    places: NDArray[np.int32]
+    """Of elements, within the stretch."""
+    base: NDArray[np.float32]
+    tuned: NDArray[np.float32]
+    bits: NDArray[np.uint32]
+    """Of r."""
+
+
+def new_scratch() -> Scratch:
+    """Arrays with room enough."""
+    room = STRETCH + 16
+    base, tuned = np.empty((2, room), dtype=np.float32)
+    return Scratch(np.empty(room, dtype=np.int32), base, tuned, np.empty(room, dtype=np.uint32))
+
+
+class Formula(NamedTuple):
+    """How the bits of both sides are read, and the ε of r."""
+
+    base_kind: int
+    tuned_kind: int
+    epsilon: np.float32
 
 
 @inlined
@@ -65,7 +79,7 @@ def half_by_instruction(wide: Any) -> Any:
     return half_value(np.uint32(wide))
 
 
-_half = half_by_instruction if HALVES else half_by_steps
+half_as_single = half_by_instruction if HALVES else half_by_steps
 
 
 @inlined
@@ -158,7 +172,7 @@ def widen_bits(bits: NDArray[np.uint32], kind: int) -> None:
             bits[i] = bits[i] << np.uint32(16)
     elif kind == 1:
         for i in range(bits.size):
-            bits[i] = bits_of(_half(bits[i]))
+            bits[i] = bits_of(half_as_single(bits[i]))
 
 
 @compiled
@@ -211,36 +225,34 @@ def relative_bits(
 
 @compiled
 def stretch_changes(
-    base: NDArray[Any],
-    base_kind: int,
-    tuned: NDArray[Any],
-    tuned_kind: int,
-    mixed: Any,
-    epsilon: Any,
-    rounded: Any,
-    places: NDArray[np.int32],
-    p: NDArray[np.float32],
-    s: NDArray[np.float32],
-    bits: NDArray[np.uint32],
+    base: NDArray[Any], tuned: NDArray[Any], formula: Formula, mixed: Any, rounded: Any, scratch: Scratch
 ) -> int:
-    """r of the elements of a stretch whose values differ, with their places and values; returns how many."""
-    if not (_finite(base, base_kind) and _finite(tuned, tuned_kind)):
+    """r of the elements of a stretch whose values differ, with their places and values, in ``scratch``.
+
+    Args:
+        base, tuned: stored bits, shape (count,), at most `STRETCH` elements.
+
+    Returns:
+        How many there are, or `NONFINITE` or `TOO_LARGE`.
+    """
+    if not (_finite(base, formula.base_kind) and _finite(tuned, formula.tuned_kind)):
         return NONFINITE
+    places, p, s = scratch.places, scratch.base, scratch.tuned
     p_bits, s_bits = p.view(np.uint32), s.view(np.uint32)
     if mixed is None:
         count = _gather(base, tuned, places, p_bits, s_bits)
-        widen_bits(p_bits[:count], base_kind)
-        widen_bits(s_bits[:count], tuned_kind)
+        widen_bits(p_bits[:count], formula.base_kind)
+        widen_bits(s_bits[:count], formula.tuned_kind)
     else:
         before, after = p_bits[: base.size], s_bits[: base.size]
         for i in range(base.size):
             before[i] = base[i]
         for i in range(base.size):
             after[i] = tuned[i]
-        widen_bits(before, base_kind)
-        widen_bits(after, tuned_kind)
+        widen_bits(before, formula.base_kind)
+        widen_bits(after, formula.tuned_kind)
         count = _gather(before, after, places, p_bits, s_bits)
     count = _keep_moved(places[:count], p, s)
-    if not relative_bits(p[:count], s[:count], epsilon, rounded, bits[:count]):
+    if not relative_bits(p[:count], s[:count], formula.epsilon, rounded, scratch.bits[:count]):
         return TOO_LARGE
     return int(count)

@@ -15,21 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftknow.artifacts.levels import parse_level
-from sftknow.checkpoints.layout import Layout, OutputShard, layout_in_shards, layout_like
+from sftknow.checkpoints.layout import OutputShard, layout_in_shards, layout_like
 from sftknow.checkpoints.reader import narrow, nonfinite, widen
 from sftknow.errors import CheckpointError
-from sftknow.parameters.bars import watched
+from sftknow.parameters.hashing import verify_pair
 from sftknow.parameters.outputs import Output, OutputFolders
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
+from sftknow.parameters.passes import Resources, shown
 from sftknow.parameters.regions import parse_layers, place_of
-from sftknow.parameters.selection import check_strategy
+from sftknow.parameters.strategies import BY_CHANGE, check_strategy
 from sftknow.parameters.sweep import Painter, Sweep
-from sftknow.parameters.units import MEMORY
-from sftknow.parameters.verification import verify_pair
 from sftknow.records import LevelCut, RestoredCheckpoint, RestorePlan
 
 _MEGABYTE = 10**6
-_QUIET = 1000  # megabytes that take about a second: below, a progress bar is only noise
+_MEGABYTES_A_SECOND = 1000
 
 Finishing = Callable[[Path, Path], object]
 """Called with a folder that holds all but is not in its place yet, and with that place; what it adds is part of the
@@ -44,10 +43,10 @@ def restore(
     out: Path,
     *,
     manifest: Mapping[str, Any],
-    memory: int = MEMORY,
+    resources: Resources | None = None,
 ) -> RestoredCheckpoint:
     """Write one level of a plan; see `restore_levels`."""
-    return restore_levels(base, tuned, plan, {level: out}, manifests={level: manifest}, memory=memory)[0]
+    return restore_levels(base, tuned, plan, {level: out}, manifests={level: manifest}, resources=resources)[0]
 
 
 def restore_levels(
@@ -57,7 +56,7 @@ def restore_levels(
     outputs: Mapping[str, Path],
     *,
     manifests: Mapping[str, Mapping[str, Any]] | None = None,
-    memory: int = MEMORY,
+    resources: Resources | None = None,
     links: bool = True,
     shard_bytes: int | None = None,
     verified: bool = False,
@@ -67,8 +66,8 @@ def restore_levels(
     """Write the fine-tuned checkpoint with the selected elements set back to the base's values (paper, 5.1).
 
     Each folder appears under its name only when all of it is written, ``sftknow.json`` with it. A folder that an
-    earlier restoration wrote is replaced; any other folder there is left alone. What a kill or a full disk cut off is
-    gone on with by the next call: what is there is compared and kept.
+    earlier restoration wrote is replaced; any other folder there is left alone. What a kill or a full disk cut off the
+    next call continues: what is there is compared and kept where it is right.
 
     Args:
         base: folder of the pretrained checkpoint that the plan was made from; shards do not matter.
@@ -76,7 +75,7 @@ def restore_levels(
         plan: from `analyse`.
         outputs: by level, the folder to write. Levels are of the plan's.
         manifests: by level, what goes into ``sftknow.json`` as it is, beside ``restoration``, which is added here.
-        memory: bytes that the process may take in all; the output does not depend on it.
+        resources: threads, memory and block sizes; the output does not depend on them.
         links: outputs that have the same bytes in a shard share one read-only file with several names (hard links),
             where the file system has them. The inputs are never linked.
         shard_bytes: largest size of a shard; None keeps the fine-tuned checkpoint's shards.
@@ -96,7 +95,7 @@ def restore_levels(
     _refuse_twice(list(cuts.values()))
     order = sorted(outputs, key=lambda level: cuts[level].selected)
     pair = pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows)
-    layout = layout_in_shards(pair.tuned, shard_bytes) if shard_bytes else layout_like(pair.tuned)
+    job = WriteJob(pair, ", ".join(order), resources or Resources(), links=links, shard_bytes=shard_bytes)
     wanted = [
         Output(
             folder=outputs[level],
@@ -106,11 +105,10 @@ def restore_levels(
         for level in order
     ]
     painter = LevelPainter(plan, [cuts[level] for level in order], pair)
-    folders = OutputFolders(wanted, layout, pair.tuned, inputs=(base, tuned))
-    folders.refuse_full_disk([painter.kinds(shard) for shard in layout.shards] if links else None)
+    folders = job.prepare(wanted, painter, inputs=(base, tuned))
     if not verified:
-        verify_pair(pair, plan)
-    counts = write_outputs(folders, layout, pair, painter, (3, len(order) + 1), memory, links, ", ".join(order))
+        verify_pair(pair, plan, job.resources)
+    counts = job.write(folders, painter, (3, len(order) + 1))
     restored = {}
     with folders:
         for i, level in enumerate(order):
@@ -133,7 +131,7 @@ def restore_layers(
     *,
     region: str = "transformer",
     manifests: Mapping[str, Mapping[str, Any]] | None = None,
-    memory: int = MEMORY,
+    resources: Resources | None = None,
     links: bool = True,
     shard_bytes: int | None = None,
     common_rows: bool = False,
@@ -151,7 +149,8 @@ def restore_layers(
     # One by one first, so that a range beyond the last layer is refused by name.
     single = {text: pair_checkpoints(base, tuned, region, text, common_rows=common_rows) for text in ranges}
     pair = pair_checkpoints(base, tuned, region, ",".join(ranges), common_rows=common_rows)
-    layout = layout_in_shards(pair.tuned, shard_bytes) if shard_bytes else layout_like(pair.tuned)
+    what = f"layers {', '.join(ranges)}"
+    job = WriteJob(pair, what, resources or Resources(), links=links, shard_bytes=shard_bytes)
     wanted = [
         Output(
             folder=outputs[text],
@@ -167,11 +166,8 @@ def restore_layers(
         for text in ranges
     ]
     painter = LayerPainter(list(ranges.values()))
-    folders = OutputFolders(wanted, layout, pair.tuned, inputs=(base, tuned))
-    folders.refuse_full_disk([painter.kinds(shard) for shard in layout.shards] if links else None)
-    counts = write_outputs(
-        folders, layout, pair, painter, (3, len(ranges)), memory, links, f"layers {', '.join(ranges)}"
-    )
+    folders = job.prepare(wanted, painter, inputs=(base, tuned))
+    counts = job.write(folders, painter, (3, len(ranges)))
     restored = []
     with folders:
         for i, text in enumerate(ranges):
@@ -202,36 +198,52 @@ def find_cut(plan: RestorePlan, level: str) -> LevelCut:
     raise CheckpointError(f"the plan has no level {level}, only {has}; make a plan that has it")
 
 
-def write_outputs(
-    folders: OutputFolders,
-    layout: Layout,
-    pair: CheckpointPair,
-    painter: Painter,
-    counts: tuple[int, ...],
-    memory: int,
-    links: bool,
-    what: str,
-) -> NDArray[np.int64]:
-    """Write the weights of all outputs; return what the painter counted. What fails is left to be gone on with."""
-    from sftknow.parameters.compiled import compiling_announced
+class WriteJob:
+    """Several outputs of one layout: `prepare` their folders, then `write` the weights.
 
-    total = layout.bytes * len(folders.outputs) // _MEGABYTE
-    with (
-        folders.writing(),
-        compiling_announced(),
-        watched(total, f"restoring {what}", unit="MB", quiet=_QUIET) as advance,
-    ):
-        sweep = Sweep(
-            layout,
-            folders.partial,
-            {tensor.name: tensor for tensor in pair.tensors},
-            painter,
-            counts=counts,
-            memory=memory,
-            links=links,
-            advance=advance,
-        )
-        return sweep.run()
+    Args:
+        pair: whose fine-tuned side the outputs are like.
+        what: is restored, for the progress bar.
+        links: see `restore_levels`, as ``shard_bytes``.
+    """
+
+    def __init__(
+        self, pair: CheckpointPair, what: str, resources: Resources, *, links: bool, shard_bytes: int | None = None
+    ) -> None:
+        self._pair = pair
+        self._what = what
+        self._links = links
+        self.resources = resources
+        self._layout = layout_in_shards(pair.tuned, shard_bytes) if shard_bytes else layout_like(pair.tuned)
+
+    def prepare(self, wanted: Sequence[Output], painter: Painter, *, inputs: Sequence[Path]) -> OutputFolders:
+        """The folders, once it is clear that they may be written and that there is room."""
+        folders = OutputFolders(wanted, self._layout, self._pair.tuned, inputs)
+        kinds = [painter.kinds(shard) for shard in self._layout.shards] if self._links else None
+        folders.refuse_full_disk(kinds)
+        return folders
+
+    def write(self, folders: OutputFolders, painter: Painter, counts: tuple[int, ...]) -> NDArray[np.int64]:
+        """Write the weights of all outputs; returns what the painter counted. What fails the next start continues."""
+        from sftknow.parameters.compiled import compiling_announced
+
+        total = self._layout.bytes * len(folders.outputs) // _MEGABYTE
+        quiet = _MEGABYTES_A_SECOND * self.resources.quiet
+        with (
+            folders.writing(),
+            compiling_announced(),
+            shown(total, f"restoring {self._what}", unit="MB", quiet=quiet) as advance,
+        ):
+            return Sweep(
+                self._layout,
+                folders.partial,
+                {tensor.name: tensor for tensor in self._pair.tensors},
+                painter,
+                counts=counts,
+                resources=self.resources,
+                links=self._links,
+                advance=advance,
+            ).run()
 
 
 class LevelPainter:
@@ -261,7 +273,7 @@ class LevelPainter:
     def _kind(self, cut: LevelCut, i: int) -> Hashable:
         if not cut.selected:
             return "as fine-tuned"
-        if self._strategy == "random" or cut.threshold_bits:
+        if self._strategy not in BY_CHANGE or cut.threshold_bits:
             return i
         # The level ends amid the elements that did not change.
         return "all that changed" if self._strategy == "top" else "as fine-tuned"

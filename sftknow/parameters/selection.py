@@ -1,9 +1,7 @@
 """Which elements a level selects: exact shares, orders as unsigned integers, cuts, and the masks they give.
 
-Every strategy is an order of the region's elements by an unsigned 32-bit *key*, largest first, equal keys by lowest
-global index. r is never negative, and non-negative float32 values order as their bit patterns do, so for ``top`` the
-key is r's bit pattern, for ``bottom`` its complement. For ``random`` it is a hash of seed and global index, which
-knows nothing of shards or blocks. The first floor(n·f) elements of the order are selected, so levels are nested.
+Every strategy is an order of the region's elements by an unsigned 32-bit *key* (see `strategies`), largest first, equal
+keys by lowest global index. The first floor(n·f) elements of the order are selected, so levels are nested.
 """
 
 from __future__ import annotations
@@ -13,10 +11,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.errors import CheckpointError
 from sftknow.records import LevelCut
 
-STRATEGIES = ("top", "bottom", "random")
 BINS = 1 << 16
 """Values of the upper half of a key, and of the lower half."""
 
@@ -28,13 +24,8 @@ def selected_elements(elements: int, share: Fraction) -> int:
     return elements * share.numerator // share.denominator
 
 
-def check_strategy(strategy: str) -> None:
-    if strategy not in STRATEGIES:
-        raise CheckpointError(f"unknown strategy {strategy!r}; use one of {', '.join(STRATEGIES)}")
-
-
 def order_key(bits: int, strategy: str) -> int:
-    """Key of ``top`` or ``bottom`` from the bit pattern of r, and back: the function is its own inverse."""
+    """The key from what a plan records as threshold, r's bits for ``top`` and ``bottom``; its own inverse."""
     return bits ^ 0xFFFF_FFFF if strategy == "bottom" else bits
 
 

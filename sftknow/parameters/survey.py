@@ -1,10 +1,11 @@
 """The pass over both checkpoints: hashes, checks, and exact counts of r, by several threads in bounded memory.
 
 r is counted by the upper 16 bits of its float32 pattern; values of a few of these 65,536 *bins* are counted by their
-lower 16 bits too, unit by unit, and spooled to a temporary file. `ranking` names the bins that the cuts will fall in,
+lower 16 bits too, chunk by chunk, and spooled to a temporary file. `ranking` names the bins that the cuts will fall in,
 from a sample; where it was right, one pass is all that is needed, and where it was wrong the second pass knows them.
 
-*Zones* number the bins by them: with f such bins, ascending, zone 2j + 1 is the j-th, zone 2j what lies right below.
+*Intervals* number the bins by them: with f such bins, ascending, interval 2j + 1 is the j-th bin, interval 2j what lies
+right below it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,9 @@ from __future__ import annotations
 import math
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from typing import IO, Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -24,155 +23,150 @@ from numpy.typing import NDArray
 
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader, nonfinite
 from sftknow.errors import CheckpointError
-from sftknow.machine import available_processors
-from sftknow.parameters.bars import watched
+from sftknow.parameters.chunk_counters import ROOM, ChunkCounters, NonfiniteError, TooLargeError, counter_bytes
+from sftknow.parameters.hashing import RegionHash
+from sftknow.parameters.key_order import Workload
 from sftknow.parameters.leveling import LevelSelector
-from sftknow.parameters.pairs import CheckpointPair, TensorPair, blocks
-from sftknow.parameters.region_hash import RegionHash
-from sftknow.parameters.relative import TOO_LARGE_MESSAGE, Measure
+from sftknow.parameters.pairs import CheckpointPair, TensorPair
+from sftknow.parameters.passes import PIECE, Chunk, chunks, pieces, quiet_elements, shown
+from sftknow.parameters.relative import TOO_LARGE_MESSAGE
 from sftknow.parameters.selection import BINS
-from sftknow.parameters.survey_kernels import add_words
-from sftknow.parameters.unit_counters import BrokenError, TooLargeError, UnitCounters, counter_bytes
-from sftknow.parameters.units import BLOCK, MEMORY, PIECE, SPAN, Unit, unit_count, units
+from sftknow.parameters.survey_kernels import add_entries
+from sftknow.workers import share_jobs
+
+PIECES = ROOM // PIECE
+"""Pieces that are counted together, where a tensor has as many."""
 
 _OVERHEAD = 256 << 20  # the interpreter with NumPy, numba and pyarrow
-_QUIET = 300_000_000  # elements that take about a second: below, a progress bar is only noise
 _SPOOL_BYTES = 1 << 24  # kept in memory up to here, in a temporary file beyond
-_SAMPLED_AT_ONCE, _MOST_STRETCHES = 8192, 4096
+_MOST_SAMPLES = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What stays the same through all passes over a pair."""
-
-    pair: CheckpointPair
-    measure: Measure
-    memory: int = MEMORY
-    block: int = BLOCK
-    """Elements read at a time; no result depends on it."""
-
-
-@dataclass
 class Survey:
-    """What a pass has counted."""
+    """What a pass has counted.
 
-    bins: list[int]
-    """Bins counted by lower halves, ascending."""
-    histogram: NDArray[np.int64]
-    """Changed elements: (2 · rank + 1 where the base is 0, bin, [count, sum of lower halves])."""
-    above_edge: NDArray[np.int64]
-    """For `QuarterDecades`."""
-    zones: NDArray[np.int64]
-    """Changed elements by (tensor, zone)."""
-    changed: NDArray[np.int32]
-    """Changed elements by unit."""
-    sums: NDArray[np.float64]
-    """Sum of r by (unit, whether the base is 0)."""
-    ranks: NDArray[np.int64]
-    """By (tensor, rank, [elements, changed elements]); only of `random`."""
-    hashes: tuple[RegionHash, RegionHash] | None
-    spool: IO[bytes]
-    """Words (see `survey_kernels`), one record a unit."""
-    records: NDArray[np.int64]
-    """By unit: where its record starts, and its words."""
-    fine: NDArray[Any]
-    """Changed elements in ``bins``: (whether the base is 0, place of the bin, lower half), flat; uint32 or int64."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    Args:
+        pair: that is passed over.
+        bins: to be counted by lower halves.
+        selector: whose ranks r is counted by; None for no ranks.
+        hashed: whether to hash the region's bytes.
 
-    def add(self, position: int, zones: NDArray[np.int64], ranks: NDArray[np.int64]) -> None:
-        """Add a unit's counts to its tensor's."""
+    Attributes:
+        chunks: of the region, in global order.
+        bins: ascending.
+        histogram: changed elements, (2 · rank + 1 where the base is 0, bin, [count, sum of lower halves]).
+        above_edge: for `QuarterDecades`.
+        intervals: changed elements by (tensor, interval).
+        changed: changed elements by chunk.
+        sums: sum of r by (chunk, whether the base is 0).
+        ranks: by (tensor, rank, [elements, changed elements]).
+        hashes: of base and fine-tuned; None where they were not asked for.
+        records: by chunk: where its entries (see `survey_kernels`) start in the spool, and how many there are.
+        fine: changed elements in ``bins``: (whether the base is 0, place of the bin, lower half), flat.
+    """
+
+    def __init__(self, pair: CheckpointPair, bins: Sequence[int], selector: LevelSelector | None, hashed: bool) -> None:
+        self.chunks = list(chunks(pair, PIECES))
+        self.bins = sorted(bins)
+        ranks, tensors, parts = rank_count(selector), len(pair.tensors), len(self.chunks)
+        self.histogram: NDArray[np.int64] = np.zeros((2 * ranks, BINS, 2), dtype=np.int64)
+        self.above_edge: NDArray[np.int64] = np.zeros(BINS, dtype=np.int64)
+        self.intervals: NDArray[np.int64] = np.zeros((tensors, 2 * len(bins) + 1), dtype=np.int64)
+        self.changed: NDArray[np.int32] = np.zeros(parts, dtype=np.int32)
+        self.sums: NDArray[np.float64] = np.zeros((parts, 2))
+        self.ranks: NDArray[np.int64] = np.zeros((tensors, ranks, 2), dtype=np.int64)
+        self.hashes = (RegionHash(pair.tensors, "base"), RegionHash(pair.tensors, "tuned")) if hashed else None
+        self.records: NDArray[np.int64] = np.zeros((parts, 2), dtype=np.int64)
+        self.fine: NDArray[Any] = np.zeros(2 * len(bins) * BINS, dtype=count_dtype(pair))
+        self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115
+        self._lock = threading.Lock()
+
+    def add(self, number: int, counters: ChunkCounters, elements: NDArray[np.int64]) -> None:
+        """Add what a chunk has come to; ``elements`` by rank."""
+        found, entries, position = counters.found, counters.take_entries(), self.chunks[number].position
+        self.changed[number] = found.changed.sum()
+        self.sums[number] = found.sums
         with self._lock:
-            self.zones[position] += zones
-            if self.ranks.size:
-                self.ranks[position] += ranks
+            self.intervals[position] += found.intervals
+            self.ranks[position] += np.stack([elements, found.changed], axis=1)
+            if entries.size:
+                self.records[number] = self._spool.tell(), entries.size
+                self._spool.write(entries.data)
+                add_entries(entries, self.fine.size // 2, self.fine)
+
+    def entries(self, number: int) -> NDArray[np.uint64]:
+        """A chunk's elements in ``bins``."""
+        start, count = self.records[number].tolist()
+        with self._lock:
+            self._spool.seek(start)
+            return np.frombuffer(self._spool.read(8 * count), dtype=np.uint64)
 
     def close(self) -> None:
         """Forget what was spooled."""
-        self.spool.close()
-
-    def keep(self, unit: int, words: NDArray[np.uint32]) -> None:
-        """Spool a unit's record and add it up."""
-        if not words.size:
-            return
-        with self._lock:
-            self.records[unit] = self.spool.tell(), words.size
-            self.spool.write(words.data)
-            add_words(words, self.fine.size // 2, self.fine)
-
-    def words(self, unit: int) -> NDArray[np.uint32]:
-        """A unit's record."""
-        start, count = self.records[unit].tolist()
-        with self._lock:
-            self.spool.seek(start)
-            return np.frombuffer(self.spool.read(4 * count), dtype=np.uint32)
+        self._spool.close()
 
 
-class _Worker:
-    """One thread's readers, buffers and counters."""
+class _Surveyor:
+    """One thread's buffers and counters."""
 
-    def __init__(self, work: Workload, bins: Sequence[int], selector: LevelSelector | None = None) -> None:
-        self._pair = work.pair
-        self._block = work.block
+    def __init__(
+        self, work: Workload, reader: CheckpointReader, survey: Survey | None, selector: LevelSelector | None
+    ) -> None:
+        self._work = work
+        self._reader = reader
+        self._survey = survey
         self._selector = selector
-        self._readers = CheckpointReader(work.pair.base), CheckpointReader(work.pair.tuned)
-        self._buffers = np.empty(work.block, dtype=np.uint32), np.empty(work.block, dtype=np.uint32)
-        self._ranks: NDArray[np.uint8] = np.empty(0 if selector is None else work.block, dtype=np.uint8)
-        self.counters = UnitCounters(work.measure, bins, _rank_count(selector), SPAN * PIECE)
+        self._buffers: NDArray[np.uint32] = np.empty((2, work.resources.block), dtype=np.uint32)
+        self._ranks: NDArray[np.uint8] = np.empty(0 if selector is None else work.resources.block, dtype=np.uint8)
+        self.counters = ChunkCounters(work.measure, survey.bins if survey else [], rank_count(selector))
 
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for reader in self._readers:
-            reader.__exit__()
-
-    def do(self, number: int, unit: Unit, survey: Survey) -> None:
-        """Count one unit."""
-        tensor, counters = self._pair.tensors[unit.position], self.counters
+    def __call__(self, job: tuple[int, Chunk]) -> int:
+        """Count one chunk."""
+        number, chunk = job
+        survey, counters, block = self._survey, self.counters, self._work.resources.block
+        assert survey is not None
+        tensor = self._work.pair.tensors[chunk.position]
         counters.start()
-        elements = np.zeros(counters.changed.size, dtype=np.int64)
-        last = unit.first + unit.count
-        for piece, first in enumerate(range(unit.first, last, PIECE), unit.piece):
+        elements = np.zeros(counters.found.changed.size, dtype=np.int64)
+        for piece, first, end in pieces(chunk):
             hashers = (xxhash.xxh3_128(), xxhash.xxh3_128()) if survey.hashes else ()
-            for start in range(first, min(first + PIECE, last), self._block):
-                count = min(self._block, first + PIECE - start, last - start)
-                ranks = None
-                if self._selector:
-                    ranks = self._ranks[:count]
-                    self._selector.random_ranks(tensor.first + start, ranks)
-                    elements += np.bincount(ranks, minlength=elements.size)
-                blocks = self.count(tensor, start, count, ranks)
-                for hasher, bits in zip(hashers, blocks, strict=False):
-                    hasher.update(bits.data)
+            for start in range(first, end, block):
+                bits = self.count(tensor, start, min(block, end - start), elements)
+                for hasher, side in zip(hashers, bits, strict=False):
+                    hasher.update(side.data)
             for found, hasher in zip(survey.hashes or (), hashers, strict=True):
-                found.add(unit.position, piece, hasher.digest())
+                found.add(chunk.position, piece, hasher.digest())
         counters.finish()
-        survey.changed[number] = counters.changed.sum()
-        survey.sums[number] = counters.sums
-        survey.keep(number, counters.by_lower_halves())
-        survey.add(unit.position, counters.zones, np.stack([elements, counters.changed], axis=1))
+        survey.add(number, counters, elements)
+        return chunk.count
 
     def count(
-        self, tensor: TensorPair, first: int, count: int, ranks: NDArray[np.uint8] | None = None
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        self, tensor: TensorPair, first: int, count: int, elements: NDArray[np.int64] | None = None
+    ) -> list[NDArray[Any]]:
         """Read a part of a tensor and count it; returns the stored bits, which the next call overwrites.
 
         Raises:
-            BrokenError: a NaN or an infinity.
-            CheckpointError: a file that cannot be read, a value too large for the arithmetic.
+            CheckpointError: a NaN or an infinity, a file that cannot be read, a value too large for the arithmetic.
         """
-        base, tuned = self.read(0, tensor, first, count), self.read(1, tensor, first, count)
+        base, tuned = sides = [
+            row.view(FLOAT_BITS[entry.dtype])[:count]
+            for row, entry in zip(self._buffers, (tensor.base, tensor.tuned), strict=True)
+        ]
+        self._reader.read_into(tensor.base, first, base)
+        self._reader.read_into(tensor.tuned, first, tuned)
+        dtypes = tensor.base.dtype, tensor.tuned.dtype
+        ranks = None
         try:
-            self.counters.count(base, tensor.base.dtype, tuned, tensor.tuned.dtype, ranks)
+            if self._selector and elements is not None:
+                ranks = self._ranks[:count]
+                self._selector.ranks(base, dtypes[0], tuned, dtypes[1], tensor.first + first, ranks)
+                elements += np.bincount(ranks, minlength=elements.size)
+            self.counters.count(base, dtypes[0], tuned, dtypes[1], ranks)
+        except NonfiniteError:
+            raise CheckpointError(_nonfinite_message(self._work, tensor)) from None
         except TooLargeError:
             raise CheckpointError(f"{tensor.name}: {TOO_LARGE_MESSAGE}") from None
-        return base, tuned
-
-    def read(self, side: int, tensor: TensorPair, first: int, count: int) -> NDArray[Any]:
-        entry = (tensor.base, tensor.tuned)[side]
-        bits = self._buffers[side].view(FLOAT_BITS[entry.dtype])[:count]
-        self._readers[side].read_into(entry, first, bits)
-        return bits
+        return sides
 
 
 def survey_region(
@@ -183,91 +177,34 @@ def survey_region(
     Args:
         work: the pair and how to treat it.
         bins: to be counted by lower halves.
-        selector: of ``random``; r is then counted for each rank.
+        selector: r is then counted by ranks, and not by lower halves.
         hashed: whether to hash the region's bytes.
         description: for the progress bar.
 
     Raises:
         CheckpointError: a NaN or infinity, a file that cannot be read, more levels than the memory takes.
     """
-    pair = work.pair
-    threads = _threads(work, len(bins), _rank_count(selector))
-    survey = _empty_survey(pair, bins, selector, hashed=hashed)
-    queue = enumerate(units(pair, SPAN))
-    next_unit, stop = threading.Lock(), threading.Event()
-    broken: list[int] = []
-    with ExitStack() as undo, watched(pair.elements, description, quiet=_QUIET) as advance:
-        undo.callback(survey.close)
-
-        def run() -> UnitCounters:
-            with _Worker(work, survey.bins, selector) as worker:
-                while not stop.is_set():
-                    with next_unit:
-                        number, unit = next(queue, (0, None))
-                    if unit is None:
-                        break
-                    try:
-                        worker.do(number, unit, survey)
-                    except BrokenError:
-                        broken.append(unit.position)
-                        stop.set()
-                    except BaseException:
-                        stop.set()
-                        raise
-                    with next_unit:
-                        advance(unit.count)
-                return worker.counters
-
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(run) for _ in range(threads)]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()  # Ctrl-C must not wait for the whole region
-            for future in futures:
-                counters = future.result()
-                survey.histogram += counters.histogram
-                survey.above_edge += counters.above_edge
-                del counters
-        if broken:
-            raise CheckpointError(_broken_message(work, pair.tensors[min(broken)]))
-        undo.pop_all()
+    threads = _threads(work, len(bins), rank_count(selector))
+    survey = Survey(work.pair, bins, selector, hashed)
+    threads = max(1, min(threads, len(survey.chunks)))
+    quiet = quiet_elements(work.resources)
+    try:
+        with CheckpointReader() as reader, shown(work.pair.elements, description, quiet=quiet) as advance:
+            workers = share_jobs(
+                enumerate(survey.chunks), lambda: _Surveyor(work, reader, survey, selector), threads, advance
+            )
+    except BaseException:
+        survey.close()
+        raise
+    for worker in workers:
+        survey.histogram += worker.counters.found.histogram
+        survey.above_edge += worker.counters.found.above_edge
     return survey
 
 
-def _rank_count(selector: LevelSelector | None) -> int:
+def rank_count(selector: LevelSelector | None) -> int:
+    """How many ranks r is counted by."""
     return 1 if selector is None else len(selector.cuts) + 1
-
-
-def _empty_survey(pair: CheckpointPair, bins: Sequence[int], selector: LevelSelector | None, *, hashed: bool) -> Survey:
-    tensors, ranks = len(pair.tensors), _rank_count(selector)
-    return Survey(
-        bins=sorted(bins),
-        histogram=np.zeros((2 * ranks, BINS, 2), dtype=np.int64),
-        above_edge=np.zeros(BINS, dtype=np.int64),
-        zones=np.zeros((tensors, 2 * len(bins) + 1), dtype=np.int64),
-        changed=np.zeros(unit_count(pair, SPAN), dtype=np.int32),
-        sums=np.zeros((unit_count(pair, SPAN), 2)),
-        ranks=np.zeros((tensors if selector else 0, ranks, 2), dtype=np.int64),
-        hashes=(RegionHash(pair.tensors, "base"), RegionHash(pair.tensors, "tuned")) if hashed else None,
-        spool=tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES),
-        records=np.zeros((unit_count(pair, SPAN), 2), dtype=np.int64),
-        fine=np.zeros(2 * len(bins) * BINS, dtype=_count_dtype(pair)),
-    )
-
-
-def read_unit(work: Workload, unit: Unit) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
-    """A unit's stored bits: (first element within the tensor, base, fine-tuned); overwritten by the next."""
-    tensor = work.pair.tensors[unit.position]
-    size = min(work.block, unit.count)
-    base = np.empty(size, dtype=FLOAT_BITS[tensor.base.dtype])
-    tuned = np.empty(size, dtype=FLOAT_BITS[tensor.tuned.dtype])
-    with CheckpointReader(work.pair.base) as base_reader, CheckpointReader(work.pair.tuned) as tuned_reader:
-        for first in range(unit.first, unit.first + unit.count, size):
-            count = min(size, unit.first + unit.count - first)
-            base_reader.read_into(tensor.base, first, base[:count])
-            tuned_reader.read_into(tensor.tuned, first, tuned[:count])
-            yield first, base[:count], tuned[:count]
 
 
 def sample(work: Workload) -> tuple[NDArray[np.int64], int]:
@@ -277,28 +214,30 @@ def sample(work: Workload) -> tuple[NDArray[np.int64], int]:
         Counts, shape (65,536,), and the elements sampled; 0 where a sampled value is NaN or infinite, which the pass
         over the region will name.
     """
-    pair = work.pair
-    stretches = min(max(pair.elements // (192 * _SAMPLED_AT_ONCE), 128), _MOST_STRETCHES)
+    pair, size = work.pair, work.resources.sample
+    stretches = min(max(pair.elements // (192 * size), 128), _MOST_SAMPLES)
     places = np.sort(np.random.default_rng(0).integers(0, pair.elements, stretches))
     owners = np.searchsorted([tensor.first for tensor in pair.tensors], places, side="right") - 1
-    sampled = in_unit = 0
+    sampled = in_chunk = 0
     dtypes = ("", "")
-    with _Worker(replace(work, block=_SAMPLED_AT_ONCE), []) as worker:
+    work = replace(work, resources=replace(work.resources, block=size))
+    with CheckpointReader() as reader:
+        surveyor = _Surveyor(work, reader, None, None)
         for place, owner in zip(places.tolist(), owners.tolist(), strict=True):
             tensor = pair.tensors[owner]
             first = place - tensor.first
-            count = min(_SAMPLED_AT_ONCE, tensor.elements - first)
-            if (tensor.base.dtype, tensor.tuned.dtype) != dtypes or in_unit + count > PIECE:
-                worker.counters.finish()
-                dtypes, in_unit = (tensor.base.dtype, tensor.tuned.dtype), 0
+            count = min(size, tensor.elements - first)
+            if (tensor.base.dtype, tensor.tuned.dtype) != dtypes or in_chunk + count > ROOM:
+                surveyor.counters.finish()
+                dtypes, in_chunk = (tensor.base.dtype, tensor.tuned.dtype), 0
             try:
-                worker.count(tensor, first, count)
-            except (BrokenError, CheckpointError):
-                return worker.counters.histogram[0, :, 0], 0
+                surveyor.count(tensor, first, count)
+            except CheckpointError:
+                return surveyor.counters.found.histogram[0, :, 0], 0
             sampled += count
-            in_unit += count
-        worker.counters.finish()
-        counts = worker.counters.histogram[:, :, 0].sum(axis=0)
+            in_chunk += count
+        surveyor.counters.finish()
+    counts = surveyor.counters.found.histogram[:, :, 0].sum(axis=0)
     counts[0] += sampled - int(counts.sum())
     return counts, sampled
 
@@ -309,46 +248,47 @@ def most_bins(work: Workload) -> int:
 
 
 def _thread_bytes(work: Workload, ranks: int) -> int:
-    return counter_bytes(ranks) + 8 * work.block + (8 << 20)
+    return counter_bytes(ranks) + 8 * work.resources.block + (8 << 20)
 
 
 def _bin_bytes(pair: CheckpointPair) -> int:
-    return 2 * BINS * _count_dtype(pair).itemsize
+    return 2 * BINS * count_dtype(pair).itemsize
 
 
-def _count_dtype(pair: CheckpointPair) -> np.dtype[Any]:
+def count_dtype(pair: CheckpointPair) -> np.dtype[Any]:
     """Of `Survey.fine`, which is what many levels need most memory for."""
     return np.dtype(np.uint32 if pair.elements < 1 << 32 else np.int64)
 
 
 def _room(work: Workload, ranks: int) -> int:
     """Bytes for threads and bins."""
-    return work.memory - _OVERHEAD - _SPOOL_BYTES - 2 * ranks * BINS * 16
+    return work.resources.bytes - _OVERHEAD - _SPOOL_BYTES - 2 * ranks * BINS * 16
 
 
 def _threads(work: Workload, counted: int, ranks: int) -> int:
-    """As many threads as there are processors, or fewer where their counters would not fit into the memory."""
+    """As many threads as were asked for, or fewer where their counters would not fit into the memory."""
     by_thread = _thread_bytes(work, ranks)
     room = _room(work, ranks) - counted * _bin_bytes(work.pair)
     if room < by_thread:
-        needed = math.ceil((work.memory - room + by_thread) / 10**6)
+        memory = work.resources.bytes
+        needed = math.ceil((memory - room + by_thread) / 10**6)
         raise CheckpointError(
-            f"{work.memory / 10**6:.0f} MB of memory are too few; give {needed} MB (--memory), or ask for fewer levels"
+            f"{memory / 10**6:.0f} MB of memory are too few; give {needed} MB (--memory), or ask for fewer levels"
         )
-    return max(1, min(available_processors(), room // by_thread, unit_count(work.pair, SPAN)))
+    return min(work.resources.threads, room // by_thread)
 
 
-def _broken_message(work: Workload, tensor: TensorPair) -> str:
-    broken = np.zeros((2, 2), dtype=np.int64)
-    with CheckpointReader(work.pair.base) as base_reader, CheckpointReader(work.pair.tuned) as tuned_reader:
-        for _, base, tuned in blocks(tensor, base_reader, tuned_reader, work.block):
-            broken += [nonfinite(base, tensor.base.dtype), nonfinite(tuned, tensor.tuned.dtype)]
-    sides = [
-        f"{nan} NaN and {infinite} infinite values in {index.folder}"
-        for index, (nan, infinite) in zip((work.pair.base, work.pair.tuned), broken.tolist(), strict=True)
-        if nan or infinite
-    ]
+def _nonfinite_message(work: Workload, tensor: TensorPair) -> str:
+    broken = []
+    with CheckpointReader() as reader:
+        for index, entry in ((work.pair.base, tensor.base), (work.pair.tuned, tensor.tuned)):
+            counts = np.zeros(2, dtype=np.int64)
+            for first in range(0, tensor.elements, work.resources.block):
+                count = min(work.resources.block, tensor.elements - first)
+                counts += nonfinite(reader.read(entry, first, count), entry.dtype)
+            if counts.any():
+                broken.append(f"{counts[0]} NaN and {counts[1]} infinite values in {index.folder}")
     return (
-        f"{tensor.name} has {' and '.join(sides)}: such values have no relative change; use checkpoints without them, "
+        f"{tensor.name} has {' and '.join(broken)}: such values have no relative change; use checkpoints without them, "
         "or a region without this tensor"
     )

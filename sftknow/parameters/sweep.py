@@ -4,6 +4,9 @@ The output is cut into windows of at most four megabytes. A thread takes one, re
 and, where tensors are to change, from the base, has a `Painter` make the window of every output, and writes them all.
 No window depends on another, so any number of threads may do this, and memory is window × outputs × threads whatever
 the size of the model.
+
+Of outputs that will probably have the same bytes in a shard, the first one, the *leader*, is written; the others are
+compared with it and get the same file, or a copy in which the windows that differ are written anew.
 """
 
 from __future__ import annotations
@@ -12,8 +15,7 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,17 +23,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.checkpoints.direct_file import ALIGNMENT, DirectFile, SourceFiles, aligned_rows
+from sftknow.checkpoints.direct_file import ALIGNMENT, DirectFile, aligned_rows
 from sftknow.checkpoints.layout import Layout, OutputShard
-from sftknow.checkpoints.reader import FLOAT_BITS
+from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader
 from sftknow.errors import CheckpointError
 from sftknow.parameters.pairs import TensorPair
+from sftknow.parameters.passes import Resources
+from sftknow.workers import share_jobs
 
 _MEGABYTE = 10**6
 _PROCESS = 200 * 10**6  # the interpreter, NumPy, Numba and its compiled kernels
-_LARGEST_WINDOW = 1 << 22  # where a disk takes as much as it ever does
 _SMALLEST_WINDOW = 1 << 16
-_THREADS = 6  # two cores are busy with that many, since a thread mostly waits for the disk
+_GOOD_WINDOW = 1 << 18  # rather fewer threads than smaller windows
+_WRITERS = 3  # threads for each one that computes, since a thread mostly waits for the disk
 
 
 class Painter(Protocol):
@@ -80,21 +84,10 @@ class _ShardWork:
     plain: bool
     """Whether nothing of it changes, so that all outputs have the same bytes."""
     files: dict[int, DirectFile] = field(default_factory=dict)
-    astray: dict[int, list[int]] = field(default_factory=dict)
+    differing: dict[int, list[int]] = field(default_factory=dict)
     """By output that follows another: windows in which their bytes differ after all."""
     opened: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
-
-
-class _Buffers(threading.local):
-    """What one thread works in."""
-
-    window = 0
-    rows: NDArray[np.uint8]
-    tuned: NDArray[np.uint8]
-    base: NDArray[np.uint8]
-    scratch: NDArray[np.uint8]
-    counts: NDArray[np.int64]
 
 
 class Sweep:
@@ -102,11 +95,11 @@ class Sweep:
 
     Args:
         layout: of every output.
-        folders: where each output goes; what is there already is compared and gone on with.
+        folders: where each output goes; what is there already is compared and kept where it is right.
         region: the tensors that the painter makes; all others are bit copies.
         painter: makes them.
         counts: shape of what the painter counts.
-        memory: bytes that the whole process may take.
+        resources: threads, memory and the largest window.
         links: whether outputs that have the same bytes in a shard share one file with several names.
         advance: is told of the megabytes done.
     """
@@ -119,25 +112,20 @@ class Sweep:
         painter: Painter,
         *,
         counts: tuple[int, ...],
-        memory: int,
+        resources: Resources,
         links: bool,
         advance: Callable[[int], object],
     ) -> None:
         self.layout = layout
         self.folders = folders
-        self._region = region
-        self._painter = painter
+        self.region = region
+        self.painter = painter
+        self.counts_shape = counts
+        self.reader = CheckpointReader()
+        self.window, self._threads = window_and_threads(resources, len(folders))
         self._advance = advance
         self._links = links
-        self._window, self._threads = window_bytes(memory, len(folders))
-        self._buffers = _Buffers()
-        self._counts_shape = counts
-        self._counts: list[NDArray[np.int64]] = []
-        self._lock = threading.Lock()
-        self._done = 0
-        self._failure: BaseException | None = None
-        self.written = 0
-        """Bytes that had to be written, once `run` is done: fewer where an earlier start had come far."""
+        self._bytes_done = 0
 
     def run(self) -> NDArray[np.int64]:
         """Write everything; return what the painter counted.
@@ -147,190 +135,33 @@ class Sweep:
             OSError: a file cannot be read or written, a full disk among the reasons.
         """
         works = [self._work(shard) for shard in self.layout.shards]
-        windows = self._windows(works)
-        lock = threading.Lock()
-
-        def labour() -> None:
-            self._prepare()
-            while self._failure is None:
-                with lock:
-                    work, first = next(windows, (None, 0))
-                if work is None:
-                    return
-                try:
-                    self._do(work, first)
-                except BaseException as error:
-                    with self._lock:
-                        self._failure = self._failure or error
-                    return
-
-        with SourceFiles() as sources:
-            self._sources = sources
-            try:
-                with ThreadPoolExecutor(self._threads) as pool:
-                    labours = [pool.submit(labour) for _ in range(self._threads)]
-                    try:
-                        for done in labours:
-                            done.result()
-                    except BaseException as error:  # an interruption: the threads end before the files are closed
-                        self._failure = self._failure or error
-                        raise
-            finally:
+        windows = ((work, first) for work in works for first in range(0, work.shard.size, self.window))
+        try:
+            with self.reader:
+                workers = share_jobs(windows, lambda: _Writer(self), self._threads, self._told)
                 for work in works:
-                    for file in work.files.values():
-                        file.close()
-            if self._failure is not None:
-                raise self._failure
-            counts = sum(self._counts, np.zeros(self._counts_shape, dtype=np.int64))
-            self._prepare()
+                    self._share(work, workers[0])
+        finally:
             for work in works:
-                self._share(work)
-        return counts
+                for file in work.files.values():
+                    file.close()
+        return sum((worker.counts for worker in workers), np.zeros(self.counts_shape, dtype=np.int64))
 
     def _work(self, shard: OutputShard) -> _ShardWork:
-        kinds = self._painter.kinds(shard)
+        kinds = self.painter.kinds(shard)
         leaders = [kinds.index(kind) if self._links else i for i, kind in enumerate(kinds)]
         return _ShardWork(
             shard=shard,
             leaders=leaders,
-            windows_left=-(-shard.size // self._window),
-            plain=self._region.keys().isdisjoint(shard.tensors),
+            windows_left=-(-shard.size // self.window),
+            plain=self.region.keys().isdisjoint(shard.tensors),
         )
 
-    def _windows(self, works: list[_ShardWork]) -> Iterator[tuple[_ShardWork, int]]:
-        for work in works:
-            for first in range(0, work.shard.size, self._window):
-                yield work, first
+    def _told(self, done: int) -> None:
+        megabytes, self._bytes_done = divmod(self._bytes_done + done, _MEGABYTE)
+        self._advance(megabytes)
 
-    def _prepare(self) -> None:
-        """Give the calling thread its memory."""
-        mine, window = self._buffers, self._window
-        if mine.window == window:
-            return
-        mine.window = window
-        mine.rows = aligned_rows(self._painter.outputs, window)
-        # The base's elements may be twice as wide, and an element may be cut by the window's edges.
-        mine.tuned, mine.scratch = aligned_rows(2, window)
-        mine.base = aligned_rows(1, 2 * window + ALIGNMENT)[0]
-        mine.counts = np.zeros(self._counts_shape, dtype=np.int64)
-        with self._lock:
-            self._counts.append(mine.counts)
-
-    def _do(self, work: _ShardWork, first: int) -> None:
-        last = min(first + self._window, work.shard.size)
-        rows = self._buffers.rows[:1] if work.plain else self._buffers.rows
-        self._fill(work.shard, first, last, rows, self._buffers.counts)
-        self._open(work)
-        padded = -(-(last - first) // ALIGNMENT) * ALIGNMENT
-        turn = first // self._window
-        outputs = sorted(work.files)
-        for i in range(len(outputs)):  # threads start at different files, which lock for the length of a write
-            output = outputs[(i + turn) % len(outputs)]
-            work.files[output].write(first, rows[0 if work.plain else output, :padded], self._buffers.scratch)
-        made = rows[:, : last - first]
-        for output, leader in enumerate(work.leaders):
-            if leader != output and not work.plain and not np.array_equal(made[output], made[leader]):
-                with work.lock:
-                    work.astray.setdefault(output, []).append(first)
-        self._tell((last - first) * len(work.leaders))
-        with work.lock:
-            work.windows_left -= 1
-            finished = not work.windows_left
-        if finished:
-            for file in work.files.values():
-                file.finish()
-                self.written += file.written
-
-    def _tell(self, done: int) -> None:
-        with self._lock:
-            self._done, rest = divmod(self._done + done, _MEGABYTE)
-            self._advance(self._done)
-            self._done = rest
-
-    def _open(self, work: _ShardWork) -> None:
-        with work.lock:
-            if work.opened:
-                return
-            for output, leader in enumerate(work.leaders):
-                if leader != output:
-                    (self.folders[output] / work.shard.name).unlink(missing_ok=True)
-            for output in sorted(set(work.leaders)):
-                work.files[output] = DirectFile(self.folders[output] / work.shard.name, work.shard.size)
-            work.opened = True
-
-    def _fill(
-        self, shard: OutputShard, first: int, last: int, rows: NDArray[np.uint8], counts: NDArray[np.int64]
-    ) -> None:
-        """Make the window ``first … last − 1`` of every output in this thread's rows.
-
-        Args:
-            rows: these, or the first alone where all are the same.
-        """
-        for segment, start, end in shard.window(first, last):
-            here = slice(start - first, end - first)
-            if isinstance(segment.source, bytes):
-                offset = segment.offset + start - segment.start
-                literal = np.frombuffer(segment.source, dtype=np.uint8)
-                rows[:, here] = literal[offset : offset + end - start]
-                continue
-            pair = self._region.get(segment.tensor or "")
-            offset = segment.offset + start - segment.start
-            self._read(segment.source, offset, self._buffers.tuned[here])
-            if pair is None:
-                rows[:, here] = self._buffers.tuned[here]
-                continue
-            self._paint(pair, start - segment.start, end - segment.start, here, counts)
-
-    def _paint(self, pair: TensorPair, start: int, end: int, here: slice, counts: NDArray[np.int64]) -> None:
-        """Make bytes ``start … end − 1`` of a tensor; ``here`` is their place in the window."""
-        bits = FLOAT_BITS[pair.tuned.dtype]
-        common = pair.elements * bits.itemsize
-        rows, tuned = self._buffers.rows, self._buffers.tuned
-        if end > common:  # rows that the base has not
-            tail = slice(here.start + max(common - start, 0), here.stop)
-            rows[:, tail] = tuned[tail]
-            end, here = common, slice(here.start, tail.start)
-            if start >= end:
-                return
-        if start % bits.itemsize or end % bits.itemsize or here.start % bits.itemsize:
-            self._paint_cut(pair, start, end, here, counts)
-            return
-        first, count = start // bits.itemsize, (end - start) // bits.itemsize
-        base = self._base(pair, first, count)
-        place = here.start // bits.itemsize
-        self._painter.paint(pair, first, base, tuned[here].view(bits), rows.view(bits), place, counts)
-
-    def _paint_cut(self, pair: TensorPair, start: int, end: int, here: slice, counts: NDArray[np.int64]) -> None:
-        """The same where the file has its elements at odd places, so that windows cut through them."""
-        bits = FLOAT_BITS[pair.tuned.dtype]
-        first, last = start // bits.itemsize, -(-end // bits.itemsize)
-        tuned = np.empty(last - first, dtype=bits)
-        self._read(pair.tuned.file, pair.tuned.start + first * bits.itemsize, tuned)
-        base = np.array(self._base(pair, first, last - first))
-        made = np.empty((self._painter.outputs, last - first), dtype=bits)
-        # An element is counted in the window that it begins in.
-        head = 1 if start % bits.itemsize else 0
-        unheeded = np.zeros_like(counts)
-        for part, counted in ((slice(0, head), unheeded), (slice(head, last - first), counts)):
-            if part.start < part.stop:
-                self._painter.paint(pair, first + part.start, base[part], tuned[part], made, part.start, counted)
-        skipped = start - first * bits.itemsize
-        for row, row_made in zip(self._buffers.rows, made, strict=True):
-            row[here] = row_made.view(np.uint8)[skipped : skipped + end - start]
-
-    def _base(self, pair: TensorPair, first: int, count: int) -> NDArray[Any]:
-        bits = FLOAT_BITS[pair.base.dtype]
-        target = self._buffers.base[: count * bits.itemsize]
-        self._read(pair.base.file, pair.base.start + first * bits.itemsize, target)
-        return target.view(bits)
-
-    def _read(self, file: Path, offset: int, target: NDArray[Any]) -> None:
-        try:
-            self._sources.read_into(file, offset, target)
-        except EOFError:
-            raise CheckpointError(f"{file} became shorter while it was read; copy or download it again") from None
-
-    def _share(self, work: _ShardWork) -> None:
+    def _share(self, work: _ShardWork, writer: _Writer) -> None:
         """Give the outputs that follow others their files."""
         shared: set[Path] = set()
         for output, leader in enumerate(work.leaders):
@@ -338,38 +169,163 @@ class Sweep:
                 continue
             source, target = self.folders[leader] / work.shard.name, self.folders[output] / work.shard.name
             target.unlink(missing_ok=True)
-            if output not in work.astray and _linked(source, target):
+            if output not in work.differing and _linked(source, target):
                 shared.add(source)
                 continue
             shutil.copyfile(source, target)
             file = DirectFile(target, work.shard.size)
-            unheeded = np.zeros(self._counts_shape, dtype=np.int64)
-            for first in work.astray.get(output, []):
-                last = min(first + self._window, work.shard.size)
-                self._fill(work.shard, first, last, self._buffers.rows, unheeded)
-                padded = -(-(last - first) // ALIGNMENT) * ALIGNMENT
-                file.write(first, self._buffers.rows[output, :padded], self._buffers.scratch)
+            for first in work.differing.get(output, []):
+                writer.rewrite(work, first, output, file)
             file.finish()
         for source in shared:
             # Several models live in this file: whoever would write into one of them is stopped, and may copy it first.
             source.chmod(0o444)
 
 
-def window_bytes(memory: int, outputs: int) -> tuple[int, int]:
-    """(bytes of a window, threads) so that the whole process stays below ``memory`` bytes.
+class _Writer:
+    """Makes and writes windows; one thread's buffers and counts."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._window = window = sweep.window
+        self._rows = aligned_rows(sweep.painter.outputs, window)
+        # The base's elements may be twice as wide, and an element may be cut by the window's edges.
+        self._tuned, self._scratch = aligned_rows(2, window)
+        self._base = aligned_rows(1, 2 * window + ALIGNMENT)[0]
+        self.counts: NDArray[np.int64] = np.zeros(sweep.counts_shape, dtype=np.int64)
+
+    def __call__(self, job: tuple[_ShardWork, int]) -> int:
+        """Make one window of every output and write it; returns the bytes."""
+        work, first = job
+        last = min(first + self._window, work.shard.size)
+        rows = self._rows[:1] if work.plain else self._rows
+        self._fill(work.shard, first, last, rows, self.counts)
+        self._open(work)
+        turn = first // self._window
+        outputs = sorted(work.files)
+        for i in range(len(outputs)):  # threads start at different files, which lock for the length of a write
+            output = outputs[(i + turn) % len(outputs)]
+            self._put(work.files[output], first, last, rows[0 if work.plain else output])
+        made = rows[:, : last - first]
+        for output, leader in enumerate(work.leaders):
+            if leader != output and not work.plain and not np.array_equal(made[output], made[leader]):
+                with work.lock:
+                    work.differing.setdefault(output, []).append(first)
+        with work.lock:
+            work.windows_left -= 1
+            finished = not work.windows_left
+        if finished:
+            for file in work.files.values():
+                file.finish()
+        return (last - first) * len(work.leaders)
+
+    def rewrite(self, work: _ShardWork, first: int, output: int, file: DirectFile) -> None:
+        """Write one window of one output once more, uncounted."""
+        last = min(first + self._window, work.shard.size)
+        self._fill(work.shard, first, last, self._rows, np.zeros_like(self.counts))
+        self._put(file, first, last, self._rows[output])
+
+    def _put(self, file: DirectFile, first: int, last: int, row: NDArray[np.uint8]) -> None:
+        padded = -(-(last - first) // ALIGNMENT) * ALIGNMENT
+        file.write(first, row[:padded], self._scratch)
+
+    def _open(self, work: _ShardWork) -> None:
+        folders, name = self._sweep.folders, work.shard.name
+        with work.lock:
+            if work.opened:
+                return
+            for output, leader in enumerate(work.leaders):
+                if leader != output:
+                    (folders[output] / name).unlink(missing_ok=True)
+            for output in sorted(set(work.leaders)):
+                work.files[output] = DirectFile(folders[output] / name, work.shard.size)
+            work.opened = True
+
+    def _fill(
+        self, shard: OutputShard, first: int, last: int, rows: NDArray[np.uint8], counts: NDArray[np.int64]
+    ) -> None:
+        """Make the window ``first … last − 1`` of every output.
+
+        Args:
+            rows: this thread's, or the first alone where all are the same.
+        """
+        for segment, start, end in shard.window(first, last):
+            here = slice(start - first, end - first)
+            offset = segment.offset + start - segment.start
+            if isinstance(segment.source, bytes):
+                rows[:, here] = np.frombuffer(segment.source, dtype=np.uint8)[offset : offset + end - start]
+                continue
+            pair = self._sweep.region.get(segment.tensor or "")
+            self._read(segment.source, offset, self._tuned[here])
+            if pair is None:
+                rows[:, here] = self._tuned[here]
+            else:
+                self._paint(pair, start - segment.start, end - segment.start, here, counts)
+
+    def _paint(self, pair: TensorPair, start: int, end: int, here: slice, counts: NDArray[np.int64]) -> None:
+        """Make bytes ``start … end − 1`` of a tensor; ``here`` is their place in the window."""
+        bits = FLOAT_BITS[pair.tuned.dtype]
+        common = pair.elements * bits.itemsize
+        if end > common:  # rows that the base has not
+            tail = slice(here.start + max(common - start, 0), here.stop)
+            self._rows[:, tail] = self._tuned[tail]
+            end, here = common, slice(here.start, tail.start)
+            if start >= end:
+                return
+        if start % bits.itemsize or end % bits.itemsize or here.start % bits.itemsize:
+            self._paint_cut(pair, start, end, here, counts)
+            return
+        first, count = start // bits.itemsize, (end - start) // bits.itemsize
+        base, tuned, place = self._read_base(pair, first, count), self._tuned[here].view(bits), here.start
+        self._sweep.painter.paint(pair, first, base, tuned, self._rows.view(bits), place // bits.itemsize, counts)
+
+    def _paint_cut(self, pair: TensorPair, start: int, end: int, here: slice, counts: NDArray[np.int64]) -> None:
+        """The same where the file has its elements at odd places, so that windows cut through them."""
+        bits = FLOAT_BITS[pair.tuned.dtype]
+        first, last = start // bits.itemsize, -(-end // bits.itemsize)
+        tuned = np.empty(last - first, dtype=bits)
+        self._read(pair.tuned.file, pair.tuned.start + first * bits.itemsize, tuned)
+        base = np.array(self._read_base(pair, first, last - first))
+        made = np.empty((len(self._rows), last - first), dtype=bits)
+        # An element is counted in the window that it begins in.
+        head = 1 if start % bits.itemsize else 0
+        for part, counted in ((slice(0, head), np.zeros_like(counts)), (slice(head, last - first), counts)):
+            if part.start < part.stop:
+                self._sweep.painter.paint(pair, first + part.start, base[part], tuned[part], made, part.start, counted)
+        skipped = start - first * bits.itemsize
+        for row, row_made in zip(self._rows, made, strict=True):
+            row[here] = row_made.view(np.uint8)[skipped : skipped + end - start]
+
+    def _read_base(self, pair: TensorPair, first: int, count: int) -> NDArray[Any]:
+        bits = FLOAT_BITS[pair.base.dtype]
+        target: NDArray[Any] = self._base[: count * bits.itemsize].view(bits)
+        self._read(pair.base.file, pair.base.start + first * bits.itemsize, target)
+        return target
+
+    def _read(self, file: Path, offset: int, target: NDArray[Any]) -> None:
+        try:
+            self._sweep.reader.read_bytes(file, offset, target)
+        except EOFError:
+            raise CheckpointError(f"{file} became shorter while it was read; copy or download it again") from None
+
+
+def window_and_threads(resources: Resources, outputs: int) -> tuple[int, int]:
+    """(bytes of a window, threads) so that the whole process stays below the memory that there is.
 
     Raises:
         CheckpointError: it is too little.
     """
-    room = memory - _PROCESS
+    room = resources.bytes - _PROCESS
     # A window of every output; of base (twice as wide at most) and fine-tuned; a scratch one; ranks and rounding.
     per_byte = outputs + 6
-    for threads in (_THREADS, 2, 1):
-        window = min(_LARGEST_WINDOW, room // (threads * per_byte)) // ALIGNMENT * ALIGNMENT
-        if window >= _SMALLEST_WINDOW:
-            return window, threads
-    needed = (_PROCESS + 2 * _SMALLEST_WINDOW * per_byte) / 10**6
-    raise CheckpointError(f"{memory / 10**6:.0f} MB of memory are too little; give at least {needed:.0f} MB (--memory)")
+    threads = max(1, min(_WRITERS * resources.threads, room // (_GOOD_WINDOW * per_byte)))
+    window = min(max(resources.window, ALIGNMENT), room // (threads * per_byte)) // ALIGNMENT * ALIGNMENT
+    if window < min(_SMALLEST_WINDOW, resources.window):
+        needed = (_PROCESS + 2 * _SMALLEST_WINDOW * per_byte) / 10**6
+        raise CheckpointError(
+            f"{resources.bytes / 10**6:.0f} MB of memory are too little; give at least {needed:.0f} MB (--memory)"
+        )
+    return window, threads
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from sftknow.errors import CheckpointError, RunError
 from sftknow.models.references import restored_manifest
 from sftknow.models.resolving import BaseModel, local_model, resolve_base, weights_sha256
 from sftknow.parameters.change import Analysis, analyse
+from sftknow.parameters.passes import Resources
 from sftknow.parameters.patch import apply_patch, write_patch
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
-from sftknow.parameters.units import MEMORY
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan
 from sftknow.run.local_cards import write_card
 
@@ -36,13 +36,13 @@ class PairOptions:
     epsilon: float = 1e-8
     arithmetic: str = "float32"
     common_rows: bool = False
-    memory: int = MEMORY
-    """Bytes that the process may take in all; no result depends on it."""
+    resources: Resources = field(default_factory=Resources)
+    """Threads and memory; no result depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WriteOptions:
-    """How restored checkpoints are written, `PairOptions.memory` apart; see `restore_levels`."""
+    """How restored checkpoints are written, `PairOptions.resources` apart; see `restore_levels`."""
 
     links: bool = True
     shard_bytes: int | None = None
@@ -117,7 +117,7 @@ def restore_pair(
         plan,
         outputs,
         manifests=_manifests(pair, outputs),
-        memory=options.memory,
+        resources=options.resources,
         links=write.links,
         shard_bytes=write.shard_bytes,
         verified=plan_file is None,
@@ -172,7 +172,7 @@ def restore_layer_ranges(
         outputs,
         region=options.region,
         manifests=_manifests(pair, outputs),
-        memory=options.memory,
+        resources=options.resources,
         links=write.links,
         shard_bytes=write.shard_bytes,
         common_rows=options.common_rows,
@@ -183,7 +183,7 @@ def restore_layer_ranges(
 def patch_model(model: str, patch: Path, out: Path, options: PairOptions, write: WriteOptions) -> RestoredCheckpoint:
     """Write the model that a patch makes of another one, forwards or back; see `apply_patch`."""
     folder = Path(local_model(ModelRef.parse(model)).path)
-    return apply_patch(folder, patch, out, memory=options.memory, finishing=card_writer(write.say))
+    return apply_patch(folder, patch, out, resources=options.resources, finishing=card_writer(write.say))
 
 
 def layer_ranges(text: str, base: str) -> list[str]:

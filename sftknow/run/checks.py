@@ -14,7 +14,7 @@ from sftknow.models.limits import most_positions
 from sftknow.models.loading import find_device, load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel
 from sftknow.parameters.regions import parse_region
-from sftknow.parameters.selection import check_strategy
+from sftknow.parameters.strategies import check_strategy
 from sftknow.progress import progress
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef

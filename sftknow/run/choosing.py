@@ -100,7 +100,7 @@ def choose_level(
             plan,
             {choice.level: out},
             manifests={choice.level: restored_manifest(pair.base, pair.tuned, out)},
-            memory=options.memory,
+            resources=options.resources,
             links=write.links,
             shard_bytes=write.shard_bytes,
             verified=True,

@@ -3,6 +3,7 @@
     python -m tests.benchmarks.restoration                                  # 0.5 B parameters, bfloat16, all sides
     python -m tests.benchmarks.restoration --sides ours --dtype float32     # another dtype, ours alone
     python -m tests.benchmarks.restoration --scaling 0.1B,0.5B,1B,2B,4B     # cost per parameter and peak memory
+    python -m tests.benchmarks.restoration --threads 1,2,16                 # how it scales with threads
 
 The sides, all in one run, each in a process of its own (whose peak memory is that of the process):
 
@@ -112,19 +113,29 @@ def _share(level: str) -> float:
 def ours_analysis(folder: Path, levels: Sequence[str]) -> None:
     from sftknow.parameters.change import analyse
 
-    analyse(folder / "base", folder / "tuned", levels)
+    analyse(folder / "base", folder / "tuned", levels, **_resources(folder))
 
 
 def ours_sweep(folder: Path, levels: Sequence[str]) -> None:
     from sftknow.parameters.change import analyse
     from sftknow.parameters.restore import restore_levels
 
-    plan = analyse(folder / "base", folder / "tuned", levels).plan
+    resources = _resources(folder)
+    plan = analyse(folder / "base", folder / "tuned", levels, **resources).plan
     outputs = {level: folder / "ours" / level.rstrip("%") for level in levels}
     start = time.perf_counter()
-    restore_levels(folder / "base", folder / "tuned", plan, outputs, verified=True)
+    restore_levels(folder / "base", folder / "tuned", plan, outputs, verified=True, **resources)
     writing = time.perf_counter() - start
     (folder / "written").write_text(json.dumps([_on_disk(folder / "ours"), writing]))
+
+
+def _resources(folder: Path) -> dict[str, Any]:
+    """The thread count that `by_threads` asks for, in a file, since every side runs in a process of its own."""
+    if not (folder / "threads").is_file():
+        return {}
+    from sftknow.parameters.passes import Resources
+
+    return {"resources": Resources(threads=int((folder / "threads").read_text()))}
 
 
 def _on_disk(folder: Path) -> int:
@@ -420,6 +431,42 @@ def scaling(parent: Path | None, sizes: Sequence[str], dtype: str) -> list[dict[
     return rows
 
 
+def engine_alone(threads: int, jobs: int = 256, seconds: float = 0.005) -> float:
+    """Seconds for jobs that do nothing but wait, as a thread does that has left the interpreter lock for a kernel.
+
+    That takes no processor, so that two of them show whether the engine's own lock keeps any number of threads busy.
+    """
+    from sftknow.workers import share_jobs
+
+    def wait(_: int) -> int:
+        time.sleep(seconds)
+        return 1
+
+    start = time.perf_counter()
+    share_jobs(range(jobs), lambda: wait, threads, lambda _: None)
+    return time.perf_counter() - start
+
+
+def by_threads(folder: Path, threads: Sequence[int], rounds: int = 3) -> list[dict[str, Any]]:
+    """Ours with several numbers of threads, in turn, the best of some rounds; and the engine alone."""
+    works = {"analysis": ours_analysis, "sweep": ours_sweep}
+    best: dict[tuple[str, int], float] = {}
+    for _ in range(rounds):
+        for number in threads:
+            (folder / "threads").write_text(str(number))
+            found = {name: measure(work, folder)["seconds"] for name, work in works.items()}
+            for name, seconds in {**found, "engine alone": engine_alone(number)}.items():
+                best[name, number] = min(seconds, best.get((name, number), math.inf))
+    (folder / "threads").unlink()
+    rows = []
+    for name in (*works, "engine alone"):
+        for number in threads:
+            times = best[name, threads[0]] / best[name, number]
+            rows.append({"part": name, "threads": number, "seconds": best[name, number], "times_as_fast": times})
+            print(f"{name:<14}{number:>4} threads{best[name, number]:>9.3f} s{times:>7.2f} times as fast")
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", default="0.5B", type=count, help="in all, such as 20M; default: 0.5B")
@@ -430,6 +477,7 @@ def main() -> None:
         "--levels-a", type=int, default=len(LEVELS), choices=range(1, len(LEVELS) + 1), help="that (a) runs for real"
     )
     parser.add_argument("--scaling", help="sizes, such as 0.1B,0.5B,1B: the analysis alone, over these")
+    parser.add_argument("--threads", help="numbers of threads, such as 1,2,16: ours alone, with each in turn")
     parser.add_argument("--first-start", action="store_true", help="measure also the start that compiles the kernels")
     parser.add_argument("--folder", type=Path, help="where to make the checkpoints (default: a temporary folder)")
     parser.add_argument("--keep", type=Path, help="make the pair here, or use the one that is here, and leave it")
@@ -451,8 +499,12 @@ def main() -> None:
                 f"{region / 1e6:.0f} M parameters in the region, {arguments.dtype}, {len(LEVELS)} levels; from the "
                 f"page cache {rates['read_gb_per_s']:.1f} GB/s, to the disk {rates['disk_gb_per_s']:.2f} GB/s"
             )
-            rows = compare(folder, arguments.sides.split(","), arguments.parts.split(","), arguments.levels_a)
-            result |= {"region": region, **rates, "sides": rows, "ratios": show(rows)}
+            result |= {"region": region, **rates}
+            if arguments.threads:
+                result["threads"] = by_threads(folder, [int(part) for part in arguments.threads.split(",")])
+            else:
+                rows = compare(folder, arguments.sides.split(","), arguments.parts.split(","), arguments.levels_a)
+                result |= {"sides": rows, "ratios": show(rows)}
             if arguments.first_start:
                 result["first_start"] = first_start(folder)
                 print("seconds of a whole command on a tiny pair:", result["first_start"])

@@ -103,7 +103,7 @@ def test_any_bits_come_back(tmp_path_factory: pytest.TempPathFactory, data: st.D
 
 
 def test_other_shapes_dtypes_names_and_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deltas, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(deltas, "BLOCK_BYTES", 64)
     random = np.random.default_rng(0)
     same = random.standard_normal((40, 7)).astype(np.float32)
     base = saved(tmp_path / "base", {"a": same, "b": same[:5], "c": same.astype(np.float16)})

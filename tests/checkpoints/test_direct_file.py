@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sftknow.checkpoints.direct_file import ALIGNMENT, DirectFile, SourceFiles, aligned_rows
+from sftknow.checkpoints.direct_file import ALIGNMENT, DirectFile, aligned_rows
 
 BLOCK = 2 * ALIGNMENT
 SIZE = 3 * BLOCK + 1234
@@ -111,15 +111,8 @@ def test_a_file_with_a_second_name_is_not_touched(tmp_path: Path) -> None:
     assert (tmp_path / "other").read_bytes() == b"somebody's"
 
 
-def test_rows_and_sources(tmp_path: Path) -> None:
+def test_aligned_rows() -> None:
     rows = aligned_rows(3, BLOCK)
     assert all(row.ctypes.data % ALIGNMENT == 0 for row in rows)
     with pytest.raises(ValueError, match="multiple"):
         aligned_rows(1, 100)
-    (tmp_path / "f").write_bytes(b"0123456789")
-    target = np.empty(4, dtype=np.uint8)
-    with SourceFiles() as sources:
-        sources.read_into(tmp_path / "f", 3, target)
-        assert target.tobytes() == b"3456"
-        with pytest.raises(EOFError):
-            sources.read_into(tmp_path / "f", 8, target)

@@ -35,7 +35,7 @@ def test_index_and_reader_on_the_librarys_own_file(tmp_path: Path) -> None:
     assert {name: (entry.dtype, entry.shape) for name, entry in index.tensors.items()} == {
         "a": ("F16", ()), "b": ("BF16", (3, 4)), "c": ("F32", (0, 3)), "d": ("I64", (5,)), "e": ("F32", (7,)),
     }  # fmt: skip
-    with CheckpointReader(index) as reader:
+    with CheckpointReader() as reader:
         for name in "abe":
             entry = index.tensors[name]
             values = TENSORS[name].float().numpy().reshape(-1)
@@ -51,7 +51,7 @@ def test_shards(tmp_path: Path) -> None:
     tensors = {name: stored(np.arange(i + 1), "F32") for i, name in enumerate("abcde")}
     index = read_index(write_checkpoint(tmp_path, tensors, shards=2))
     assert [path.name for path in index.shards] == [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    with CheckpointReader(index) as reader:
+    with CheckpointReader() as reader:
         for i, name in enumerate("abcde"):
             assert reader.read(index.tensors[name], 0, i + 1).tobytes() == tensors[name][1].tobytes()
 
@@ -158,7 +158,7 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     index = read_index(write_checkpoint(tmp_path, {"a": stored(np.ones(9), "F32")}))
     with (tmp_path / "model.safetensors").open("rb+") as file:
         file.truncate(index.tensors["a"].start + 8)
-    with CheckpointReader(index) as reader, pytest.raises(CheckpointError, match="ends within a"):
+    with CheckpointReader() as reader, pytest.raises(CheckpointError, match="ends within a"):
         reader.read(index.tensors["a"], 0, 9)
 
 
@@ -167,7 +167,7 @@ def test_reading_into_an_array(tmp_path: Path) -> None:
         write_checkpoint(tmp_path, {"a": stored(np.arange(9), "F32"), "b": stored(np.arange(5), "BF16")})
     )
     out = np.empty(4, dtype=np.uint32)
-    with CheckpointReader(index) as reader:
+    with CheckpointReader() as reader:
         reader.read_into(index.tensors["a"], 3, out)
         np.testing.assert_array_equal(widen(out, "F32"), np.float32([3, 4, 5, 6]))
         with pytest.raises(ValueError, match="no elements"):
@@ -177,6 +177,16 @@ def test_reading_into_an_array(tmp_path: Path) -> None:
         (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-30])
         with pytest.raises(CheckpointError, match="ends within a"):
             reader.read_into(index.tensors["a"], 5, out)
+
+
+def test_bytes_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"0123456789")
+    target = np.empty(4, dtype=np.uint8)
+    with CheckpointReader() as reader:
+        reader.read_bytes(tmp_path / "f", 3, target)
+        assert target.tobytes() == b"3456"
+        with pytest.raises(EOFError):
+            reader.read_bytes(tmp_path / "f", 8, target)
 
 
 def test_gguf(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sftknow.parameters import survey
 from sftknow.parameters.change import analyse
+from sftknow.parameters.passes import Resources
 from tests.parameters.checkpoint_pairs import stored, write_checkpoint
 
 Q = "model.layers.0.self_attn.q_proj.weight"
@@ -58,18 +58,15 @@ def test_hashes_know_the_bytes_and_not_the_shards(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "other", other)
     write_checkpoint(tmp_path / "norm", {**other, "model.norm.weight": stored([2], "BF16")})
     whole = analyse(tmp_path / "base", tmp_path / "other", ["50%"]).plan
-    assert analyse(tmp_path / "split", tmp_path / "norm", ["50%"], block=1).plan == whole
+    assert analyse(tmp_path / "split", tmp_path / "norm", ["50%"], resources=Resources(block=1)).plan == whole
     assert whole.base_sha256 != whole.tuned_sha256
 
 
-def test_long_work_shows_a_bar(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_long_work_shows_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_checkpoint(tmp_path / "base", {Q: stored([1, 2], "BF16")})
     write_checkpoint(tmp_path / "tuned", {Q: stored([1, 3], "BF16")})
     analyse(tmp_path / "base", tmp_path / "tuned", ["50%"])
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(survey, "_QUIET", 0)
     for strategy in ("top", "random"):
-        analyse(tmp_path / "base", tmp_path / "tuned", ["50%"], strategy=strategy)
+        analyse(tmp_path / "base", tmp_path / "tuned", ["50%"], strategy=strategy, resources=Resources(quiet=0))
         assert "2/2" in capsys.readouterr().err

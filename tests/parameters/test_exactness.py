@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from sftknow.artifacts.levels import parse_level
 from sftknow.parameters.change import Analysis, analyse
+from sftknow.parameters.passes import Resources
 from sftknow.parameters.restore import restore
 from tests.parameters.checkpoint_pairs import (
     Plain,
@@ -104,7 +105,9 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def run(case: Case, folder: Path, levels: tuple[str, ...], block: int | None = None) -> Analysis:
+def run(
+    case: Case, folder: Path, levels: tuple[str, ...], block: int | None = None, resources: Resources | None = None
+) -> Analysis:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # pairs in which nothing moved are among the cases
         return analyse(
@@ -115,7 +118,7 @@ def run(case: Case, folder: Path, levels: tuple[str, ...], block: int | None = N
             seed=case.seed,
             epsilon=case.epsilon,
             arithmetic=case.arithmetic,
-            block=block or case.block,
+            resources=resources or Resources(block=block or case.block),
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from sftknow.errors import CheckpointError
 from sftknow.parameters.change import Analysis, analyse
+from sftknow.parameters.passes import Resources
 from tests.parameters.checkpoint_pairs import Tensor, stored, write_checkpoint
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
@@ -103,7 +104,7 @@ def test_nan_and_infinities(tmp_path: Path, side: str, dtype: str) -> None:
     base, tuned = ({**model(), **broken}, moved()) if side == "base" else (model(), {**moved(), **broken})
     message = refusal(tmp_path, base, tuned)
     assert f"{WEIGHT} has 2 NaN and 1 infinite values in {tmp_path / side}:" in message
-    assert "2 NaN" in refusal(tmp_path, base, tuned, block=1)
+    assert "2 NaN" in refusal(tmp_path, base, tuned, resources=Resources(block=1))
     with pytest.warns(UserWarning, match="nothing changed"):
         compare(tmp_path, base, tuned, region="embedding")  # what lies outside of the region is not looked at
 

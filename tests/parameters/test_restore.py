@@ -20,9 +20,10 @@ from sftknow.artifacts.keyed_folder import PartialFolder
 from sftknow.checkpoints.direct_file import DirectFile
 from sftknow.errors import CheckpointError
 from sftknow.parameters import outputs as outputs_module
-from sftknow.parameters import sweep
 from sftknow.parameters.change import analyse
+from sftknow.parameters.passes import Resources
 from sftknow.parameters.restore import restore, restore_layers, restore_levels
+from sftknow.parameters.sweep import window_and_threads
 from sftknow.records import RestorePlan
 from tests.parameters.checkpoint_pairs import read_checkpoint, stored, values_of, write_checkpoint
 
@@ -279,17 +280,12 @@ SEVEN = ("0%", "1%", "5%", "20%", "40%", "60%", "100%")
 
 
 @pytest.mark.parametrize("strategy", ["top", "bottom", "random"])
-def test_seven_levels_at_once_are_seven_runs(
-    tmp_path: Path, larger: tuple[Path, Path], strategy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seven_levels_at_once_are_seven_runs(tmp_path: Path, larger: tuple[Path, Path], strategy: str) -> None:
     base, tuned = larger
     plan = analyse(base, tuned, SEVEN, strategy=strategy).plan
-    monkeypatch.setattr(sweep, "_LARGEST_WINDOW", 4096)  # many windows, each with many tensors
-    monkeypatch.setattr(sweep, "_SMALLEST_WINDOW", 4096)
     outputs = {level: tmp_path / "out" / level for level in SEVEN}
-    done = restore_levels(base, tuned, plan, outputs)
+    done = restore_levels(base, tuned, plan, outputs, resources=Resources(window=4096))  # each with many tensors
     assert [(restored.level, restored.checkpoint) for restored in done] == list(outputs.items())
-    monkeypatch.undo()
     for restored in done:
         alone = restore(base, tuned, plan, restored.level, tmp_path / "alone", manifest={})
         assert alone.restored == restored.restored
@@ -373,7 +369,7 @@ def test_a_plan_restores_the_same_bytes_from_other_shards(tmp_path: Path, larger
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2, 3, 5])
-def test_elements_at_odd_places(tmp_path: Path, padding: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elements_at_odd_places(tmp_path: Path, padding: int) -> None:
     """The format allows any header length, so elements may be cut by the windows' edges."""
     rng = np.random.default_rng(padding)
     p = rng.normal(size=5000)
@@ -387,10 +383,8 @@ def test_elements_at_odd_places(tmp_path: Path, padding: int, monkeypatch: pytes
     (tuned / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + raw[8 + length :])
     plan = analyse(base, tuned, ["10%", "70%"]).plan
     wanted = {level: restore(base, tuned, plan, level, tmp_path / f"w{level}", manifest={}) for level in ("10%", "70%")}
-    monkeypatch.setattr(sweep, "_LARGEST_WINDOW", 4096)
-    monkeypatch.setattr(sweep, "_SMALLEST_WINDOW", 4096)
     outputs = {level: tmp_path / level for level in wanted}
-    for done in restore_levels(base, tuned, plan, outputs):
+    for done in restore_levels(base, tuned, plan, outputs, resources=Resources(window=4096)):
         assert done.restored == wanted[done.level].restored
         assert files(outputs[done.level]) == files(tmp_path / f"w{done.level}")
         found = np.frombuffer(read_checkpoint(done.checkpoint)[WEIGHT], dtype=np.float32)
@@ -402,9 +396,9 @@ def test_memory(tmp_path: Path, larger: tuple[Path, Path]) -> None:
     base, tuned = larger
     plan = analyse(base, tuned, SEVEN).plan
     with pytest.raises(CheckpointError, match=r"100 MB of memory are too little; give at least \d+ MB"):
-        restore_levels(base, tuned, plan, {"1%": tmp_path / "out"}, memory=10**8)
+        restore_levels(base, tuned, plan, {"1%": tmp_path / "out"}, resources=Resources(memory=10**8))
     for memory in (3 * 10**8, 10**10):
-        window, threads = sweep.window_bytes(memory, 7)
+        window, threads = window_and_threads(Resources(memory=memory), 7)
         assert threads * window * 13 < memory
     assert leftovers(tmp_path) == set()
 

@@ -15,60 +15,47 @@ from hypothesis import strategies as st
 
 from sftknow.artifacts.levels import parse_level
 from sftknow.errors import CheckpointError
-from sftknow.parameters import (
-    change,
-    pair_kernels,
-    ranking,
-    region_hash,
-    relative_kernels,
-    survey,
-    unit_counters,
-    units,
-    vectors,
-)
+from sftknow.parameters import pair_kernels, passes, ranking, relative_kernels, survey, vectors
 from sftknow.parameters.blending import blend_rows
 from sftknow.parameters.change import Analysis, analyse
+from sftknow.parameters.chunk_counters import ChunkCounters
 from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.leveling import LevelSelector
+from sftknow.parameters.passes import Resources
 from sftknow.parameters.relative import Measure, changes
-from sftknow.parameters.survey_kernels import add_words, merged
+from sftknow.parameters.survey_kernels import add_entries, merged
 from tests.parameters.checkpoint_pairs import Plain, stored, write_checkpoint
 from tests.parameters.test_exactness import LEVELS, REGION, Case, cases, quick, run, write
 
+SMALL = Resources(threads=4, sampled_from=0, sample=5, block=3)
+"""Samples even of tiny regions, four threads."""
+
 
 @pytest.fixture
-def small_units() -> Iterator[None]:
-    """Units of 7 elements, samples even of tiny regions, four threads."""
+def small_pieces() -> Iterator[None]:
+    """Pieces of 7 elements."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (units, survey, region_hash, change):
-            patch.setattr(module, "PIECE", 7)
-        patch.setattr(ranking, "SAMPLED", 0)
-        patch.setattr(survey, "_SAMPLED_AT_ONCE", 5)
-        patch.setattr(survey, "available_processors", lambda: 4)
+        patch.setattr(passes, "PIECE", 7)
         yield
 
 
 def without_hashes(found: Analysis) -> str:
-    """Everything but the hashes, whose pieces are the units; sums of r are sums of the units' sums."""
+    """Everything but the hashes, which are of pieces; sums of r are sums of the chunks' sums."""
     tensors = [replace(tensor, change=0.0, change_nonzero_base=0.0) for tensor in found.tensors]
     return repr((found.change, found.plan.cuts, tensors))  # repr, as NaN differs from itself
 
 
 @given(case=cases())
 @settings(quick, max_examples=12)
-def test_units_samples_and_threads_make_no_difference(case: Case) -> None:
+def test_pieces_samples_and_threads_make_no_difference(case: Case) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         write(case, Path(temporary))
         plainly = run(case, Path(temporary), LEVELS, block=1 << 18)
         with pytest.MonkeyPatch.context() as patch:
-            for module in (units, survey, region_hash, change):
-                patch.setattr(module, "PIECE", 7)
-            patch.setattr(ranking, "SAMPLED", 0)
-            patch.setattr(survey, "_SAMPLED_AT_ONCE", 5)
-            patch.setattr(survey, "available_processors", lambda: 4)
-            in_units = run(case, Path(temporary), LEVELS)
-    assert without_hashes(in_units) == without_hashes(plainly)
-    for one, other in zip(in_units.tensors, plainly.tensors, strict=True):
+            patch.setattr(passes, "PIECE", 7)
+            in_pieces = run(case, Path(temporary), LEVELS, resources=replace(SMALL, block=case.block))
+    assert without_hashes(in_pieces) == without_hashes(plainly)
+    for one, other in zip(in_pieces.tensors, plainly.tensors, strict=True):
         np.testing.assert_allclose(one.change, other.change, rtol=1e-14)
 
 
@@ -90,32 +77,31 @@ def test_tie_ends_and_sums_by_tensor(case: Case) -> None:
 
 
 def test_a_misleading_sample_costs_a_second_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_units: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_pieces: None
 ) -> None:
     p = np.linspace(1, 2, 200).astype(np.float32)
     base, tuned = {REGION[0]: stored(p, "F32")}, {REGION[0]: stored(p * 1.5, "F32")}
     tuned[REGION[0]][1][::3] += np.arange(67, dtype=np.uint32) << 16  # many different r
     write_checkpoint(tmp_path / "base", base)
     write_checkpoint(tmp_path / "tuned", tuned)
-    passes = []
+    runs = []
     original = ranking.survey_region
-    monkeypatch.setattr(ranking, "survey_region", lambda *a, **k: passes.append(a[1]) or original(*a, **k))
-    monkeypatch.setattr(ranking, "_guess", lambda *_: [0, 5, 0x4000])
-    found = analyse(tmp_path / "base", tmp_path / "tuned", ["1%", "10%", "30%", "90%"])
-    assert len(passes) == 2
+    monkeypatch.setattr(ranking, "survey_region", lambda *a, **k: runs.append(a[1]) or original(*a, **k))
+    monkeypatch.setattr(ranking, "guess_bins", lambda *_: [0, 5, 0x4000])
+    found = analyse(tmp_path / "base", tmp_path / "tuned", ["1%", "10%", "30%", "90%"], resources=SMALL)
+    assert len(runs) == 2
     plain = Plain(base, tuned, [REGION[0]])
     for level, cut in zip(found.change.levels, found.plan.cuts, strict=True):
         mask = plain.selected(parse_level(level.level))
         assert cut.threshold_bits == plain.r[plain.order[mask.sum() - 1]].view(np.uint32)
         assert level.concentration == plain.concentration(mask, np.ones(200, bool))
     monkeypatch.setattr(
-        ranking, "_guess", lambda *_: sorted({0, *(cut.threshold_bits >> 16 for cut in found.plan.cuts)})
+        ranking, "guess_bins", lambda *_: sorted({0, *(cut.threshold_bits >> 16 for cut in found.plan.cuts)})
     )
-    passes.clear()
-    assert without_hashes(analyse(tmp_path / "base", tmp_path / "tuned", ["1%", "10%", "30%", "90%"])) == (
-        without_hashes(found)
-    )
-    assert len(passes) == 1
+    runs.clear()
+    again = analyse(tmp_path / "base", tmp_path / "tuned", ["1%", "10%", "30%", "90%"], resources=SMALL)
+    assert without_hashes(again) == without_hashes(found)
+    assert len(runs) == 1
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
@@ -126,7 +112,7 @@ def test_both_ways_to_gather(dtype: str, gather: object, count: int) -> None:
     _, base = stored(rng.normal(size=count), dtype)
     _, other = stored(rng.normal(size=count), dtype)
     tuned = np.where(rng.random(count) < 0.3, other, base)
-    scratch = relative_kernels.Scratch()
+    scratch = relative_kernels.new_scratch()
     p, s = scratch.base.view(np.uint32), scratch.tuned.view(np.uint32)
     found = gather(base, tuned, scratch.places, p, s)  # type: ignore[operator]
     expected = np.flatnonzero(base != tuned)
@@ -160,45 +146,46 @@ def test_numbers_of_pairs(dtype: str, number: object, count: int) -> None:
 @given(data=st.data())
 @settings(quick, max_examples=6)
 def test_counting_pairs_is_counting_elements(data: st.DataObject) -> None:
-    """Two units with values near and far: all counters but the rounding of the sums are the same both ways."""
+    """Two chunks with values near and far: all counters but the rounding of the sums are the same both ways."""
     measure = Measure(arithmetic=data.draw(st.sampled_from(["float32", "bfloat16"])))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     largest = 0x7F7F
     ways = []
-    units_of = []
+    chunks_of = []
     for _ in range(2):
         base = rng.integers(0, largest + 1, 2_000).astype(np.uint16) | rng.choice(np.uint16([0, 0x8000]), 2_000)
         base[rng.random(2_000) < 0.1] &= 0x8000
         near = np.clip((base & 0x7FFF) + rng.integers(-300, 300, 2_000), 0, largest).astype(np.uint16) | (base & 0x8000)
         tuned = np.where(rng.random(2_000) < 0.5, near, rng.permutation(base))
-        units_of.append((base, tuned))
+        chunks_of.append((base, tuned))
     bins = sorted({0, *(np.unique(np.abs(rng.normal(size=9)).astype(np.float32).view(np.uint32) >> 16).tolist())})
     for ranks in (None, np.zeros(2_000, dtype=np.uint8)):
-        counters = unit_counters.UnitCounters(measure, bins, 1)
+        counters = ChunkCounters(measure, bins, 1)
         found: list[object] = []
-        for base, tuned in units_of:
+        for base, tuned in chunks_of:
             counters.start()
             for part in (slice(0, 1_200), slice(1_200, 2_000)):
                 counters.count(base[part], "BF16", tuned[part], "BF16", None if ranks is None else ranks[part])
             counters.finish()
             lower = np.zeros(2 * len(bins) << 16, dtype=np.int64)
-            add_words(counters.by_lower_halves(), len(bins) << 16, lower)
-            found += [counters.zones.tolist(), counters.changed.tolist(), lower.tobytes()]
-            found.append([f"{value:.12g}" for value in counters.sums])
-        ways.append((found, counters.histogram.tobytes(), counters.above_edge.tobytes()))
+            add_entries(counters.take_entries(), len(bins) << 16, lower)
+            found += [counters.found.intervals.tolist(), counters.found.changed.tolist(), lower.tobytes()]
+            found.append([f"{value:.12g}" for value in counters.found.sums])
+        ways.append((found, counters.found.histogram.tobytes(), counters.found.above_edge.tobytes()))
     assert ways[0] == ways[1]
 
 
 @pytest.mark.parametrize("different", [1, 7, 5_000])
-def test_words_of_ties_are_merged(different: int) -> None:
+def test_entries_of_ties_are_merged(different: int) -> None:
     rng = np.random.default_rng(different)
-    words = rng.integers(0, different, 5_000).astype(np.uint32) | rng.choice(np.uint32([0, 1 << 31]), 5_000)
-    fewer = merged(words)
-    assert fewer.size <= min(words.size, 4 * different)
+    keys = rng.integers(0, different, 5_000).astype(np.uint64) | rng.choice(np.uint64([0, 1 << 31]), 5_000)
+    entries = keys << np.uint64(32) | np.uint64(1)
+    fewer = merged(entries)
+    assert fewer.size <= min(entries.size, 2 * different)
     np.testing.assert_array_equal(merged(fewer), fewer)
     plainly, together = np.zeros((2, 2 << 16), dtype=np.int64)
-    add_words(words, 1 << 16, plainly)
-    add_words(fewer, 1 << 16, together)
+    add_entries(entries, 1 << 16, plainly)
+    add_entries(fewer, 1 << 16, together)
     np.testing.assert_array_equal(together, plainly)
 
 
@@ -210,7 +197,7 @@ def test_every_float16_is_read_rightly(bits: np.ndarray, way: str, monkeypatch: 
     halves = bits.astype(np.uint16)
     finite = halves[np.isfinite(halves.view(np.float16))]
     wide = finite.astype(np.uint32)
-    monkeypatch.setattr(relative_kernels, "_half", getattr(relative_kernels, way))
+    monkeypatch.setattr(relative_kernels, "half_as_single", getattr(relative_kernels, way))
     widen_bits = numba.njit(relative_kernels.widen_bits.py_func)  # compiled anew, with this way
     widen_bits(wide, relative_kernels.KINDS["F16"])
     np.testing.assert_array_equal(wide, finite.view(np.float16).astype(np.float32).view(np.uint32))
@@ -291,7 +278,7 @@ def test_as_many_levels_as_there_may_be(tmp_path: Path, strategy: str) -> None:
         np.testing.assert_allclose(level.concentration, plain.concentration(mask, np.ones(p.size, bool)), rtol=1e-12)
     fewer = analyse(tmp_path / "base", tmp_path / "tuned", levels[::3], strategy=strategy)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(survey, "_count_dtype", lambda _: np.dtype(np.int64))
+        patch.setattr(survey, "count_dtype", lambda _: np.dtype(np.int64))
         assert analyse(tmp_path / "base", tmp_path / "tuned", levels[::3], strategy=strategy) == fewer
 
 
@@ -299,14 +286,14 @@ def test_too_little_memory_and_too_many_levels_are_named(tmp_path: Path) -> None
     write_checkpoint(tmp_path / "base", {REGION[0]: stored([1, 2], "BF16")})
     write_checkpoint(tmp_path / "tuned", {REGION[0]: stored([1, 3], "BF16")})
     with pytest.raises(CheckpointError, match=r"give \d+ MB"):
-        analyse(tmp_path / "base", tmp_path / "tuned", ["50%"], memory=1 << 20)
+        analyse(tmp_path / "base", tmp_path / "tuned", ["50%"], resources=Resources(memory=1 << 20))
     with pytest.raises(CheckpointError, match="levels are too many"):
         analyse(tmp_path / "base", tmp_path / "tuned", [f"{i}/1000" for i in range(300)])
 
 
 @pytest.mark.parametrize("side", ["base", "tuned"])
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
-def test_nan_is_found_where_both_have_it(tmp_path: Path, side: str, dtype: str, small_units: None) -> None:
+def test_nan_is_found_where_both_have_it(tmp_path: Path, side: str, dtype: str, small_pieces: None) -> None:
     values = np.ones(40, dtype=np.float32)
     broken = values.copy()
     broken[[17, 38]] = np.nan, np.inf
