@@ -37,6 +37,7 @@ _HOMES = {
     "restore": "sftknow.parameters.restore",
     "restore_": "sftknow.parameters.in_memory",
     "restore_levels": "sftknow.parameters.restore",
+    "results": "sftknow.report.collect",
     "write_patch": "sftknow.parameters.patch",
     "write_report": "sftknow.report.compose",
 }

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -32,15 +32,15 @@ from sftknow.records import (
     TokenDivergence,
 )
 from sftknow.report import gaps
-from sftknow.report.contents import BUCKET_SOURCE, Cell, Choice, Exposed, Graded, Model, Report
+from sftknow.report.cells import Cell
+from sftknow.report.contents import Choice, Exposed, Graded, Model, Report
 from sftknow.report.examples import FactDivergences, moved_most
 from sftknow.report.extras import Texts, base_name, general_ability, loss_curve, paper_model
+from sftknow.report.frame import accuracies, score_frame
 from sftknow.report.outcomes import Questions
 from sftknow.report.paper import Beside
 
 R = TypeVar("R")
-
-_CELL = re.compile(r"(?P<source>.+)-n(?P<size>\d+|all)-s(?P<seed>\d+)")
 
 
 def collect(run: Path) -> Report:
@@ -52,13 +52,22 @@ def collect(run: Path) -> Report:
     if not run.is_dir():
         raise RunError(f"{run} is not there; give the directory that `sftknow run` wrote")
     manifests = {p.parent.name: _mapping(p) for p in _found(run, f"models/*/{MANIFEST}")}
-    models = {p.parent.name: _model(p) for p in _found(run, "evaluation/*/scores.json")}
+    evaluations = {p.parent.name: _evaluation(p) for p in _found(run, "evaluation/*/scores.json")}
     divergences = {p.parent.name: _divergence(p) for p in _found(run, "divergence/*/divergence.json")}
     changes = {p.parent.name: _change(p) for p in _found(run, "changes/*/changes.json")}
     losses = {p.parent.name: loss_curve(p) for p in _found(run, "models/*/loss.json")}
     graded = _graded(run / "mastery" / "dataset")
-    names = {*manifests, *models, *divergences, *changes, *losses}
-    cells = {name: cell for name in sorted(names) if (cell := _cell(name, manifests.get(name), graded)) is not None}
+    names = {*manifests, *evaluations, *divergences, *changes, *losses}
+    train = graded.counts["train"] if graded else {}
+    sizes = {name: manifest.get("sft", {}).get("size") for name, manifest in manifests.items()}
+    cells = {name: cell for name in sorted(names) if (cell := Cell.read(name, sizes.get(name), train)) is not None}
+    ability = general_ability(run)
+    frame = score_frame(evaluations, divergences, ability, cells)
+    scores = accuracies(frame)
+    models = {
+        name: Model(name=name, scores=scores.get(name, {}), questions=Questions.of(run / "evaluation" / name))
+        for name in evaluations
+    }
     recipe = _yaml(run / "recipe.yaml")
     provenance = _mapping(run / "provenance.json") if (run / "provenance.json").is_file() else None
     base = base_name(provenance, recipe, *manifests.values())
@@ -68,6 +77,7 @@ def collect(run: Path) -> Report:
         provenance=provenance,
         graded=graded,
         exposed=_exposed(run / "facts" / "exposures.parquet", graded),
+        frame=frame,
         models=models,
         cells=cells,
         manifests=manifests,
@@ -79,7 +89,7 @@ def collect(run: Path) -> Report:
         plans={p.parent.name: _mapping(p) for p in _found(run, "changes/*/plan.json")},
         choice=_choice(run / "choice.json"),
         seconds=_seconds(run),
-        ability=general_ability(run),
+        ability=ability,
         base_name=base,
         beside=Beside(model=paper_model(run, base)),
         texts=Texts(run / "mastery" / "dataset", ("dev", "test", "testood")),
@@ -87,6 +97,19 @@ def collect(run: Path) -> Report:
     if graded is None and not models and not changes and not divergences and report.recipe is None:
         raise RunError(f"{run} holds nothing of a run yet; start one with: sftknow run lab --out {run}")
     return dataclasses.replace(report, missing=gaps.missing(report), unasked=gaps.unasked(report))
+
+
+def results(run: str | Path) -> pd.DataFrame:
+    """Every score of a run in one tidy frame: a line for each model, split, bucket and metric.
+
+    Its columns are those of `sftknow.report.frame.COLUMNS`, where each is explained: ``model``, ``cell``, ``source``,
+    ``trained_bucket``, ``size``, ``seed``, ``level``, ``layers``, ``task``, ``split``, ``bucket``, ``topic``,
+    ``metric``, ``value``, ``stderr`` and ``count``. Accuracies are shares between 0 and 1, divergences are in nats.
+
+    Raises:
+        RunError: ``run`` is no run directory, or a file in it is damaged; the message names the file.
+    """
+    return collect(Path(run)).frame
 
 
 def _found(run: Path, pattern: str) -> list[Path]:
@@ -133,33 +156,16 @@ def _record(make: Callable[..., R], values: Any, path: Path) -> R:
         raise RunError(f"{path} lacks a field ({error}); it was written by another version, redo that stage") from None
 
 
-def _model(path: Path) -> Model:
+def _evaluation(path: Path) -> EvalRun:
     content = _mapping(path)
     metrics = tuple(_record(MetricValue, m, path) for m in content.get("metrics", ()))
-    questions = path.with_name("questions.parquet")
-    scores = _record(EvalRun, {**content, "metrics": metrics, "questions": ()}, path)
-    return Model(name=path.parent.name, scores=scores, questions=Questions(questions) if questions.is_file() else None)
+    return _record(EvalRun, {**content, "metrics": metrics, "questions": ()}, path)
 
 
 def _change(path: Path) -> ParameterChange:
     content = _mapping(path)
     levels = tuple(_record(LevelStatistics, level, path) for level in content.get("levels", ()))
     return _record(ParameterChange, {**content, "levels": levels}, path)
-
-
-def _cell(name: str, manifest: Mapping[str, Any] | None, graded: Graded | None) -> Cell | None:
-    match = _CELL.fullmatch(name)
-    if match is None or "@" in name:
-        return None
-    size = (manifest or {}).get("sft", {}).get("size")
-    if match["size"] != "all":
-        size = int(match["size"])
-    elif size is None:  # no manifest: then `all` means every training fact of the source
-        bucket = BUCKET_SOURCE.fullmatch(match["source"])
-        train = graded.counts.get("train", {}) if graded else {}
-        size = train.get(int(bucket[1]), 0) if bucket else sum(train.values())
-    seed = int(match["seed"])
-    return Cell(name=name, source=match["source"], size=int(size), all=match["size"] == "all", seed=seed)
 
 
 def _graded(folder: Path) -> Graded | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 Value = float | int | str | None
+Row = tuple[Value, ...]
+
+L = TypeVar("L")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ class Entry:
         return " ".join(part for part in (self.text, self.note, self.paper) if part)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """A column's heading."""
 
@@ -102,6 +105,41 @@ class Table:
         return spans
 
 
+@dataclass(frozen=True)
+class Field(Generic[L]):
+    """A declared column: its heading, and what it shows of the thing that a line is about."""
+
+    title: str
+    show: Callable[[L], Entry | str | int | None]
+    """An entry; text, a count, or None for what is not there."""
+    group: str = ""
+    unit: str = ""
+    absent: str = "not run"
+    """Stands where there is nothing."""
+
+    def entry(self, line: L) -> Entry:
+        """The column's place in a line."""
+        shown = self.show(line)
+        if isinstance(shown, Entry):
+            return shown
+        if isinstance(shown, int):
+            return Entry(text=f"{shown:,}", value=shown)
+        return Entry(text=shown or ("none" if shown is not None else self.absent))
+
+
+def tabulate(lines: Iterable[L], *fields: Field[L], **about: Any) -> Table | None:
+    """A table with a row for each line and a column for each field; None where there is no line.
+
+    Args:
+        lines: what the rows are about.
+        fields: the declared columns.
+        about: the further fields of `Table`.
+    """
+    rows = tuple(tuple(f.entry(line) for f in fields) for line in lines)
+    columns = tuple(Column(f.title, f.group, f.unit) for f in fields)
+    return Table(columns=columns, rows=rows, **about) if rows else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Panel:
     """One drawing: a file of its own."""
@@ -127,6 +165,14 @@ class Figure:
     rows: tuple[tuple[Value, ...], ...]
 
 
+def figure(panels: Sequence[Panel], *, rows: Iterable[tuple[Value, ...]], **about: Any) -> Figure | None:
+    """A figure of these panels, with the further fields of `Figure`; None where there is no panel."""
+    return Figure(panels=tuple(panels), rows=tuple(rows), **about) if panels else None
+
+
+Block = Table | Figure
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of the page."""
@@ -134,7 +180,7 @@ class Section:
     id: str
     title: str
     intro: str
-    blocks: tuple[Table | Figure, ...] = ()
+    blocks: tuple[Block, ...] = ()
     points: tuple[str, ...] = ()
     """Sentences shown as a list."""
 

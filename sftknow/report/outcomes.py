@@ -40,6 +40,12 @@ class Questions:
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @classmethod
+    def of(cls, evaluation: Path) -> Questions | None:
+        """Those of an evaluation's folder; None where they were not kept."""
+        path = evaluation / "questions.parquet"
+        return cls(path) if path.is_file() else None
+
     @cached_property
     def _by_split(self) -> dict[str, Answers]:
         try:
@@ -73,6 +79,16 @@ class Shared:
     first: Floats
     """Share of the first group's models that got it right."""
     second: Floats
+
+    @property
+    def gained(self) -> int:
+        """Questions that the first answers better."""
+        return int(np.count_nonzero(self.first > self.second))
+
+    @property
+    def lost(self) -> int:
+        """Questions that the second answers better."""
+        return int(np.count_nonzero(self.first < self.second))
 
     def only(self, bucket: int | None) -> Shared:
         """The questions of one bucket; all of them for None."""

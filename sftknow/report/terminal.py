@@ -7,9 +7,6 @@ from pathlib import Path
 
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.records import BUCKETS, SPLITS, EvalRun, ParameterChange
-from sftknow.report.collect import collect
-from sftknow.report.findings import findings
-from sftknow.report.summary import plain_words
 
 _SPLIT_NAMES = {
     "train": "training",
@@ -108,6 +105,10 @@ def table_of_rows(rows: Sequence[Mapping[str, str | int | float | None]], titles
 
 def print_summary(run: Path) -> None:
     """Print what a run found, in plain words."""
+    from sftknow.report.collect import collect
+    from sftknow.report.findings import findings
+    from sftknow.report.summary import plain_words
+
     print()
     for sentence in plain_words(findings(collect(run))):
         print(f"• {sentence}")

@@ -40,6 +40,14 @@ def _untold(why: str, effects: Sequence[Effect] = ()) -> Verdict:
     return Verdict(word="cannot be told", why=why, effects=tuple(effects))
 
 
+def _holds(why: str, effects: Sequence[Effect]) -> Verdict:
+    return Verdict(word="holds", why=why, effects=tuple(effects))
+
+
+def _fails(why: str, effects: Sequence[Effect]) -> Verdict:
+    return Verdict(word="does not hold", why=why, effects=tuple(effects))
+
+
 def _powerless(effects: Sequence[Effect], least: int, what: str) -> Verdict | None:
     if not effects:
         return _untold(f"The run has no {what}.")
@@ -73,19 +81,11 @@ def peak(effects: Sequence[Effect], least_seeds: int = LEAST_SEEDS) -> Verdict:
         return weak
     better, worse = [e for e in effects if e.above], [e for e in effects if e.below]
     if better:
-        return Verdict(word="does not hold", why=f"More data helped: {_names(better)}.", effects=tuple(effects))
+        return _fails(f"More data helped: {_names(better)}.", effects)
     if worse and all(e.high < MARGIN for e in effects):
-        return Verdict(
-            word="holds",
-            why=f"No larger training is a point better, and this is surely worse: {_names(worse)}.",
-            effects=tuple(effects),
-        )
+        return _holds(f"No larger training is a point better, and this is surely worse: {_names(worse)}.", effects)
     if all(e.within(MARGIN) for e in effects):
-        return Verdict(
-            word="does not hold",
-            why="More data neither helps nor harms by a point: there is no peak.",
-            effects=tuple(effects),
-        )
+        return _fails("More data neither helps nor harms by a point: there is no peak.", effects)
     wide = "some larger trainings may still be better by a point" if worse else "no larger training is surely worse"
     return _untold(f"The intervals are too wide: {wide}.", effects)
 
@@ -97,7 +97,7 @@ def matters(effects: Sequence[Effect], size: int, least_seeds: int = LEAST_SEEDS
     hold where bucket 0 is surely better than another bucket, or where all are within a point.
 
     Args:
-        effects: accuracy with bucket 0 less that with every other bucket; bucket 2's name ends with "bucket 2".
+        effects: accuracy with bucket 0 less that with every other bucket, which `Effect.bucket` names.
         size: training facts.
         least_seeds: training draws needed.
     """
@@ -107,19 +107,15 @@ def matters(effects: Sequence[Effect], size: int, least_seeds: int = LEAST_SEEDS
     if size < LEAST_SIZE:
         return _untold(f"The claim is about much data; the largest size that buckets share is {size:,} facts.", effects)
     better = [e for e in effects if e.above]
-    main = [e for e in effects if e.name.endswith("bucket 2")] or list(effects)
+    main = [e for e in effects if e.bucket == 2] or list(effects)
     if better:
-        return Verdict(word="does not hold", why=f"Bucket 0 did better: {_names(better)}.", effects=tuple(effects))
+        return _fails(f"Bucket 0 did better: {_names(better)}.", effects)
     if all(e.below for e in main):
-        return Verdict(
-            word="holds",
-            why=f"At {size:,} facts bucket 0 is surely worse, and better than no other bucket: {_names(main)}.",
-            effects=tuple(effects),
+        return _holds(
+            f"At {size:,} facts bucket 0 is surely worse, and better than no other bucket: {_names(main)}.", effects
         )
     if all(e.within(MARGIN) for e in effects):
-        return Verdict(
-            word="does not hold", why=f"At {size:,} facts all buckets are within a point.", effects=tuple(effects)
-        )
+        return _fails(f"At {size:,} facts all buckets are within a point.", effects)
     return _untold(f"At {size:,} facts the intervals of the differences reach over zero.", effects)
 
 
@@ -142,12 +138,12 @@ def valley(legs: Mapping[str, tuple[Effect, Effect]]) -> Verdict:
         return weak
     wrong = [e for first, then in legs.values() for e in ((first,) * first.above + (then,) * then.below)]
     if wrong:
-        return Verdict(word="does not hold", why=f"It goes the other way: {_names(wrong)}.", effects=tuple(effects))
+        return _fails(f"It goes the other way: {_names(wrong)}.", effects)
     sure = [source for source, (first, then) in legs.items() if first.below and then.above]
     if len(sure) == len(legs):
-        return Verdict(word="holds", why="It falls and rises again with every kind of data.", effects=tuple(effects))
+        return _holds("It falls and rises again with every kind of data.", effects)
     if all(e.within(MARGIN_NATS) for e in effects):
-        return Verdict(word="does not hold", why="The divergence hardly depends on the size.", effects=tuple(effects))
+        return _fails("The divergence hardly depends on the size.", effects)
     return _untold(f"Both legs are sure with {len(sure)} of {len(legs)} kinds of data.", effects)
 
 
@@ -164,9 +160,9 @@ def related(rho: float, low: float | None, high: float | None, count: int) -> Ve
         return _untold(f"{count} trainings are too few for a rank correlation; {LEAST_MODELS} are needed.")
     effect = Effect(name="rank correlation", value=rho, stderr=float("nan"), seeds=count, low=low, high=high)
     if effect.below:
-        return Verdict(word="holds", why="The rank correlation is surely below zero.", effects=(effect,))
+        return _holds("The rank correlation is surely below zero.", [effect])
     if effect.above:
-        return Verdict(word="does not hold", why="The rank correlation is surely above zero.", effects=(effect,))
+        return _fails("The rank correlation is surely above zero.", [effect])
     return _untold("The interval of the rank correlation reaches over zero.", (effect,))
 
 
@@ -184,12 +180,12 @@ def unnecessary(effects: Sequence[Effect]) -> Verdict:
         return weak
     better, worse = [e for e in effects if e.above], [e for e in effects if e.below]
     if worse:
-        return Verdict(word="does not hold", why=f"Restoring did harm: {_names(worse)}.", effects=tuple(effects))
+        return _fails(f"Restoring did harm: {_names(worse)}.", effects)
     if 2 * len(better) > len(effects):
         count = f"{len(better)} of {len(effects)} restored trainings"
-        return Verdict(word="holds", why=f"Surely better: {count}; none surely worse.", effects=tuple(effects))
+        return _holds(f"Surely better: {count}; none surely worse.", effects)
     if all(e.high < MARGIN for e in effects):
-        return Verdict(word="does not hold", why="No restored model gains a point.", effects=tuple(effects))
+        return _fails("No restored model gains a point.", effects)
     return _untold(f"{len(better)} of {len(effects)} restored trainings are surely better.", effects)
 
 
@@ -208,9 +204,9 @@ def more_affected(by_size: Sequence[Effect], by_bucket: Sequence[Effect]) -> Ver
         return weak
     wrong = [e for e in effects if e.below]
     if wrong:
-        return Verdict(word="does not hold", why=f"It is the other way round: {_names(wrong)}.", effects=tuple(effects))
+        return _fails(f"It is the other way round: {_names(wrong)}.", effects)
     if by_size and by_bucket and all(e.above for e in effects):
-        return Verdict(word="holds", why="Restoring gains more in every contrast.", effects=tuple(effects))
+        return _holds("Restoring gains more in every contrast.", effects)
     lacking = "" if by_size and by_bucket else f" No {'bucket' if by_size else 'size'} contrast was restored."
     sure = sum(e.above for e in effects)
     return _untold(f"{sure} of {len(effects)} contrasts are surely as the paper says.{lacking}", effects)

@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import spearmanr
 
-from sftknow.report import outcomes, paired_tables, restoration_tables, tables
+from sftknow.report import accuracy, mastery, outcomes, pairs, restoration
 from sftknow.report.advice import advice
 from sftknow.report.claims import judge
 from sftknow.report.collect import collect
 from sftknow.report.compose import write_report
 from sftknow.report.findings import findings
 from sftknow.report.layout import table_json
-from sftknow.report.paired_tables import bucket_of, holm
+from sftknow.report.mastery import bucket_of
+from sftknow.stats import holm
 from tests.report.synthetic import synthetic_run
 
 
@@ -77,7 +78,7 @@ def test_the_papers_value_stands_beside(rich_results: Any, rich: Path, tmp_path:
     copy = Path(shutil.copytree(rich, tmp_path / "copy"))
     (copy / "provenance.json").write_text(json.dumps({"base": {"name": "meta-llama/Meta-Llama-3-8B"}}))
     report = collect(copy)
-    made = (tables.accuracy(report), tables.distribution(report), restoration_tables.restoration(report, "testood"))
+    made = (accuracy.accuracy(report), mastery.distribution(report), restoration.restoration(report, "testood"))
     shown = {t.id: table_json(t) for t in made if t is not None}
     here = line(shown["table-2-accuracy"], "bucket 0")["In-domain test: Mean (%)"]
     assert here["difference from paper"] == pytest.approx(here["value"] - 45.47)
@@ -159,8 +160,8 @@ def test_every_file_of_answers_is_read_once(rich: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(outcomes.pq, "read_table", counted)
     report = collect(rich)
     for split in ("test", "testood", "dev"):
-        restoration_tables.restoration(report, split)
-    for make in (paired_tables.tests, paired_tables.gained_and_lost, paired_tables.edges, judge):
+        restoration.restoration(report, split)
+    for make in (pairs.tests, pairs.gained_and_lost, mastery.edges, judge):
         make(report)
     advice(report, findings(report))
     files = [path for path in read if path.name == "questions.parquet"]
