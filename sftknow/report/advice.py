@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sftknow.report.aggregate import compare, estimate
+from sftknow.report.aggregate import compare, estimate, ranked
 from sftknow.report.contents import BASE, Report, Training
 from sftknow.report.entries import percent, signed
 from sftknow.report.summary import error_text, in_a_row
@@ -21,36 +21,30 @@ def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
         report: the run.
         found: what `findings` gives.
     """
-    ranked = _ranked(report)
-    if not ranked:
+    # On a bucket or a mixed draw, by the split that choices are made on.
+    order = [t for t, _ in ranked((t for t in report.trainings if t.source != "lora"), report.choosing_split)]
+    if not order:
         return []
-    return [*_data(report, ranked), *_bucket(report, ranked), *_level(found), *_sureness(report, ranked)]
+    return [*_data(report, order), *_bucket(report, order), *_level(found), *_sureness(report, order)]
 
 
-def _ranked(report: Report) -> list[Training]:
-    """Trainings on a bucket or a mixed draw, the best first, by the split that choices are made on."""
-    candidates = [t for t in report.trainings if t.source != "lora"]
-    scored = [(e.value, t) for t in candidates if (e := estimate(t.models, report.choosing_split))]
-    return [t for _, t in sorted(scored, key=lambda pair: -pair[0])]
-
-
-def _equals(report: Report, ranked: Sequence[Training]) -> list[Training]:
+def _equals(report: Report, order: Sequence[Training]) -> list[Training]:
     """The best training and those within two standard errors of it on the split that choices are made on."""
-    leads = [(t, compare(ranked[0].models, t.models, report.choosing_split)) for t in ranked[1:]]
-    return [ranked[0], *(t for t, lead in leads if lead is not None and not lead.sure)]
+    leads = [(t, compare(order[0].models, t.models, report.choosing_split)) for t in order[1:]]
+    return [order[0], *(t for t, lead in leads if lead is not None and not lead.sure)]
 
 
-def _data(report: Report, ranked: Sequence[Training]) -> list[str]:
-    equal = _equals(report, ranked)
-    least = min(equal, key=lambda g: (g.size, ranked.index(g)))
+def _data(report: Report, order: Sequence[Training]) -> list[str]:
+    equal = _equals(report, order)
+    least = min(equal, key=lambda g: (g.size, order.index(g)))
     split = {"dev": "dev split", "test": "test set itself, for want of a dev split"}[report.choosing_split]
-    if len(ranked) == 1:
-        said = [f"How much data: only {ranked[0].phrase} was tried, so no size can be preferred."]
-    elif least is ranked[0]:
+    if len(order) == 1:
+        said = [f"How much data: only {order[0].phrase} was tried, so no size can be preferred."]
+    elif least is order[0]:
         said = [f"How much data: {least.phrase}. It did best on the {split}, and nothing smaller keeps up with it."]
     else:
         said = [
-            f"How much data: {least.phrase} is enough. {ranked[0].phrase[0].upper()}{ranked[0].phrase[1:]} did best "
+            f"How much data: {least.phrase} is enough. {order[0].phrase[0].upper()}{order[0].phrase[1:]} did best "
             f"on the {split}, but the smaller training cannot be told apart from it."
         ]
     if BASE in report.models:
@@ -68,10 +62,10 @@ def _data(report: Report, ranked: Sequence[Training]) -> list[str]:
     return said
 
 
-def _bucket(report: Report, ranked: Sequence[Training]) -> list[str]:
-    equal = _equals(report, ranked)
-    size = min(equal, key=lambda g: (g.size, ranked.index(g))).size
-    here = [g for g in ranked if g.size == size and not g.all]
+def _bucket(report: Report, order: Sequence[Training]) -> list[str]:
+    equal = _equals(report, order)
+    size = min(equal, key=lambda g: (g.size, order.index(g))).size
+    here = [g for g in order if g.size == size and not g.all]
     if len({g.source for g in here}) < 2:
         return ["From which bucket: at that size one kind of data was tried, so none can be preferred."]
     good = [g for g in here if g in equal]
@@ -104,11 +98,11 @@ def _level(found: Mapping[str, Any]) -> list[str]:
     return [f"{sentence}; that is surely better than leaving it."]
 
 
-def _sureness(report: Report, ranked: Sequence[Training]) -> list[str]:
-    seeds = [len(g.models) for g in ranked]
+def _sureness(report: Report, order: Sequence[Training]) -> list[str]:
+    seeds = [len(g.models) for g in order]
     low, high = min(seeds), max(seeds)
     draws = f"{low}" if low == high else f"{low} to {high}"
-    best = estimate(ranked[0].models, "test")
+    best = estimate(order[0].models, "test")
     asked = f"{best.count:,} in-domain test questions" if best else "the test questions"
     said = f"How sure: {draws} training {'draw' if high == 1 else 'draws'} of each kind, {asked}."
     if low < 2:

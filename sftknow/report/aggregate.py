@@ -6,13 +6,13 @@ Accuracies and their errors are shares between 0 and 1 here; they become percent
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sftknow.report.contents import Model
-from sftknow.report.outcomes import Shared, shared_outcomes
+from sftknow.report.by_fact import Shared, shared_outcomes
+from sftknow.report.contents import Model, Training
 
 SURE = 2.0
 """Standard errors beyond which a difference is called one."""
@@ -78,6 +78,12 @@ def estimate(models: Sequence[Model], split: str, bucket: int | None = None, met
     """
     found = [s for m in models if (s := m.score(split, bucket, metric)) is not None and math.isfinite(s.value)]
     return over_runs([s.value for s in found], found[0].stderr, found[0].count) if found else None
+
+
+def ranked(trainings: Iterable[Training], split: str) -> list[tuple[Training, float]]:
+    """Trainings with their mean accuracy on a split, the best first, equals in the order given."""
+    found = [(t, e.value) for t in trainings if (e := estimate(t.models, split))]
+    return sorted(found, key=lambda pair: -pair[1])
 
 
 def compare(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _CELL = re.compile(r"(?P<source>.+)-n(?P<size>\d+|all)-s(?P<seed>\d+)")
 _BUCKET_SOURCE = re.compile(r"b([0-4])")
+_LAYERS = re.compile(r"layers-(\d+(?:-\d+)?)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,3 +77,9 @@ class Cell(Kind):
         return cls(
             name=name, source=match["source"], size=int(size), all=match["size"] == "all", seed=int(match["seed"])
         )
+
+
+def layer_range(level: str) -> str | None:
+    """``layers-0-3`` → ``0-3``: the decoder layers set back as a whole; None for the name of a share."""
+    match = _LAYERS.fullmatch(level)
+    return match[1] if match else None

@@ -19,10 +19,19 @@ from sftknow.report.divergence import (
     training_points,
 )
 from sftknow.report.entries import percent, plus_minus, signed
-from sftknow.report.intervals import Effect, together
 from sftknow.report.layout import Entry, Field, Table, tabulate
 from sftknow.report.paper import paper
-from sftknow.report.verdicts import Verdict, matters, more_affected, peak, related, unnecessary, valley
+from sftknow.report.verdicts import (
+    Effect,
+    Verdict,
+    matters,
+    more_affected,
+    peak,
+    related,
+    together,
+    unnecessary,
+    valley,
+)
 
 REFERENCE = 240
 """The size that the paper calls best."""

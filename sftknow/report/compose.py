@@ -19,16 +19,7 @@ from sftknow.report.blocks import BLOCKS, compose_sections
 from sftknow.report.collect import collect
 from sftknow.report.contents import Missing, Report
 from sftknow.report.findings import findings
-from sftknow.report.layout import (
-    Figure,
-    Section,
-    Table,
-    figure_csv,
-    figure_json,
-    table_csv,
-    table_json,
-    table_markdown,
-)
+from sftknow.report.layout import Block, Section, Table
 from sftknow.report.style import inline_svg
 from sftknow.report.summary import plain_words
 
@@ -111,30 +102,22 @@ def build_results(report: Report, sections: list[Section]) -> dict[str, Any]:
     return {**results, "plain_words": plain_words(results)}
 
 
-def content_of(sections: Sequence[Section]) -> dict[str, Any]:
+def content_of(sections: Sequence[Section]) -> dict[str, dict[str, Any]]:
     """The numbers of every table and figure, by id, as ``results.json`` holds them."""
-    blocks = [block for section in sections for block in section.blocks]
-    return {
-        "tables": {b.id: table_json(b) for b in blocks if isinstance(b, Table)},
-        "figures": {b.id: figure_json(b) for b in blocks if isinstance(b, Figure)},
-    }
+    return {kind: {b.id: b.json() for b in _blocks(sections) if b.kind == kind} for kind in ("tables", "figures")}
 
 
 def write_files(out: Path, sections: Sequence[Section]) -> None:
     """Every table as CSV and Markdown, every figure as SVG, PNG and CSV; what lay there before goes away."""
-    blocks = [block for section in sections for block in section.blocks]
-    with atomic_folder(out / "tables") as folder:
-        for block in blocks:
-            if isinstance(block, Table):
-                (folder / f"{block.id}.csv").write_text(table_csv(block), encoding="utf-8")
-                (folder / f"{block.id}.md").write_text(table_markdown(block), encoding="utf-8")
-    with atomic_folder(out / "figures") as folder:
-        for block in blocks:
-            if isinstance(block, Figure):
-                (folder / f"{block.id}.csv").write_text(figure_csv(block), encoding="utf-8")
-                for panel in block.panels:
-                    (folder / f"{panel.id}.svg").write_text(panel.svg, encoding="utf-8")
-                    (folder / f"{panel.id}.png").write_bytes(panel.png)
+    for kind in ("tables", "figures"):
+        with atomic_folder(out / kind) as folder:
+            for block in _blocks(sections):
+                for name, content in block.files.items() if block.kind == kind else ():
+                    (folder / name).write_bytes(content)
+
+
+def _blocks(sections: Sequence[Section]) -> list[Block]:
+    return [block for section in sections for block in section.blocks]
 
 
 def _link(text: str, kind: str) -> str:
@@ -173,9 +156,7 @@ def render(
         keep_trailing_newline=True,
     )
     environment.filters["drawing"] = lambda panel: Markup(inline_svg(panel))
-    environment.filters["csv_link"] = lambda b: _link(
-        table_csv(b) if isinstance(b, Table) else figure_csv(b), "text/csv"
-    )
+    environment.filters["csv_link"] = lambda block: _link(block.csv(), "text/csv")
     environment.tests["table"] = lambda block: isinstance(block, Table)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(

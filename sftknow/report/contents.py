@@ -13,11 +13,9 @@ import pandas as pd
 
 from sftknow.artifacts.levels import by_share, level_of_folder
 from sftknow.records import ParameterChange, TokenDivergence
-from sftknow.report.cells import Cell, Kind
-from sftknow.report.examples import FactDivergences, MovedExample
-from sftknow.report.extras import Texts, layer_range
+from sftknow.report.by_fact import FactDivergences, MovedExample, Questions, Texts
+from sftknow.report.cells import Cell, Kind, layer_range
 from sftknow.report.frame import Place, Score
-from sftknow.report.outcomes import Questions
 from sftknow.report.paper import Beside
 
 Floats = npt.NDArray[np.float64]

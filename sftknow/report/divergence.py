@@ -17,9 +17,9 @@ from sftknow.records import BUCKETS, GroupDivergence, TokenDivergence
 from sftknow.report.accuracy import error_words, size_panel
 from sftknow.report.aggregate import Difference, Estimate, estimate, over_runs, pooled
 from sftknow.report.blocks import report_block
+from sftknow.report.by_fact import MovedExample
 from sftknow.report.contents import BASE, Report, Training
 from sftknow.report.entries import MANY_ROWS, interval_entry, number_entry, plus_minus, share_entry
-from sftknow.report.examples import MovedExample
 from sftknow.report.frame import interval_error
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, figure, tabulate
 from sftknow.report.style import chart, look

@@ -5,13 +5,14 @@ Accuracies and differences are shares between 0 and 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS, to_json
-from sftknow.report.aggregate import Difference, compare, estimate
+from sftknow.report.aggregate import Difference, compare, estimate, ranked
 from sftknow.report.changes import shown_change
-from sftknow.report.contents import BASE, Report, Training
+from sftknow.report.contents import BASE, Report
 from sftknow.report.divergence import rank_correlation, training_points
 from sftknow.report.layout import finite
 from sftknow.report.mastery import exposure_bins
@@ -20,16 +21,7 @@ from sftknow.stats import spearman
 
 def findings(report: Report) -> dict[str, Any]:
     """The numbers behind the words; a part that the run cannot give is absent. Accuracies are shares (0 to 1)."""
-    parts = {
-        "exposure": _exposure(report),
-        "base": _base(report),
-        "best_training": _best_training(report),
-        "more_data": _more_data(report),
-        "source_effect": _source_effect(report),
-        "divergence": _divergence(report),
-        "concentration": _concentration(report),
-        "restoration": _restoration(report),
-    }
+    parts = {name: find(report) for name, find in PARTS.items()}
     return {name: part for name, part in parts.items() if part}
 
 
@@ -57,22 +49,17 @@ def _base(report: Report) -> dict[str, Any]:
     return {split: {"value": e.value, "stderr": finite(e.error)} for split, e in found.items() if e}
 
 
-def _ranked(report: Report) -> list[tuple[Training, float]]:
-    found = [(g, e.value) for g in report.trainings if (e := estimate(g.models, "test"))]
-    return sorted(found, key=lambda pair: -pair[1])
-
-
 def _best_training(report: Report) -> dict[str, Any]:
-    ranked = _ranked(report)
-    if not ranked:
+    found = ranked(report.trainings, "test")
+    if not found:
         return {}
-    best, value = ranked[0]
+    best, value = found[0]
     models = best.models
     part: dict[str, Any] = {
         "name": best.name,
         "title": best.phrase,
         "seeds": len(models),
-        "trainings": len(ranked),
+        "trainings": len(found),
         "test": value,
     }
     outside = estimate(models, "testood")
@@ -84,12 +71,12 @@ def _best_training(report: Report) -> dict[str, Any]:
             if gain:
                 part[f"{split}_over_base"] = _difference(gain)
     rivals = []
-    for group, rival in ranked[1:]:
+    for group, rival in found[1:]:
         lead = compare(models, group.models, "test")
         if lead and not lead.sure:
             rivals.append({"name": group.name, "title": group.phrase, "test": rival, **_difference(lead)})
     part["not_told_apart"] = rivals
-    worst, low = ranked[-1]
+    worst, low = found[-1]
     if worst is not best:
         behind = compare(models, worst.models, "test")
         part["worst"] = {"name": worst.name, "title": worst.phrase, "test": low}
@@ -200,3 +187,16 @@ def _restoration(report: Report) -> dict[str, Any]:
     if helped:
         part["every_level"] = helped
     return part
+
+
+PARTS: dict[str, Callable[[Report], Any]] = {
+    "exposure": _exposure,
+    "base": _base,
+    "best_training": _best_training,
+    "more_data": _more_data,
+    "source_effect": _source_effect,
+    "divergence": _divergence,
+    "concentration": _concentration,
+    "restoration": _restoration,
+}
+"""The parts by name, in the order in which they are told."""

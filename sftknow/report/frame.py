@@ -16,8 +16,7 @@ import pandas as pd
 
 from sftknow.artifacts.levels import level_of_folder
 from sftknow.records import EvalRun, GroupDivergence, TokenDivergence
-from sftknow.report.cells import Cell
-from sftknow.report.extras import layer_range
+from sftknow.report.cells import Cell, layer_range
 from sftknow.stats import NORMAL_95
 
 COLUMNS = {

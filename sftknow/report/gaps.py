@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sftknow.report.cells import layer_range
 from sftknow.report.contents import BASE, Missing, Report
-from sftknow.report.extras import layer_range
 
 
 def missing(report: Report) -> tuple[Missing, ...]:

@@ -11,13 +11,13 @@ import numpy as np
 
 from sftknow.artifacts.levels import level_of_folder
 from sftknow.records import BUCKETS
-from sftknow.report.aggregate import estimate
+from sftknow.report.aggregate import ranked
 from sftknow.report.blocks import report_block
+from sftknow.report.by_fact import Shared, shared_outcomes
 from sftknow.report.claims import REFERENCE
 from sftknow.report.contents import BASE, Model, Report
 from sftknow.report.entries import signed
 from sftknow.report.layout import Entry, Field, Table, tabulate
-from sftknow.report.outcomes import Shared, shared_outcomes
 from sftknow.stats import PairedCounts, holm, mcnemar, stratified_mcnemar
 
 EXAMPLES = 6
@@ -45,8 +45,8 @@ BEST, RESTORING = "best training against base", "restoring"
 
 def best_cell(report: Report) -> str | None:
     """The fine-tuned model of the best training, picked on dev; of several seeds the first."""
-    scored = [(e.value, t) for t in report.trainings if (e := estimate(t.models, report.choosing_split))]
-    return max(scored, key=lambda pair: pair[0])[1].models[0].name if scored else None
+    found = ranked(report.trainings, report.choosing_split)
+    return found[0][0].models[0].name if found else None
 
 
 def pairs(report: Report) -> list[Pair]:

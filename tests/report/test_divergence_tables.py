@@ -10,9 +10,9 @@ from sftknow.artifacts.files import read_json
 from sftknow.errors import RunError
 from sftknow.records import TokenDivergence
 from sftknow.report import divergence
+from sftknow.report.by_fact import SHOWN, moved_most
 from sftknow.report.collect import collect
 from sftknow.report.contents import Report
-from sftknow.report.examples import SHOWN, moved_most
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from sftknow.report import accuracy, changes, mastery, restoration
 from sftknow.report.collect import collect
 from sftknow.report.contents import Report
 from sftknow.report.entries import signed
-from sftknow.report.layout import Column, Entry, Table, table_csv, table_markdown
+from sftknow.report.layout import Column, Entry, Table
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_concentration_has_both_readings(report: Report) -> None:
 def test_csv_keeps_the_unrounded_numbers(report: Report) -> None:
     table = accuracy.accuracy(report)
     assert table is not None
-    lines = list(csv.reader(io.StringIO(table_csv(table))))
+    lines = list(csv.reader(io.StringIO(table.csv())))
     assert len({len(line) for line in lines}) == 1
     assert all(place.strip() for line in lines for place in line)
     place = lines[0].index("In-domain test: Mean (%)")
@@ -120,7 +120,7 @@ def test_csv_keeps_the_unrounded_numbers(report: Report) -> None:
 def test_markdown_has_a_cell_for_each_column(report: Report) -> None:
     table = mastery.distribution(report)
     assert table is not None
-    lines = [line for line in table_markdown(table).splitlines() if line.startswith("|")]
+    lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(table.rows)
     assert {line.count("|") for line in lines} == {len(table.columns) + 1}
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from sftknow.report.intervals import Effect, together
-from sftknow.report.verdicts import matters, more_affected, peak, related, unnecessary, valley
+from sftknow.report.verdicts import Effect, matters, more_affected, peak, related, together, unnecessary, valley
 
 
 @given(freedom=st.floats(1, 1e5), tests=st.integers(1, 20))
