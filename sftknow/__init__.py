@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from sftknow.records import (
         SamplingPolicy as SamplingPolicy,
     )
+    from sftknow.report.collect import results as results
     from sftknow.report.compose import write_report as write_report
     from sftknow.run.experiment import Experiment as Experiment
     from sftknow.run.rescoring import rescore as rescore
@@ -153,6 +154,7 @@ _HOMES = {
     "restore": "sftknow.parameters.restore",
     "restore_": "sftknow.parameters.in_memory",
     "restore_levels": "sftknow.parameters.restore",
+    "results": "sftknow.report.collect",
     "select_prompts": "sftknow.divergence.selection",
     "statements_for": "sftknow.facts.prompts",
     "write_mastery_data": "sftknow.artifacts.mastery_data",

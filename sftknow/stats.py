@@ -1,8 +1,9 @@
-"""Two models on the same questions: tests and intervals of a paired difference. Pure functions on counts.
+"""The statistics that the rooms share: paired tests of two models, intervals, corrections, rank correlation.
 
-One bucket gives four counts, of which two matter: ``gained`` (questions that only the second model got right) and
-``lost`` (that only the first did). The difference of the two accuracies is (gained − lost) ÷ count. The headline is
-the plain mean over buckets, so everything here also takes one count a bucket and weighs the buckets alike.
+Distributions are SciPy's. Of a paired comparison only counts are needed: one bucket gives four, of which two matter:
+``gained`` (questions that only the second model got right) and ``lost`` (that only the first did). The difference of
+the two accuracies is (gained − lost) ÷ count. The headline is the plain mean over buckets, so the paired tests also
+take one count a bucket and weigh the buckets alike.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binom, binomtest, norm, spearmanr
 
 Floats = npt.NDArray[np.float64]
 
 EXACT_OUTCOMES = 2**20
 """The test of the mean over buckets is exact up to so many outcomes, asymptotic above."""
 _ROUNDING = 1e-12
+NORMAL_95 = float(norm.ppf(0.975))
+"""Standard errors from the middle of a 95 % interval to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +45,9 @@ class PairedCounts:
 def mcnemar(gained: int, lost: int) -> float:
     """Two-sided exact p-value of McNemar's test (1947): the binomial test of ``gained`` out of ``gained + lost`` at ½.
 
-    Computed on integers, so exact for large counts too; no approximation by chi-square is ever made. 1 where no
-    question changed.
+    No approximation by chi-square is ever made. 1 where no question changed.
     """
-    changed = gained + lost
-    tail, term = 0, 1
-    for successes in range(min(gained, lost) + 1):
-        tail += term
-        term = term * (changed - successes) // (successes + 1)
-    return min(1.0, float(Fraction(2 * tail, 2**changed)))
+    return float(binomtest(min(gained, lost), gained + lost).pvalue) if gained or lost else 1.0
 
 
 def stratified_mcnemar(buckets: Sequence[PairedCounts]) -> float:
@@ -82,7 +79,7 @@ def stratified_mcnemar(buckets: Sequence[PairedCounts]) -> float:
     for number, bucket in zip(changed, buckets, strict=True):
         outcomes = (2 * np.arange(number + 1) - number) / bucket.count
         values = np.add.outer(values, outcomes).ravel()
-        weights = np.multiply.outer(weights, _binomial(number)).ravel()
+        weights = np.multiply.outer(weights, binom.pmf(np.arange(number + 1), number, 0.5)).ravel()
     return min(1.0, float(weights[np.abs(values) >= observed - _ROUNDING].sum()))
 
 
@@ -120,9 +117,41 @@ def percentile_interval(drawn: Floats, level: float = 0.95) -> tuple[float, floa
     return float(low), float(high)
 
 
-def _binomial(number: int) -> Floats:
-    """(number + 1,) probabilities of 0 … number heads in as many tosses."""
-    heads = np.arange(1, number + 1)
-    ways = np.concatenate([[0.0], np.cumsum(np.log((number - heads + 1) / heads))])
-    probabilities: Floats = np.exp(ways - number * math.log(2))
-    return probabilities
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number (Holm, 1979), in the given order.
+
+    A hypothesis whose adjusted value is at most α can be rejected with the probability of any false rejection at most
+    α, whatever the dependence between the tests.
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * np.asarray(p_values, dtype=np.float64)[order]))
+    return [float(p) for p in adjusted]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankCorrelation:
+    """Spearman's coefficient with an approximate 95 % interval (None below five points)."""
+
+    rho: float
+    low: float | None
+    high: float | None
+    count: int
+
+
+def spearman(x: Sequence[float] | Floats, y: Sequence[float] | Floats) -> RankCorrelation | None:
+    """Spearman's rank correlation; None with under three points or where one side never varies.
+
+    The interval is Fisher's z with the variance 1.06 / (n − 3) (Fieller, Hartley and Pearson, 1957). It takes the
+    points as independent.
+    """
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.size < 3 or np.all(a == a[0]) or np.all(b == b[0]):
+        return None
+    rho = float(np.clip(spearmanr(a, b).statistic, -1.0, 1.0))
+    low = high = None
+    if a.size >= 5 and abs(rho) <= 1 - 1e-12:
+        half = NORMAL_95 * math.sqrt(1.06 / (a.size - 3))
+        low, high = math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
+    return RankCorrelation(rho=rho, low=low, high=high, count=int(a.size))

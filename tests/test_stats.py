@@ -16,6 +16,7 @@ from sftknow import stats as paired
 from sftknow.stats import (
     PairedCounts,
     bootstrap_differences,
+    holm,
     mcnemar,
     percentile_interval,
     stratified_mcnemar,
@@ -164,3 +165,20 @@ def test_interval_covers_what_it_claims() -> None:
         low, high = percentile_interval(drawn)
         held += low <= sum(gain - loss for _, gain, loss in truth) / 3 <= high
     assert held / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), max_size=7))
+def test_holm_is_the_closed_test_of_bonferronis(p_values: list[float]) -> None:
+    """A hypothesis is rejected where Bonferroni's test rejects every set of hypotheses that holds it (Marcus, 1976)."""
+    places = range(len(p_values))
+    sets = [s for size in range(1, len(p_values) + 1) for s in itertools.combinations(places, size)]
+    closed = [max(min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets if place in s) for place in places]
+    assert holm(p_values) == pytest.approx(closed)
+
+
+def test_holm_keeps_the_order_given_and_the_order_of_the_values() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.2, 0.2, 0.0]) == pytest.approx([0.4, 0.4, 0.0])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []

@@ -63,8 +63,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Grade, or grade kept continuations again; write the data set, print what came out."""
     from sftknow.artifacts.mastery_data import MasteryData, check_place
     from sftknow.errors import RecipeError
-    from sftknow.report.grading_tables import standing, topic_table
-    from sftknow.report.terminal import distribution_table
+    from sftknow.report.terminal import distribution_table, standing, topic_table
 
     arguments.out = arguments.out.expanduser().absolute()
     check_place(arguments.out)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sftknow.report.aggregate import Group, compare, estimate, group_models, group_task, groups
-from sftknow.report.contents import BASE, Report
+from sftknow.report.aggregate import compare, estimate, ranked
+from sftknow.report.contents import BASE, Report, Training
 from sftknow.report.entries import percent, signed
-from sftknow.report.strategy_tables import choosing_split
+from sftknow.report.summary import error_text, in_a_row
 
 
 def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
@@ -21,48 +21,34 @@ def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
         report: the run.
         found: what `findings` gives.
     """
-    ranked = _ranked(report)
-    if not ranked:
+    # On a bucket or a mixed draw, by the split that choices are made on.
+    order = [t for t, _ in ranked((t for t in report.trainings if t.source != "lora"), report.choosing_split)]
+    if not order:
         return []
-    return [*_data(report, ranked), *_bucket(report, ranked), *_level(found), *_sureness(report, ranked)]
+    return [*_data(report, order), *_bucket(report, order), *_level(found), *_sureness(report, order)]
 
 
-def _ranked(report: Report) -> list[Group]:
-    """Trainings on a bucket or a mixed draw, the best first, by the split that choices are made on."""
-    task = group_task(choosing_split(report))
-    scored = [
-        (e.value, g) for g in groups(report) if g.source != "lora" and (e := estimate(group_models(report, g), task))
-    ]
-    return [g for _, g in sorted(scored, key=lambda pair: -pair[0])]
-
-
-def _equals(report: Report, ranked: Sequence[Group]) -> list[Group]:
+def _equals(report: Report, order: Sequence[Training]) -> list[Training]:
     """The best training and those within two standard errors of it on the split that choices are made on."""
-    split = choosing_split(report)
-    best = group_models(report, ranked[0])
-    equal = [ranked[0]]
-    for group in ranked[1:]:
-        lead = compare(best, group_models(report, group), split)
-        if lead is not None and not lead.sure:
-            equal.append(group)
-    return equal
+    leads = [(t, compare(order[0].models, t.models, report.choosing_split)) for t in order[1:]]
+    return [order[0], *(t for t, lead in leads if lead is not None and not lead.sure)]
 
 
-def _data(report: Report, ranked: Sequence[Group]) -> list[str]:
-    equal = _equals(report, ranked)
-    least = min(equal, key=lambda g: (g.size, ranked.index(g)))
-    split = {"dev": "dev split", "test": "test set itself, for want of a dev split"}[choosing_split(report)]
-    if len(ranked) == 1:
-        said = [f"How much data: only {ranked[0].phrase} was tried, so no size can be preferred."]
-    elif least is ranked[0]:
+def _data(report: Report, order: Sequence[Training]) -> list[str]:
+    equal = _equals(report, order)
+    least = min(equal, key=lambda g: (g.size, order.index(g)))
+    split = {"dev": "dev split", "test": "test set itself, for want of a dev split"}[report.choosing_split]
+    if len(order) == 1:
+        said = [f"How much data: only {order[0].phrase} was tried, so no size can be preferred."]
+    elif least is order[0]:
         said = [f"How much data: {least.phrase}. It did best on the {split}, and nothing smaller keeps up with it."]
     else:
         said = [
-            f"How much data: {least.phrase} is enough. {ranked[0].phrase[0].upper()}{ranked[0].phrase[1:]} did best "
+            f"How much data: {least.phrase} is enough. {order[0].phrase[0].upper()}{order[0].phrase[1:]} did best "
             f"on the {split}, but the smaller training cannot be told apart from it."
         ]
     if BASE in report.models:
-        gain = compare(group_models(report, least), [report.models[BASE]], "test")
+        gain = compare(least.models, [report.models[BASE]], "test")
         if gain is not None and not gain.sure:
             said.append(
                 "Whether to fine-tune at all: on the in-domain test this training is not surely better than the base "
@@ -76,19 +62,19 @@ def _data(report: Report, ranked: Sequence[Group]) -> list[str]:
     return said
 
 
-def _bucket(report: Report, ranked: Sequence[Group]) -> list[str]:
-    equal = _equals(report, ranked)
-    size = min(equal, key=lambda g: (g.size, ranked.index(g))).size
-    here = [g for g in ranked if g.size == size and not g.all]
+def _bucket(report: Report, order: Sequence[Training]) -> list[str]:
+    equal = _equals(report, order)
+    size = min(equal, key=lambda g: (g.size, order.index(g))).size
+    here = [g for g in order if g.size == size and not g.all]
     if len({g.source for g in here}) < 2:
         return ["From which bucket: at that size one kind of data was tried, so none can be preferred."]
     good = [g for g in here if g in equal]
     bad = [g for g in here if g not in equal]
-    names = _and([g.trained_on for g in good])
+    names = in_a_row([g.trained_on for g in good])
     sentence = f"From which bucket: at {size:,} facts, {names}"
     sentence += " did best" if len(good) == 1 else " do equally well as far as this run can tell"
     if bad:
-        sentence += f"; {_and([g.trained_on for g in bad])} {'is' if len(bad) == 1 else 'are'} surely worse"
+        sentence += f"; {in_a_row([g.trained_on for g in bad])} {'is' if len(bad) == 1 else 'are'} surely worse"
     return [f"{sentence}. Bucket 0 is what the base does not know, bucket 4 what it knows best."]
 
 
@@ -101,7 +87,7 @@ def _level(found: Mapping[str, Any]) -> list[str]:
         return [f"{start}{why} in this run; `sftknow restore --choose-on dev` finds one."]
     if part["level"] == "0%":
         return [f"{start}none. On the {part['chosen_on']} split no level beat the model as it was trained."]
-    effect = f"{signed(test['value'])} points ± {_error(test)} on the in-domain test"
+    effect = f"{signed(test['value'])} points ± {error_text(test)} on the in-domain test"
     sentence = (
         f"{start}{part['level']} of the model trained on {part['title']}, chosen on {part['chosen_on']} ({effect})"
     )
@@ -112,11 +98,11 @@ def _level(found: Mapping[str, Any]) -> list[str]:
     return [f"{sentence}; that is surely better than leaving it."]
 
 
-def _sureness(report: Report, ranked: Sequence[Group]) -> list[str]:
-    seeds = [len(group_models(report, g)) for g in ranked]
+def _sureness(report: Report, order: Sequence[Training]) -> list[str]:
+    seeds = [len(g.models) for g in order]
     low, high = min(seeds), max(seeds)
     draws = f"{low}" if low == high else f"{low} to {high}"
-    best = estimate(group_models(report, ranked[0]), group_task("test"))
+    best = estimate(order[0].models, "test")
     asked = f"{best.count:,} in-domain test questions" if best else "the test questions"
     said = f"How sure: {draws} training {'draw' if high == 1 else 'draws'} of each kind, {asked}."
     if low < 2:
@@ -124,11 +110,3 @@ def _sureness(report: Report, ranked: Sequence[Group]) -> list[str]:
     elif low < 5:
         said += " The paper takes five draws; with fewer, the spread between draws is itself only roughly known."
     return [f"{said} “Surely” means beyond two standard errors, for one comparison at a time."]
-
-
-def _error(part: Mapping[str, Any]) -> str:
-    return "unknown" if part["stderr"] is None else percent(part["stderr"])
-
-
-def _and(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

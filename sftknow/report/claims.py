@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS
-from sftknow.report.aggregate import (
-    Difference,
-    Group,
-    compare,
-    group_models,
-    groups,
-    large_size,
-)
-from sftknow.report.contents import Model, Report
-from sftknow.report.divergence_statistics import (
+from sftknow.report.aggregate import Difference, compare
+from sftknow.report.blocks import report_block
+from sftknow.report.contents import Model, Report, Training
+from sftknow.report.divergence import (
     compare_divergence,
     divergence_estimate,
+    measured,
     rank_correlation,
     training_points,
 )
-from sftknow.report.entries import percent, signed, words
-from sftknow.report.intervals import Effect, together
-from sftknow.report.layout import Column, Entry, Table
+from sftknow.report.entries import percent, plus_minus, signed
+from sftknow.report.layout import Entry, Field, Table, tabulate
 from sftknow.report.paper import paper
-from sftknow.report.verdicts import Verdict, matters, more_affected, peak, related, unnecessary, valley
+from sftknow.report.verdicts import (
+    Effect,
+    Verdict,
+    matters,
+    more_affected,
+    peak,
+    related,
+    together,
+    unnecessary,
+    valley,
+)
 
 REFERENCE = 240
 """The size that the paper calls best."""
 LEVEL = "10%"
 """The level at which all ten models of the paper's Table 4a are better than unrestored."""
-
-TITLES = {
-    "phenomenon-1": "Phenomenon 1: 240 facts are best, more do harm",
-    "phenomenon-2": "Phenomenon 2: with much data its mastery decides",
-    "token-finding-1": "Token finding 1: divergence falls, then rises",
-    "token-finding-2": "Token finding 2: more divergence, less knowledge",
-    "parameter-finding-1": "Parameter finding 1: most updates are unnecessary",
-    "parameter-finding-2": "Parameter finding 2: more so after much or unknown data",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,57 +50,51 @@ class Judged:
     test: str
     """What was compared, and how."""
     verdict: Verdict
-    nats: bool = False
-    """Effects are divergences, not accuracies."""
+    unit: str = "points"
+    """Of the effects: points of accuracy, nats, or a coefficient without a unit."""
 
 
 def judge(report: Report) -> list[Judged]:
     """Every claim, in the paper's order; empty where no fine-tuned model was scored."""
-    if not groups(report) and not report.divergences:
+    if not report.trainings and not report.divergences:
         return []
-    text = paper()["claims"]
-    made = {
-        "phenomenon-1": _peak(report),
-        "phenomenon-2": _matters(report),
-        "token-finding-1": _valley(report),
-        "token-finding-2": _related(report),
-        "parameter-finding-1": _unnecessary(report),
-        "parameter-finding-2": _more_affected(report),
-    }
-    return [
-        Judged(id=k, title=TITLES[k], claim=text[k], test=test, verdict=v, nats=k == "token-finding-1")
-        for k, (test, v) in made.items()
-    ]
+    judged = []
+    for id, (title, look, unit) in CLAIMS.items():
+        test, verdict = look(report)
+        claim = paper()["claims"][id]
+        judged.append(Judged(id=id, title=title, claim=claim, test=test, verdict=verdict, unit=unit))
+    return judged
 
 
-def _effect(name: str, found: Difference | None, seeds: int) -> list[Effect]:
+def _effect(name: str, found: Difference | None, seeds: int, bucket: int | None = None) -> list[Effect]:
     if found is None:
         return []
-    return [Effect(name=name, value=found.value, stderr=found.stderr, freedom=found.freedom, seeds=seeds)]
+    error = found.stderr
+    return [Effect(name=name, bucket=bucket, value=found.value, stderr=error, freedom=found.freedom, seeds=seeds)]
 
 
-def _by_source(found: Sequence[Group]) -> dict[str, list[Group]]:
-    """Groups of each mastery bucket, by size (`groups` sorts them); whole buckets among them."""
-    sources: dict[str, list[Group]] = {}
-    for group in found:
-        if group.bucket is not None:
-            sources.setdefault(group.source, []).append(group)
-    return {source: sorted(own, key=lambda g: g.size) for source, own in sources.items()}
+def _by_source(found: Iterable[Training]) -> dict[str, list[Training]]:
+    """Trainings of each mastery bucket, by size; whole buckets among them."""
+    sources: dict[str, list[Training]] = {}
+    for training in sorted(found, key=lambda t: t.size):
+        if training.bucket is not None:
+            sources.setdefault(training.source, []).append(training)
+    return dict(sorted(sources.items()))
 
 
-def _reference(own: Sequence[Group]) -> Group | None:
+def _reference(own: Sequence[Training]) -> Training | None:
     """The largest training of at most 240 facts."""
     return max((g for g in own if g.size <= REFERENCE), key=lambda g: g.size, default=None)
 
 
 def _peak(report: Report) -> tuple[str, Verdict]:
     effects = []
-    for own in _by_source(groups(report)).values():
+    for own in _by_source(report.trainings).values():
         reference = _reference(own)
-        for group in own if reference else []:
-            if reference is not None and group.size > REFERENCE:
-                here, there = group_models(report, group), group_models(report, reference)
-                name = f"{group.trained_on}, {group.size:,} against {reference.size:,} facts"
+        for training in own:
+            if reference is not None and training.size > REFERENCE:
+                here, there = training.models, reference.models
+                name = f"{training.trained_on}, {training.size:,} against {reference.size:,} facts"
                 effects += _effect(name, compare(here, there, "test"), min(len(here), len(there)))
     test = (
         "In-domain accuracy of every larger training less that of the largest one of at most 240 facts, for each "
@@ -115,33 +104,34 @@ def _peak(report: Report) -> tuple[str, Verdict]:
 
 
 def _matters(report: Report) -> tuple[str, Verdict]:
-    size = large_size(report)
+    size = report.large_size
     test = (
         "In-domain accuracy with bucket 0 less that with every other bucket, at the largest size that they share; "
         "questions paired, spread over seeds included."
     )
     if size is None:
         return test, matters((), REFERENCE)
-    here = {g.bucket: group_models(report, g) for g in groups(report) if g.size == size and not g.all}
+    here = {g.bucket: g.models for g in report.trainings if g.size == size and not g.all}
     effects = []
     for bucket in BUCKETS[1:]:
         if bucket in here:
             found = compare(here[0], here[bucket], "test")
-            effects += _effect(f"bucket 0 against bucket {bucket}", found, min(len(here[0]), len(here[bucket])))
+            seeds = min(len(here[0]), len(here[bucket]))
+            effects += _effect(f"bucket 0 against bucket {bucket}", found, seeds, bucket)
     return test, matters(together(effects), size)
 
 
 def _valley(report: Report) -> tuple[str, Verdict]:
     legs: dict[str, tuple[Effect, Effect]] = {}
-    for source, own in _by_source(groups(report, scored=False)).items():
-        measured = [g for g in own if divergence_estimate(report, g) is not None]
-        reference = _reference(measured)
-        if reference is None or measured[0] is reference or measured[-1] is reference:
+    for source, own in _by_source(report.every_training).items():
+        known = [t for t in own if divergence_estimate(report, t) is not None]
+        reference = _reference(known)
+        if reference is None or known[0] is reference or known[-1] is reference:
             continue
         pair = []
-        for here, there in ((reference, measured[0]), (measured[-1], reference)):
+        for here, there in ((reference, known[0]), (known[-1], reference)):
             name = f"{here.trained_on}, {there.size:,} to {here.size:,} facts"
-            seeds = min(len([c for c in g.cells if c.name in report.divergences]) for g in (here, there))
+            seeds = min(len(measured(report, t)) for t in (here, there))
             pair += _effect(name, compare_divergence(report, here, there), seeds)
         legs[source] = (pair[0], pair[1])
     sure = together([e for pair in legs.values() for e in pair])
@@ -164,29 +154,44 @@ def _related(report: Report) -> tuple[str, Verdict]:
     return test, related(found.rho, found.low, found.high, found.count)
 
 
-def _restored_groups(report: Report) -> list[tuple[Group, str, list[Model], list[Model]]]:
-    """(training, level, restored, unrestored) at the level nearest to 10 %, by ratio and within a factor of 2."""
+@dataclass(frozen=True)
+class Restored:
+    """A training restored at the level nearest to `LEVEL`, seed by seed."""
+
+    training: Training
+    level: str
+    restored: Sequence[Model]
+    plain: Sequence[Model]
+
+    @property
+    def gain(self) -> Difference | None:
+        """What restoring adds in-domain."""
+        return compare(self.restored, self.plain, "test", same_runs=True)
+
+
+def _restored(report: Report) -> list[Restored]:
+    """Every training that was restored at a level near 10 %, by ratio and within a factor of 2."""
+
+    def ratio(level: str) -> float:
+        return float(level_share(level) / level_share(LEVEL))
+
     done = []
-    for group in groups(report):
-        cells = [c.name for c in group.cells if c.name in report.restored_cells]
-        levels = [set(report.restored(name)) - {"0%"} for name in cells]
-        shared = set.intersection(*levels) if levels else set()
-        near = [s for s in shared if 0.5 <= float(level_share(s) / level_share(LEVEL)) <= 2]
+    for training in report.trainings:
+        cells = [c.name for c in training.cells if c.name in report.restored_cells]
+        runs = [report.restored(name) for name in cells]
+        shared = set.intersection(*(set(run) - {"0%"} for run in runs)) if runs else set()
+        near = [level for level in shared if 0.5 <= ratio(level) <= 2]
         if near:
-            level = min(
-                near,
-                key=lambda s: (round(abs(math.log(float(level_share(s) / level_share(LEVEL)))), 9), level_share(s)),
-            )
-            restored = [report.restored(name)[level] for name in cells]
-            done.append((group, level, restored, [report.models[name] for name in cells]))
+            level = min(near, key=lambda s: (round(abs(math.log(ratio(s))), 9), level_share(s)))
+            plain = [report.models[name] for name in cells]
+            done.append(Restored(training, level, [run[level] for run in runs], plain))
     return done
 
 
 def _unnecessary(report: Report) -> tuple[str, Verdict]:
     effects = []
-    for group, level, restored, plain in _restored_groups(report):
-        name = f"{group.title}, {level} restored"
-        effects += _effect(name, compare(restored, plain, "test", same_runs=True), len(plain))
+    for r in _restored(report):
+        effects += _effect(f"{r.training.title}, {r.level} restored", r.gain, len(r.plain))
     test = (
         f"In-domain accuracy with {LEVEL} of the elements restored (or the level nearest to it) less without, for "
         "each restored training; questions and seeds paired. The level is fixed beforehand: all ten models of the "
@@ -195,39 +200,32 @@ def _unnecessary(report: Report) -> tuple[str, Verdict]:
     return test, unnecessary(together(effects))
 
 
-def _gain(report: Report, entry: tuple[Group, str, list[Model], list[Model]]) -> tuple[Difference, int] | None:
-    _, _, restored, plain = entry
-    found = compare(restored, plain, "test", same_runs=True)
-    return (found, len(plain)) if found else None
-
-
-def _contrast(
-    report: Report,
-    name: str,
-    one: tuple[Group, str, list[Model], list[Model]],
-    two: tuple[Group, str, list[Model], list[Model]],
-) -> list[Effect]:
-    a, b = _gain(report, one), _gain(report, two)
-    if a is None or b is None:
+def _contrast(name: str, one: Restored, two: Restored) -> list[Effect]:
+    """How much more the first gains than the second; nothing where they were restored at different levels."""
+    a, b = one.gain, two.gain
+    if a is None or b is None or one.level != two.level:
         return []
-    stderr = math.hypot(a[0].stderr, b[0].stderr)
-    freedom = min(a[0].freedom, b[0].freedom)
-    return [Effect(name=name, value=a[0].value - b[0].value, stderr=stderr, freedom=freedom, seeds=min(a[1], b[1]))]
+    stderr, freedom = math.hypot(a.stderr, b.stderr), min(a.freedom, b.freedom)
+    seeds = min(len(one.plain), len(two.plain))
+    return [Effect(name=name, value=a.value - b.value, stderr=stderr, freedom=freedom, seeds=seeds)]
 
 
 def _more_affected(report: Report) -> tuple[str, Verdict]:
-    entries = [e for e in _restored_groups(report) if e[0].bucket is not None]
+    found = [r for r in _restored(report) if r.training.bucket is not None]
     by_size, by_bucket = [], []
-    for source in sorted({e[0].source for e in entries}):
-        own = sorted((e for e in entries if e[0].source == source), key=lambda e: e[0].size)
-        if own[0][0].size < own[-1][0].size and own[0][1] == own[-1][1]:
-            name = f"{own[0][0].trained_on}, {own[-1][0].size:,} against {own[0][0].size:,} facts"
-            by_size += _contrast(report, name, own[-1], own[0])
-    for size in sorted({e[0].size for e in entries if not e[0].all}):
-        own = sorted((e for e in entries if e[0].size == size and not e[0].all), key=lambda e: e[0].source)
-        if len(own) > 1 and own[0][1] == own[-1][1]:
-            name = f"{own[0][0].trained_on} against {own[-1][0].trained_on}, {size:,} facts"
-            by_bucket += _contrast(report, name, own[0], own[-1])
+    for source in sorted({r.training.source for r in found}):
+        own = sorted((r for r in found if r.training.source == source), key=lambda r: r.training.size)
+        few, many = own[0], own[-1]
+        if few.training.size < many.training.size:
+            name = f"{few.training.trained_on}, {many.training.size:,} against {few.training.size:,} facts"
+            by_size += _contrast(name, many, few)
+    plain = [r for r in found if not r.training.all]
+    for size in sorted({r.training.size for r in plain}):
+        own = sorted((r for r in plain if r.training.size == size), key=lambda r: r.training.source)
+        low, high = own[0], own[-1]
+        if low is not high:
+            name = f"{low.training.trained_on} against {high.training.trained_on}, {size:,} facts"
+            by_bucket += _contrast(name, low, high)
     sure = together([*by_size, *by_bucket])
     test = (
         f"Gain from restoring {LEVEL} after the largest training less that after the smallest, and after the lowest "
@@ -236,80 +234,74 @@ def _more_affected(report: Report) -> tuple[str, Verdict]:
     return test, more_affected(sure[: len(by_size)], sure[len(by_size) :])
 
 
+CLAIMS: dict[str, tuple[str, Callable[[Report], tuple[str, Verdict]], str]] = {
+    "phenomenon-1": ("Phenomenon 1: 240 facts are best, more do harm", _peak, "points"),
+    "phenomenon-2": ("Phenomenon 2: with much data its mastery decides", _matters, "points"),
+    "token-finding-1": ("Token finding 1: divergence falls, then rises", _valley, "nats"),
+    "token-finding-2": ("Token finding 2: more divergence, less knowledge", _related, "coefficient"),
+    "parameter-finding-1": ("Parameter finding 1: most updates are unnecessary", _unnecessary, "points"),
+    "parameter-finding-2": ("Parameter finding 2: more so after much or unknown data", _more_affected, "points"),
+}
+"""Title, judge and unit of each claim, in the paper's order."""
+
+
 def word_entry(verdict: Verdict) -> Entry:
     """The word of a verdict, with its colour."""
     tone = {"holds": "up-mid", "does not hold": "down-mid"}.get(verdict.word, "")
     return Entry(text=verdict.word, strong=True, tone=tone)
 
 
+@report_block("table-m", section="claims")
 def verdicts(report: Report) -> Table | None:
     """Table M: each claim with the word and what stands behind it."""
-    judged = judge(report)
-    if not judged:
-        return None
-    rows = [
-        (
-            words(j.title),
-            word_entry(j.verdict),
-            words(j.verdict.why),
-            words(j.test),
-            words(f"“{j.claim}”"),
-        )
-        for j in judged
-    ]
-    return Table(
+    return tabulate(
+        judge(report),
+        Field("Claim", lambda j: j.title),
+        Field("Here", lambda j: word_entry(j.verdict)),
+        Field("Why", lambda j: j.verdict.why),
+        Field("Test", lambda j: j.test),
+        Field("In the paper’s words", lambda j: f"“{j.claim}”"),
         id="table-m-verdicts",
         title="Table M · The paper’s claims in this run",
         note="Rules fixed before the run: “holds” and “does not hold” need intervals that exclude the other; all else "
         "“cannot be told”. Intervals of one claim hold together with 95 % (Bonferroni). The sizes, levels and pairs "
         "compared are the paper’s, not picked by their results.",
-        columns=tuple(Column(title=t) for t in ("Claim", "Here", "Why", "Test", "In the paper’s words")),
-        rows=tuple(rows),
         words=True,
     )
 
 
+@report_block("table-n", section="claims")
 def evidence(report: Report) -> Table | None:
     """Table N: the differences behind the verdicts with their intervals."""
-    rows = []
-    for j in judge(report):
-        for e in j.verdict.effects:
-            plain = j.nats or j.id == "token-finding-2"
-            scale = 1 if plain else 100
-            told = "above zero" if e.above else "below zero" if e.below else "not told from zero"
-            interval = (
-                f"{e.low:+.3f} to {e.high:+.3f}".replace("-", "−")
-                if plain
-                else f"{signed(e.low)} to {signed(e.high)}"
-                if math.isfinite(e.low)
-                else "unknown"
-            )
-            rows.append(
-                (
-                    words(j.title.partition(":")[0]),
-                    words(e.name),
-                    Entry(
-                        text=f"{e.value:+.3f}".replace("-", "−") if plain else signed(e.value),
-                        value=scale * e.value,
-                        extra={"low": scale * e.low, "high": scale * e.high},
-                    ),
-                    words(interval),
-                    words("nats" if j.nats else "coefficient" if plain else "points"),
-                    Entry(text=f"{e.seeds:,}", value=e.seeds),
-                    words(told),
-                )
-            )
-    if not rows:
-        return None
-    return Table(
+
+    def difference(line: tuple[Judged, Effect]) -> Entry:
+        j, e = line
+        scale = 100 if j.unit == "points" else 1
+        text = signed(e.value) if j.unit == "points" else plus_minus(e.value, 3)
+        return Entry(text=text, value=scale * e.value, extra={"low": scale * e.low, "high": scale * e.high})
+
+    def interval(line: tuple[Judged, Effect]) -> str:
+        j, e = line
+        if j.unit != "points":
+            return f"{plus_minus(e.low, 3)} to {plus_minus(e.high, 3)}"
+        return f"{signed(e.low)} to {signed(e.high)}" if math.isfinite(e.low) else "unknown"
+
+    def reading(line: tuple[Judged, Effect]) -> str:
+        return "above zero" if line[1].above else "below zero" if line[1].below else "not told from zero"
+
+    return tabulate(
+        ((j, e) for j in judge(report) for e in j.verdict.effects),
+        Field("Claim", lambda line: line[0].title.partition(":")[0]),
+        Field("Compared", lambda line: line[1].name),
+        Field("Difference", difference),
+        Field("Interval", interval),
+        Field("Unit", lambda line: line[0].unit),
+        Field("Seeds", lambda line: line[1].seeds),
+        Field("Reading", reading),
         id="table-n-evidence",
         title="Table N · The intervals behind the words",
         note="Simultaneous intervals: all of one claim hold together with 95 %. Student’s t where seeds decide the "
         f"error. A difference within {percent(0.01, 0)} point either way counts as none. For the rank correlation the "
         "number of trainings stands under “seeds”.",
-        columns=tuple(
-            Column(title=t) for t in ("Claim", "Compared", "Difference", "Interval", "Unit", "Seeds", "Reading")
-        ),
-        rows=tuple(rows),
         folded=True,
     )

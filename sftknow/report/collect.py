@@ -6,15 +6,15 @@ Only files are read (JSON, Parquet, YAML): this room knows the artifacts, not th
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from sftknow.artifacts.files import read_json
@@ -32,15 +32,16 @@ from sftknow.records import (
     TokenDivergence,
 )
 from sftknow.report import gaps
-from sftknow.report.contents import BUCKET_SOURCE, Cell, Choice, Exposed, Graded, Model, Report
-from sftknow.report.examples import FactDivergences, moved_most
-from sftknow.report.extras import Texts, base_name, general_ability, loss_curve, paper_model
-from sftknow.report.outcomes import Questions
-from sftknow.report.paper import Beside
+from sftknow.report.by_fact import FactDivergences, Questions, Texts, moved_most, read_columns
+from sftknow.report.cells import Cell
+from sftknow.report.contents import Choice, Exposed, Graded, Model, Report
+from sftknow.report.frame import accuracies, score_frame
+from sftknow.report.paper import Beside, recognise
 
 R = TypeVar("R")
 
-_CELL = re.compile(r"(?P<source>.+)-n(?P<size>\d+|all)-s(?P<seed>\d+)")
+_GRADED = ("fact_id", "rate", "tries", "low", "high", "edge")
+_REDO = "redo the stage that wrote it"
 
 
 def collect(run: Path) -> Report:
@@ -52,22 +53,32 @@ def collect(run: Path) -> Report:
     if not run.is_dir():
         raise RunError(f"{run} is not there; give the directory that `sftknow run` wrote")
     manifests = {p.parent.name: _mapping(p) for p in _found(run, f"models/*/{MANIFEST}")}
-    models = {p.parent.name: _model(p) for p in _found(run, "evaluation/*/scores.json")}
+    evaluations = {p.parent.name: _evaluation(p) for p in _found(run, "evaluation/*/scores.json")}
     divergences = {p.parent.name: _divergence(p) for p in _found(run, "divergence/*/divergence.json")}
     changes = {p.parent.name: _change(p) for p in _found(run, "changes/*/changes.json")}
-    losses = {p.parent.name: loss_curve(p) for p in _found(run, "models/*/loss.json")}
+    losses = {p.parent.name: _loss_curve(p) for p in _found(run, "models/*/loss.json")}
     graded = _graded(run / "mastery" / "dataset")
-    names = {*manifests, *models, *divergences, *changes, *losses}
-    cells = {name: cell for name in sorted(names) if (cell := _cell(name, manifests.get(name), graded)) is not None}
+    names = {*manifests, *evaluations, *divergences, *changes, *losses}
+    train = graded.counts["train"] if graded else {}
+    sizes = {name: manifest.get("sft", {}).get("size") for name, manifest in manifests.items()}
+    cells = {name: cell for name in sorted(names) if (cell := Cell.read(name, sizes.get(name), train)) is not None}
+    ability = _ability(run)
+    frame = score_frame(evaluations, divergences, ability, cells)
+    scores = accuracies(frame)
+    models = {
+        name: Model(name=name, scores=scores.get(name, {}), questions=Questions.of(run / "evaluation" / name))
+        for name in evaluations
+    }
     recipe = _yaml(run / "recipe.yaml")
     provenance = _mapping(run / "provenance.json") if (run / "provenance.json").is_file() else None
-    base = base_name(provenance, recipe, *manifests.values())
+    base = _base_name(provenance, recipe, *manifests.values())
     report = Report(
         name=run.resolve().name,
         recipe=recipe,
         provenance=provenance,
         graded=graded,
         exposed=_exposed(run / "facts" / "exposures.parquet", graded),
+        frame=frame,
         models=models,
         cells=cells,
         manifests=manifests,
@@ -79,14 +90,27 @@ def collect(run: Path) -> Report:
         plans={p.parent.name: _mapping(p) for p in _found(run, "changes/*/plan.json")},
         choice=_choice(run / "choice.json"),
         seconds=_seconds(run),
-        ability=general_ability(run),
+        ability=ability,
         base_name=base,
-        beside=Beside(model=paper_model(run, base)),
+        beside=Beside(model=_paper_model(run, base)),
         texts=Texts(run / "mastery" / "dataset", ("dev", "test", "testood")),
     )
     if graded is None and not models and not changes and not divergences and report.recipe is None:
         raise RunError(f"{run} holds nothing of a run yet; start one with: sftknow run lab --out {run}")
     return dataclasses.replace(report, missing=gaps.missing(report), unasked=gaps.unasked(report))
+
+
+def results(run: str | Path) -> pd.DataFrame:
+    """Every score of a run in one tidy frame: a line for each model, split, bucket and metric.
+
+    Its columns are those of `sftknow.report.frame.COLUMNS`, where each is explained: ``model``, ``cell``, ``source``,
+    ``trained_bucket``, ``size``, ``seed``, ``level``, ``layers``, ``task``, ``split``, ``bucket``, ``topic``,
+    ``metric``, ``value``, ``stderr`` and ``count``. Accuracies are shares between 0 and 1, divergences are in nats.
+
+    Raises:
+        RunError: ``run`` is no run directory, or a file in it is damaged; the message names the file.
+    """
+    return collect(Path(run)).frame
 
 
 def _found(run: Path, pattern: str) -> list[Path]:
@@ -125,41 +149,24 @@ def _record(make: Callable[..., R], values: Any, path: Path) -> R:
     JSON has neither not-a-number nor infinity: null stands for the one and "inf" for the other.
     """
     names = [f.name for f in dataclasses.fields(make)]  # type: ignore[arg-type]
-    special = {None: math.nan, "inf": math.inf}
+    written = {None: math.nan, "inf": math.inf}
     plain = {n: values[n] for n in names if n in values}
     try:
-        return make(**{n: special.get(v, v) if v is None or isinstance(v, str) else v for n, v in plain.items()})
+        return make(**{n: written.get(v, v) if v is None or isinstance(v, str) else v for n, v in plain.items()})
     except TypeError as error:
         raise RunError(f"{path} lacks a field ({error}); it was written by another version, redo that stage") from None
 
 
-def _model(path: Path) -> Model:
+def _evaluation(path: Path) -> EvalRun:
     content = _mapping(path)
     metrics = tuple(_record(MetricValue, m, path) for m in content.get("metrics", ()))
-    questions = path.with_name("questions.parquet")
-    scores = _record(EvalRun, {**content, "metrics": metrics, "questions": ()}, path)
-    return Model(name=path.parent.name, scores=scores, questions=Questions(questions) if questions.is_file() else None)
+    return _record(EvalRun, {**content, "metrics": metrics, "questions": ()}, path)
 
 
 def _change(path: Path) -> ParameterChange:
     content = _mapping(path)
     levels = tuple(_record(LevelStatistics, level, path) for level in content.get("levels", ()))
     return _record(ParameterChange, {**content, "levels": levels}, path)
-
-
-def _cell(name: str, manifest: Mapping[str, Any] | None, graded: Graded | None) -> Cell | None:
-    match = _CELL.fullmatch(name)
-    if match is None or "@" in name:
-        return None
-    size = (manifest or {}).get("sft", {}).get("size")
-    if match["size"] != "all":
-        size = int(match["size"])
-    elif size is None:  # no manifest: then `all` means every training fact of the source
-        bucket = BUCKET_SOURCE.fullmatch(match["source"])
-        train = graded.counts.get("train", {}) if graded else {}
-        size = train.get(int(bucket[1]), 0) if bucket else sum(train.values())
-    seed = int(match["seed"])
-    return Cell(name=name, source=match["source"], size=int(size), all=match["size"] == "all", seed=seed)
 
 
 def _graded(folder: Path) -> Graded | None:
@@ -169,7 +176,7 @@ def _graded(folder: Path) -> Graded | None:
     tables, splits = [], []
     for split in SPLITS:
         for bucket in BUCKETS:
-            table = _parquet(folder / bucket_file(split, bucket), ("fact_id", "rate", "tries", "low", "high", "edge"))
+            table = read_columns(folder / bucket_file(split, bucket), _GRADED, remedy=_REDO)
             tables.append(table)
             splits += [split] * table.num_rows
     whole = pa.concat_tables(tables)
@@ -188,17 +195,10 @@ def _graded(folder: Path) -> Graded | None:
     )
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Any:
-    try:
-        return pq.read_table(path, columns=list(columns))
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError) as error:
-        raise RunError(f"{path} cannot be read ({error}); redo the stage that wrote it") from None
-
-
 def _exposed(path: Path, graded: Graded | None) -> Exposed | None:
     if graded is None or not path.is_file():
         return None
-    table = _parquet(path, ("fact_id", "exposures", "wrong_share"))
+    table = read_columns(path, ("fact_id", "exposures", "wrong_share"), remedy=_REDO)
     rate = dict(zip(graded.fact_ids, graded.rate.tolist(), strict=True))
     ids = table["fact_id"].to_pylist()
     known = [i for i, fact_id in enumerate(ids) if fact_id in rate]
@@ -236,3 +236,62 @@ def _seconds(run: Path) -> dict[str, float]:
             if isinstance(seconds, (int, float)):
                 total[kind] = total.get(kind, 0.0) + float(seconds)
     return total
+
+
+def _loss_curve(path: Path) -> tuple[tuple[float, float], ...]:
+    """(step, loss) from a list of losses, of pairs or of log entries, or from an object of such lists."""
+    content = read_json(path)
+    if isinstance(content, dict):
+        losses: Any = next((content[k] for k in ("loss", "losses", "log", "curve", "log_history") if k in content), [])
+        steps = next((content[k] for k in ("step", "steps") if isinstance(content.get(k), list)), None)
+        content = list(zip(steps, losses, strict=False)) if steps is not None else losses
+    curve = []
+    for place, entry in enumerate(content, start=1):
+        step, loss = place, entry
+        if isinstance(entry, dict):
+            step, loss = entry.get("step", place), entry.get("loss")
+        elif isinstance(entry, (list, tuple)):
+            step, loss = entry
+        if isinstance(loss, (int, float)) and math.isfinite(loss):
+            curve.append((float(step), float(loss)))
+    return tuple(curve)
+
+
+def _base_name(*sources: Mapping[str, Any] | None) -> str | None:
+    """The base model's name: from the provenance, else from the recipe, else from a manifest, in the order given."""
+    for source in sources:
+        for key, field in (("base", "name"), ("model", "path"), ("base", "path")):
+            part = (source or {}).get(key)
+            if isinstance(part, Mapping) and isinstance(part.get(field), str):
+                return str(part[field])
+    return None
+
+
+def _paper_model(run: Path, name: str | None) -> str | None:
+    """The paper's name of the run's base, by its name or by ``models/base/config.json``; None for other models."""
+    path = run / "models" / "base" / "config.json"
+    config = None
+    if path.is_file():
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError):
+            config = None  # the base's own file, not an artifact of the run: without it the name decides
+    return recognise(name, config if isinstance(config, dict) else None)
+
+
+def _ability(run: Path) -> dict[str, Mapping[str, Any]]:
+    """Other tasks (Table 5): what ``sftknow ability`` wrote into the run directory, by task.
+
+    Found as ``general_ability.json`` in the run directory or in a folder of it; of one task in several files the last
+    by path counts. Raises RunError where a file is damaged.
+    """
+    tasks: dict[str, Mapping[str, Any]] = {}
+    for path in sorted([*run.glob("general_ability.json"), *run.glob("*/general_ability.json")]):
+        if any(part.startswith(".") for part in path.relative_to(run).parts):
+            continue
+        content = read_json(path)
+        found = content.get("tasks") if isinstance(content, dict) else None
+        if not isinstance(found, dict) or not all(isinstance(t.get("rows"), list) for t in found.values()):
+            raise RunError(f"{path} holds no tasks with rows; run `sftknow ability` again")
+        tasks.update(found)
+    return tasks

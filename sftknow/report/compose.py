@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,14 @@ from markupsafe import Markup
 
 from sftknow.artifacts.files import atomic_folder, write_json, write_text
 from sftknow.progress import progress
-from sftknow.report import (
-    claims,
-    divergence_tables,
-    facts_sheet,
-    figures,
-    mastery_figures,
-    paired_tables,
-    paper_tables,
-    parameter_figures,
-    parameter_tables,
-    restoration_tables,
-    strategy_tables,
-    tables,
-)
+from sftknow.records import to_json
+from sftknow.report import accuracy, changes, claims, divergence, facts_sheet, mastery, pairs, restoration  # noqa: F401
 from sftknow.report.advice import advice
+from sftknow.report.blocks import BLOCKS, compose_sections
 from sftknow.report.collect import collect
 from sftknow.report.contents import Missing, Report
 from sftknow.report.findings import findings
-from sftknow.report.layout import (
-    Figure,
-    Section,
-    Table,
-    figure_csv,
-    figure_json,
-    table_csv,
-    table_json,
-    table_markdown,
-)
+from sftknow.report.layout import Block, Section, Table
 from sftknow.report.style import inline_svg
 from sftknow.report.summary import plain_words
 
@@ -47,9 +27,6 @@ FORMAT = 1
 """Version of the layout of ``results.json``."""
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
-
-Block = Table | Figure
-Maker = Callable[[Report], Block | None]
 
 
 def write_report(run: Path, out: Path) -> Path:
@@ -87,102 +64,8 @@ def write_pages(report: Report, out: Path) -> Path:
 
 def compose(report: Report) -> list[Section]:
     """The report's sections, without those that the run has nothing for."""
-    plan: list[tuple[str, str, str, list[Maker]]] = [
-        (
-            "run",
-            "What was run",
-            "The sheet below is taken from the run’s own artifacts.",
-            [facts_sheet.sheet, facts_sheet.stage_times, facts_sheet.recipe, facts_sheet.provenance],
-        ),
-        (
-            "mastery",
-            "What the base model knows",
-            "Each fact was put to the base model as statements to complete. R is the share of sampled completions that "
-            "contain the answer; it decides the fact’s bucket.",
-            [
-                tables.distribution,
-                paper_tables.other_models,
-                mastery_figures.distribution,
-                paired_tables.edges,
-                mastery_figures.exposure,
-                tables.exposure,
-            ],
-        ),
-        (
-            "accuracy",
-            "What fine-tuning does to answers",
-            "The base and every fine-tuned model answer the same test questions, sorted by how well the base "
-            "mastered the fact.",
-            [
-                tables.accuracy,
-                tables.every_size,
-                figures.accuracy_by_size,
-                strategy_tables.strategies,
-                paired_tables.tests,
-                paired_tables.gained_and_lost,
-                tables.strictness,
-                figures.loss,
-                tables.training,
-                tables.every_model,
-            ],
-        ),
-        (
-            "divergence",
-            "How far the first token moves",
-            "A model that drifts from its base should lose what the base knew. The divergence of the first "
-            "predicted token measures the drift; the accuracy on bucket 4, the facts known best, measures the loss.",
-            [
-                figures.divergence,
-                divergence_tables.divergence,
-                lambda r: divergence_tables.groups(r, "bucket"),
-                lambda r: divergence_tables.groups(r, "topic"),
-                divergence_tables.moved_most,
-            ],
-        ),
-        (
-            "change",
-            "Which parameters changed",
-            "The relative change of an element is r = |tuned − base| ÷ (|base| + ε), from the values as they are "
-            "stored.",
-            [
-                parameter_tables.concentration,
-                parameter_tables.changed,
-                parameter_figures.where_changed,
-                lambda r: parameter_tables.where_changed(r, "layer"),
-                lambda r: parameter_tables.where_changed(r, "module"),
-                parameter_tables.every_share,
-            ],
-        ),
-        (
-            "restoration",
-            "What restoring does",
-            "Selected elements get the base’s values back; then the model answers the same questions again.",
-            [
-                restoration_tables.chosen,
-                parameter_figures.restoration,
-                restoration_tables.every_choice,
-                *(_restoration_table(split) for split in ("test", "testood", "dev", "train")),
-                strategy_tables.layer_ranges,
-                strategy_tables.other_tasks,
-            ],
-        ),
-        (
-            "claims",
-            "Does it hold here?",
-            "The paper’s two phenomena and four findings, one by one, against this run.",
-            [claims.verdicts, claims.evidence],
-        ),
-    ]
-    sections = []
-    with progress(sum(len(makers) for *_, makers in plan), "Report", unit="parts") as bar:
-        for id, title, intro, makers in plan:
-            blocks = []
-            for make in makers:
-                block = make(report)
-                blocks += [block] if block else []
-                bar.update()
-            if blocks:
-                sections.append(Section(id=id, title=title, intro=intro, blocks=tuple(blocks)))
+    with progress(len(list(BLOCKS)), "Report", unit="parts") as bar:
+        sections = list(compose_sections(report, bar.update))
     if report.unasked and report.models:
         sections.append(
             Section(
@@ -193,24 +76,12 @@ def compose(report: Report) -> list[Section]:
             )
         )
     limits = tuple(facts_sheet.limits(report))
-    sections.append(
-        Section(
-            id="limits",
-            title="What this cannot tell",
-            intro="Read the numbers above with these in mind.",
-            points=limits,
-        )
-    )
-    return sections
-
-
-def _restoration_table(split: str) -> Maker:
-    return lambda report: restoration_tables.restoration(report, split)
+    intro = "Read the numbers above with these in mind."
+    return [*sections, Section(id="limits", title="What this cannot tell", intro=intro, points=limits)]
 
 
 def build_results(report: Report, sections: list[Section]) -> dict[str, Any]:
     """The content of ``results.json``: findings, words, and every table and figure with its numbers."""
-    blocks = [block for section in sections for block in section.blocks]
     found = findings(report)
     results: dict[str, Any] = {
         "format": FORMAT,
@@ -223,30 +94,30 @@ def build_results(report: Report, sections: list[Section]) -> dict[str, Any]:
             {"id": j.id, "title": j.title, "word": j.verdict.word, "why": j.verdict.why, "test": j.test}
             for j in claims.judge(report)
         ],
-        "tables": {b.id: table_json(b) for b in blocks if isinstance(b, Table)},
-        "figures": {b.id: figure_json(b) for b in blocks if isinstance(b, Figure)},
+        **content_of(sections),
         "limits": [point for section in sections if section.id == "limits" for point in section.points],
-        "missing": [{"what": gap.what, "where": gap.where} for gap in report.missing],
-        "unasked": [{"what": gap.what, "where": gap.where} for gap in report.unasked],
+        "missing": [to_json(gap) for gap in report.missing],
+        "unasked": [to_json(gap) for gap in report.unasked],
     }
     return {**results, "plain_words": plain_words(results)}
 
 
+def content_of(sections: Sequence[Section]) -> dict[str, dict[str, Any]]:
+    """The numbers of every table and figure, by id, as ``results.json`` holds them."""
+    return {kind: {b.id: b.json() for b in _blocks(sections) if b.kind == kind} for kind in ("tables", "figures")}
+
+
 def write_files(out: Path, sections: Sequence[Section]) -> None:
     """Every table as CSV and Markdown, every figure as SVG, PNG and CSV; what lay there before goes away."""
-    blocks = [block for section in sections for block in section.blocks]
-    with atomic_folder(out / "tables") as folder:
-        for block in blocks:
-            if isinstance(block, Table):
-                (folder / f"{block.id}.csv").write_text(table_csv(block), encoding="utf-8")
-                (folder / f"{block.id}.md").write_text(table_markdown(block), encoding="utf-8")
-    with atomic_folder(out / "figures") as folder:
-        for block in blocks:
-            if isinstance(block, Figure):
-                (folder / f"{block.id}.csv").write_text(figure_csv(block), encoding="utf-8")
-                for panel in block.panels:
-                    (folder / f"{panel.id}.svg").write_text(panel.svg, encoding="utf-8")
-                    (folder / f"{panel.id}.png").write_bytes(panel.png)
+    for kind in ("tables", "figures"):
+        with atomic_folder(out / kind) as folder:
+            for block in _blocks(sections):
+                for name, content in block.files.items() if block.kind == kind else ():
+                    (folder / name).write_bytes(content)
+
+
+def _blocks(sections: Sequence[Section]) -> list[Block]:
+    return [block for section in sections for block in section.blocks]
 
 
 def _link(text: str, kind: str) -> str:
@@ -285,9 +156,7 @@ def render(
         keep_trailing_newline=True,
     )
     environment.filters["drawing"] = lambda panel: Markup(inline_svg(panel))
-    environment.filters["csv_link"] = lambda b: _link(
-        table_csv(b) if isinstance(b, Table) else figure_csv(b), "text/csv"
-    )
+    environment.filters["csv_link"] = lambda block: _link(block.csv(), "text/csv")
     environment.tests["table"] = lambda block: isinstance(block, Table)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(

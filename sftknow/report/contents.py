@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from sftknow.artifacts.levels import level_of_folder, level_share
-from sftknow.records import EvalRun, ParameterChange, TokenDivergence
-from sftknow.report.examples import FactDivergences, MovedExample
-from sftknow.report.extras import Texts, layer_range
-from sftknow.report.outcomes import Questions
+from sftknow.artifacts.levels import by_share, level_of_folder
+from sftknow.records import ParameterChange, TokenDivergence
+from sftknow.report.by_fact import FactDivergences, MovedExample, Questions, Texts
+from sftknow.report.cells import Cell, Kind, layer_range
+from sftknow.report.frame import Place, Score
 from sftknow.report.paper import Beside
 
 Floats = npt.NDArray[np.float64]
@@ -22,8 +23,7 @@ Floats = npt.NDArray[np.float64]
 BASE = "base"
 """Name of the base model's evaluation."""
 
-BUCKET_SOURCE = re.compile(r"b([0-4])")
-"""A training source that is a mastery bucket."""
+SPLIT_TITLES = {"train": "training", "dev": "dev", "test": "in-domain test", "testood": "out-of-domain test"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,33 +36,32 @@ class Missing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One fine-tuning of the grid, read from its name such as ``b2-n240-s0``."""
-
-    name: str
-    source: str
-    """What it was trained on: ``b0`` to ``b4``, ``mixed``, or another strategy's name."""
-    size: int
-    """Training facts."""
-    all: bool
-    """True where the cell took every fact there was (``nall``)."""
-    seed: int
-
-    @property
-    def bucket(self) -> int | None:
-        """The mastery bucket trained on; None for anything else."""
-        match = BUCKET_SOURCE.fullmatch(self.source)
-        return int(match[1]) if match else None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Model:
     """One evaluated model: the base, a cell, or a cell restored at a level."""
 
     name: str
-    scores: EvalRun
-    """Without questions: they stay on disk until two models are compared, and are then read once."""
+    scores: Mapping[Place, Score]
+    """Its lines of the frame of scores."""
     questions: Questions | None
+    """They stay on disk until two models are compared, and are then read once."""
+
+    def score(self, split: str, bucket: int | None = None, metric: str = "acc") -> Score | None:
+        """A score on a split: the plain mean over its buckets or one bucket; None where there is none."""
+        return self.scores.get((split, bucket, metric))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Kind):
+    """The cells of one kind: the same training with different seeds."""
+
+    cells: tuple[Cell, ...]
+    models: tuple[Model, ...]
+    """Those that were evaluated, one a seed."""
+
+    @property
+    def name(self) -> str:
+        """Such as ``b2-n240``."""
+        return f"{self.source}-n{'all' if self.all else self.size}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +115,8 @@ class Report:
     provenance: Mapping[str, Any] | None
     graded: Graded | None
     exposed: Exposed | None
+    frame: pd.DataFrame
+    """Every score; see `frame.COLUMNS`."""
     models: Mapping[str, Model]
     cells: Mapping[str, Cell]
     manifests: Mapping[str, Mapping[str, Any]]
@@ -146,31 +147,96 @@ class Report:
     unasked: tuple[Missing, ...] = field(default=())
     """Parts of the paper that the recipe did not ask for, with the way to get them."""
 
+    @cached_property
+    def trainings(self) -> tuple[Training, ...]:
+        """Evaluated cells by source and size: buckets first."""
+        return self._trainings(cell for name, cell in self.cells.items() if name in self.models)
+
+    @cached_property
+    def every_training(self) -> tuple[Training, ...]:
+        """As `trainings`, with cells that were not evaluated."""
+        return self._trainings(self.cells.values())
+
+    def _trainings(self, cells: Iterable[Cell]) -> tuple[Training, ...]:
+        members: dict[tuple[str, bool, int], list[Cell]] = {}
+        for cell in sorted(cells, key=lambda c: self.order(c.name)):
+            members.setdefault((cell.source, cell.all, 0 if cell.all else cell.size), []).append(cell)
+        found = [
+            Training(
+                source=own[0].source,
+                size=own[0].size,
+                all=own[0].all,
+                cells=tuple(own),
+                models=tuple(self.models[c.name] for c in own if c.name in self.models),
+            )
+            for own in members.values()
+        ]
+        return tuple(sorted(found, key=lambda t: (t.bucket is None, t.source, t.size, t.all)))
+
+    @cached_property
+    def large_size(self) -> int | None:
+        """The largest size that at least two buckets, bucket 0 among them, were trained on (`all` left out)."""
+        found = [t for t in self.trainings if t.bucket is not None and not t.all]
+        with_unknown = {t.size for t in found if t.bucket == 0}
+        return max((t.size for t in found if t.bucket != 0 and t.size in with_unknown), default=None)
+
+    @property
+    def other_models(self) -> dict[str, Model]:
+        """Models beside the grid, such as an instruct version."""
+        return {n: m for n, m in self.models.items() if n != BASE and "@" not in n and n not in self.cells}
+
+    @property
+    def several_seeds(self) -> bool:
+        """Whether a cell's seed has to be named."""
+        return len({cell.seed for cell in self.cells.values()}) > 1
+
+    def title(self, name: str) -> str:
+        """A cell in words, such as ``bucket 2, 240 facts``; the seed is named where the run has several."""
+        cell = self.cells.get(name)
+        return name if cell is None else f"{cell.title}, seed {cell.seed}" if self.several_seeds else cell.title
+
+    def phrase(self, name: str) -> str:
+        """A cell in running text, such as ``240 facts of bucket 2``; the seed is named where the run has several."""
+        cell = self.cells.get(name)
+        return name if cell is None else f"{cell.phrase} (seed {cell.seed})" if self.several_seeds else cell.phrase
+
+    def scored(self, *splits: str) -> list[str]:
+        """Those of the splits that at least one model was scored on."""
+        return [s for s in splits if any(m.score(s) for m in self.models.values())]
+
+    @property
+    def choosing_split(self) -> str:
+        """Where the best of several is picked: dev where it was scored, else the in-domain test."""
+        return "dev" if self.scored("dev") else "test"
+
+    @cached_property
+    def _versions(self) -> dict[str, dict[str, Model]]:
+        """Models with something restored: by cell, then by what was restored."""
+        found: dict[str, dict[str, Model]] = {}
+        for name, model in self.models.items():
+            owner, at, level = name.partition("@")
+            if at:
+                found.setdefault(owner, {})[level] = model
+        return found
+
     def restored(self, cell: str) -> dict[str, Model]:
         """The evaluated restorations of a cell, by level, smallest share first. ``0%`` is the cell itself."""
         found = {"0%": self.models[cell]} if cell in self.models else {}
-        for name, model in self.models.items():
-            owner, at, level = name.partition("@")
-            if at and owner == cell and layer_range(level) is None:
-                found[level_of_folder(level)] = model
-        return dict(sorted(found.items(), key=lambda item: level_share(item[0])))
+        versions = self._versions.get(cell, {}).items()
+        found |= {level_of_folder(level): model for level, model in versions if layer_range(level) is None}
+        return {level: found[level] for level in by_share(found)}
 
     def layer_ranges(self, cell: str) -> dict[str, Model]:
         """The evaluated versions of a cell with whole layers set back, by range such as ``0-3``, in layer order."""
-        found = {}
-        for name, model in self.models.items():
-            owner, _, level = name.partition("@")
-            layers = layer_range(level)
-            if owner == cell and layers is not None:
-                found[layers] = model
+        versions = self._versions.get(cell, {}).items()
+        found = {layers: model for level, model in versions if (layers := layer_range(level)) is not None}
         return dict(sorted(found.items(), key=lambda item: [int(n) for n in item[0].split("-")]))
 
-    @property
+    @cached_property
     def restored_cells(self) -> tuple[str, ...]:
         """Cells that were scored after restoring at least one level, in grid order."""
-        parts = [name.partition("@") for name in self.models]
-        owners = {owner for owner, at, level in parts if at and layer_range(level) is None}
-        return tuple(sorted(owners & set(self.models), key=self.order))
+        owners = {name for name in self._versions if name in self.models and len(self.restored(name)) > 1}
+        return tuple(sorted(owners, key=self.order))
 
     def order(self, name: str) -> tuple[int, str, int, int, str]:
         """Sort key of cells: buckets first, then other strategies, by size and seed."""

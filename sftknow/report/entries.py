@@ -1,12 +1,12 @@
-"""Numbers and names as the report shows them, and the entries of tables that are made of them."""
+"""Numbers as the report shows them, and the entries of tables that are made of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from sftknow.report.aggregate import Estimate, group_task, metric, phrase, source_title
-from sftknow.report.contents import Report
+from sftknow.report.aggregate import Difference, Estimate, estimate
+from sftknow.report.contents import Model
 from sftknow.report.layout import Entry
 
 MINUS = "\N{MINUS SIGN}"
@@ -27,56 +27,78 @@ def signed(share: float) -> str:
     return f"+{text}" if share > 0 else f"{MINUS}{text}"
 
 
-def plus_minus(number: float) -> str:
-    """A coefficient with two decimals, always with its sign."""
-    return f"{number:+.2f}".replace("-", MINUS)
+def plus_minus(number: float, digits: int = 2) -> str:
+    """A coefficient, always with its sign."""
+    return f"{number:+.{digits}f}".replace("-", MINUS)
 
 
-def words(text: str) -> Entry:
-    """An entry of words."""
-    return Entry(text=text or "none")
-
-
-def whole(number: int) -> Entry:
-    """A count."""
-    return Entry(text=f"{number:,}", value=int(number))
+def number_entry(value: float, digits: int = 2) -> Entry:
+    """A number in the column's unit."""
+    return Entry(text=f"{value:.{digits}f}", value=value)
 
 
 def share_entry(share: float, digits: int = 1) -> Entry:
+    """A share as a percentage."""
     return Entry(text=percent(share, digits), value=100 * share if math.isfinite(share) else None)
 
 
-def cell_title(report: Report, name: str) -> str:
-    """A cell in words, such as ``bucket 2, 240 facts``; the seed is named where the run has several."""
-    cell = report.cells.get(name)
-    if cell is None:
-        return name
-    title = f"{source_title(cell.source, cell.bucket)}, {cell.size:,} facts"
-    return f"{title}, seed {cell.seed}" if len({c.seed for c in report.cells.values()}) > 1 else title
+def interval_entry(value: float, low: float, high: float) -> Entry:
+    """A divergence in nats with its interval."""
+    return Entry(text=f"{value:.3f}", note=f"[{low:.3f}, {high:.3f}]", value=value, extra={"low": low, "high": high})
 
 
-def cell_phrase(report: Report, name: str) -> str:
-    """A cell in running text, such as ``240 facts of bucket 2``; the seed is named where the run has several."""
-    cell = report.cells.get(name)
-    if cell is None:
-        return name
-    text = phrase(cell.source, cell.bucket, cell.size)
-    return f"{text} (seed {cell.seed})" if len({c.seed for c in report.cells.values()}) > 1 else text
-
-
-def scored_splits(report: Report, wanted: Sequence[str]) -> list[str]:
-    """Those of the splits that at least one model was scored on."""
-    return [s for s in wanted if any(metric(m, group_task(s)) for m in report.models.values())]
-
-
-def estimate_entry(found: Estimate | None, *, best: bool = False, spread: bool = True) -> Entry:
+def estimate_entry(found: Estimate | None, *, best: bool = False) -> Entry:
+    """An accuracy in percent with its error."""
     if found is None:
-        return words("no questions")
+        return Entry(text="no questions")
     kind = "spread over seeds" if found.over_seeds else "standard error"
     return Entry(
         text=percent(found.value),
-        note=f"± {percent(found.error)}" if spread else "",
+        note=f"± {percent(found.error)}",
         value=100 * found.value,
         extra={kind: 100 * found.error},
         strong=best,
+    )
+
+
+def accuracy_of(split: str, bucket: int | None, metric: str, models: Sequence[Model]) -> Entry:
+    """The accuracy of a training, one model a seed."""
+    return estimate_entry(estimate(models, split, bucket, metric))
+
+
+def tone(difference: Difference) -> str:
+    """Background for a difference: its direction, and how sure and how large it is."""
+    if float(f"{100 * difference.value:.1f}") == 0:
+        return ""
+    way = "up" if difference.value > 0 else "down"
+    if not difference.sure:
+        return f"{way}-weak"
+    return f"{way}-strong" if abs(difference.value) >= 0.05 else f"{way}-mid"
+
+
+def change_entry(difference: Difference | None) -> Entry | None:
+    """A difference in points with its standard error."""
+    if difference is None:
+        return None
+    return Entry(
+        text=signed(difference.value),
+        note=f"± {percent(difference.stderr)}",
+        value=100 * difference.value,
+        extra={"standard error": 100 * difference.stderr},
+        tone=tone(difference),
+    )
+
+
+def moved_entry(here: Estimate, moved: Difference | None) -> Entry:
+    """An accuracy with its difference from another model, and its spread where there are several seeds."""
+    spread = f"± {percent(here.error)}" if here.over_seeds else ""
+    extra = {"spread over seeds": 100 * here.error} if here.over_seeds else {}
+    if moved is None:
+        return Entry(text=percent(here.value), note=spread, value=100 * here.value, extra=extra)
+    return Entry(
+        text=percent(here.value),
+        note=f"{signed(moved.value)} {spread}".rstrip(),
+        value=100 * here.value,
+        extra={**extra, "difference": 100 * moved.value, "its standard error": 100 * moved.stderr},
+        tone=tone(moved),
     )

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from sftknow.records import BUCKETS
-from sftknow.report.aggregate import group_task, groups, leaf_task, metric, source_title
+from sftknow.report.blocks import report_block
 from sftknow.report.contents import BASE, Report
-from sftknow.report.entries import percent, plus_minus, signed, words
-from sftknow.report.layout import Column, Entry, Table
+from sftknow.report.entries import percent, plus_minus, signed
+from sftknow.report.layout import Entry, Field, Table, tabulate
 
 PAPER_TRIES = 210
 """21 statements × 10 samples (paper, 3.3)."""
@@ -66,11 +66,12 @@ def tiles(report: Report, results: Mapping[str, Any]) -> list[Tile]:
 
 
 def _sizes(report: Report) -> str:
-    found = sorted({(g.all, g.size) for g in groups(report, scored=False)})
+    found = sorted({(g.all, g.size) for g in report.every_training})
     plain = [f"{size:,}" for whole, size in found if not whole]
     return ", ".join([*plain, *(["all"] if any(whole for whole, _ in found) else [])])
 
 
+@report_block("run-sheet", section="run")
 def sheet(report: Report) -> Table | None:
     """The run in a few lines."""
     lines: list[tuple[str, str]] = []
@@ -90,9 +91,7 @@ def sheet(report: Report) -> Table | None:
     if base:
         lines.append(("Base model, as fine-tuned", "@".join(str(base[k]) for k in ("path", "revision") if base.get(k))))
     if report.cells:
-        sources = {
-            c.source: source_title(c.source, c.bucket) for c in sorted(report.cells.values(), key=lambda c: c.name)
-        }
+        sources = {c.source: c.trained_on for c in sorted(report.cells.values(), key=lambda c: c.name)}
         lines.append(("Trained on", ", ".join(sources.values())))
         lines.append(("Training facts", _sizes(report)))
         lines.append(("Seeds", ", ".join(str(s) for s in sorted({c.seed for c in report.cells.values()}))))
@@ -134,7 +133,7 @@ def _fine_tuning(report: Report) -> list[tuple[str, str]]:
             lines.append(("Fine-tuning", _settings(sft)))
         other = _settings({key: value for key, value in sft.items() if plain.get(key) != value})
         cell = report.cells.get(name)
-        title = source_title(cell.source, cell.bucket) if cell else name
+        title = cell.trained_on if cell else name
         if other and f"{title} {other}" not in told:
             told.add(f"{title} {other}")
             lines.append((f"Fine-tuning, {title}", f"as above, but {other}"))
@@ -153,32 +152,30 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _pairs(id: str, title: str, note: str, lines: Sequence[tuple[str, str]], *, folded: bool) -> Table | None:
-    if not lines:
-        return None
-    return Table(
+    return tabulate(
+        lines,
+        Field("What", lambda line: line[0]),
+        Field("Value", lambda line: line[1]),
         id=id,
         title=title,
         note=note,
-        columns=(Column(title="What"), Column(title="Value")),
-        rows=tuple((words(k), words(v)) for k, v in lines),
         folded=folded,
         words=True,
     )
 
 
+@report_block("run-times", section="run")
 def stage_times(report: Report) -> Table | None:
     """Wall-clock time of each kind of stage."""
-    if not report.seconds:
-        return None
-    total = sum(report.seconds.values())
-    lines = [*sorted(report.seconds.items(), key=lambda pair: -pair[1]), ("all stages", total)]
-    return Table(
+    lines = sorted(report.seconds.items(), key=lambda pair: -pair[1])
+    return tabulate(
+        [*lines, ("all stages", sum(report.seconds.values()))] if lines else [],
+        Field("Stage", lambda line: line[0]),
+        Field("Time", lambda line: Entry(text=f"{line[1]:,.1f}", value=line[1]), unit="s"),
         id="run-times",
         title="Time",
         note="Wall-clock time of the finished stages; a stage that was cut off and continued counts from its first "
         "start.",
-        columns=(Column(title="Stage"), Column(title="Time", unit="s")),
-        rows=tuple((words(name), Entry(text=f"{seconds:,.1f}", value=seconds)) for name, seconds in lines),
         folded=True,
     )
 
@@ -196,12 +193,14 @@ def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
     return [(prefix, "none" if value is None or value == "" else _short(value))]
 
 
+@report_block("run-recipe", section="run")
 def recipe(report: Report) -> Table | None:
     """The resolved recipe."""
     lines = flatten(report.recipe) if report.recipe else []
     return _pairs("run-recipe", "Recipe", "As resolved, from recipe.yaml.", lines, folded=True)
 
 
+@report_block("run-provenance", section="run")
 def provenance(report: Report) -> Table | None:
     """Versions, revisions, hashes."""
     lines = flatten(report.provenance) if report.provenance else []
@@ -211,7 +210,7 @@ def provenance(report: Report) -> Table | None:
 def limits(report: Report) -> list[str]:
     """What a reader should not conclude, as far as this run's own numbers say so."""
     said = []
-    found = groups(report)
+    found = report.trainings
     seeds = sorted({len(g.cells) for g in found})
     if found and seeds[0] < 2:
         said.append(
@@ -270,5 +269,5 @@ def _question_counts(report: Report) -> list[int]:
     model = report.models.get(BASE) or next(iter(report.models.values()), None)
     if model is None:
         return []
-    tasks = [leaf_task(s, b) for s in ("test", "testood") for b in BUCKETS if metric(model, group_task(s))]
-    return [m.count for t in tasks if (m := metric(model, t)) and m.count]
+    scores = [model.score(split, b) for split in ("test", "testood") if model.score(split) for b in BUCKETS]
+    return [score.count for score in scores if score and score.count]

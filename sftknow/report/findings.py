@@ -5,40 +5,23 @@ Accuracies and differences are shares between 0 and 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS, to_json
-from sftknow.report.aggregate import (
-    Difference,
-    Group,
-    compare,
-    estimate,
-    exposure_bins,
-    group_models,
-    group_task,
-    groups,
-    spearman,
-)
+from sftknow.report.aggregate import Difference, compare, estimate, ranked
+from sftknow.report.changes import shown_change
 from sftknow.report.contents import BASE, Report
-from sftknow.report.divergence_statistics import rank_correlation, training_points
-from sftknow.report.entries import cell_phrase
+from sftknow.report.divergence import rank_correlation, training_points
 from sftknow.report.layout import finite
-from sftknow.report.parameter_tables import shown_change
+from sftknow.report.mastery import exposure_bins
+from sftknow.stats import spearman
 
 
 def findings(report: Report) -> dict[str, Any]:
     """The numbers behind the words; a part that the run cannot give is absent. Accuracies are shares (0 to 1)."""
-    parts = {
-        "exposure": _exposure(report),
-        "base": _base(report),
-        "best_training": _best_training(report),
-        "more_data": _more_data(report),
-        "source_effect": _source_effect(report),
-        "divergence": _divergence(report),
-        "concentration": _concentration(report),
-        "restoration": _restoration(report),
-    }
+    parts = {name: find(report) for name, find in PARTS.items()}
     return {name: part for name, part in parts.items() if part}
 
 
@@ -62,29 +45,24 @@ def _exposure(report: Report) -> dict[str, Any]:
 def _base(report: Report) -> dict[str, Any]:
     if BASE not in report.models:
         return {}
-    found = {s: estimate([report.models[BASE]], group_task(s)) for s in ("test", "testood")}
+    found = {s: estimate([report.models[BASE]], s) for s in ("test", "testood")}
     return {split: {"value": e.value, "stderr": finite(e.error)} for split, e in found.items() if e}
 
 
-def _ranked(report: Report) -> list[tuple[Group, float]]:
-    found = [(g, e.value) for g in groups(report) if (e := estimate(group_models(report, g), group_task("test")))]
-    return sorted(found, key=lambda pair: -pair[1])
-
-
 def _best_training(report: Report) -> dict[str, Any]:
-    ranked = _ranked(report)
-    if not ranked:
+    found = ranked(report.trainings, "test")
+    if not found:
         return {}
-    best, value = ranked[0]
-    models = group_models(report, best)
+    best, value = found[0]
+    models = best.models
     part: dict[str, Any] = {
         "name": best.name,
         "title": best.phrase,
         "seeds": len(models),
-        "trainings": len(ranked),
+        "trainings": len(found),
         "test": value,
     }
-    outside = estimate(models, group_task("testood"))
+    outside = estimate(models, "testood")
     if outside:
         part["testood"] = outside.value
     if BASE in report.models:
@@ -93,14 +71,14 @@ def _best_training(report: Report) -> dict[str, Any]:
             if gain:
                 part[f"{split}_over_base"] = _difference(gain)
     rivals = []
-    for group, rival in ranked[1:]:
-        lead = compare(models, group_models(report, group), "test")
+    for group, rival in found[1:]:
+        lead = compare(models, group.models, "test")
         if lead and not lead.sure:
             rivals.append({"name": group.name, "title": group.phrase, "test": rival, **_difference(lead)})
     part["not_told_apart"] = rivals
-    worst, low = ranked[-1]
+    worst, low = found[-1]
     if worst is not best:
-        behind = compare(models, group_models(report, worst), "test")
+        behind = compare(models, worst.models, "test")
         part["worst"] = {"name": worst.name, "title": worst.phrase, "test": low}
         if behind:
             part["worst"]["behind"] = _difference(behind)
@@ -110,12 +88,12 @@ def _best_training(report: Report) -> dict[str, Any]:
 def _more_data(report: Report) -> list[dict[str, Any]]:
     """For each source: its largest size against its smallest."""
     parts = []
-    found = groups(report)
+    found = report.trainings
     for source in dict.fromkeys(g.source for g in found):
         own = [g for g in found if g.source == source]
         if len(own) < 2:
             continue
-        effect = compare(group_models(report, own[-1]), group_models(report, own[0]), "test")
+        effect = compare(own[-1].models, own[0].models, "test")
         if effect:
             part = {"trained_on": own[0].trained_on, "from": own[0].size, "to": own[-1].size, **_difference(effect)}
             parts.append(part)
@@ -124,26 +102,26 @@ def _more_data(report: Report) -> list[dict[str, Any]]:
 
 def _source_effect(report: Report) -> dict[str, Any]:
     """Bucket 0 (unknown facts) against the best-placed bucket at the largest size that the buckets share."""
-    found = [g for g in groups(report) if g.bucket is not None and not g.all]
+    found = [g for g in report.trainings if g.bucket is not None and not g.all]
     sizes = [{g.size for g in found if g.bucket == b} for b in {g.bucket for g in found}]
     shared = set.intersection(*sizes) if sizes else set()
     if not shared:
         return {}
     here = [g for g in found if g.size == max(shared)]
-    values = [(g, e.value) for g in here if (e := estimate(group_models(report, g), group_task("test")))]
+    values = [(g, e.value) for g in here if (e := estimate(g.models, "test"))]
     if len(values) < 2 or values[0][0].bucket != 0:
         return {}
     unknown = values[0][0]
     best = max(values, key=lambda pair: pair[1])[0]
     if best is unknown:
         second = max(values[1:], key=lambda pair: pair[1])[0]
-        lead = compare(group_models(report, unknown), group_models(report, second), "test")
+        lead = compare(unknown.models, second.models, "test")
         if lead is None:
             return {}
         return {"size": unknown.size, "best": best.trained_on, "bucket_0_is_best": True, "lead": _difference(lead)}
     part: dict[str, Any] = {"size": unknown.size, "best": best.trained_on, "bucket_0_is_best": False}
     for name, bucket in (("mean", None), ("bucket_4", BUCKETS[-1])):
-        lag = compare(group_models(report, unknown), group_models(report, best), "test", bucket)
+        lag = compare(unknown.models, best.models, "test", bucket)
         if lag:
             part[name] = _difference(lag)
     return part
@@ -155,8 +133,8 @@ def _divergence(report: Report) -> dict[str, Any]:
     ranked = sorted(report.divergences.items(), key=lambda pair: pair[1].mean)
     (least, low), (most, high) = ranked[0], ranked[-1]
     part: dict[str, Any] = {
-        "least": {"title": cell_phrase(report, least), "nats": low.mean},
-        "most": {"title": cell_phrase(report, most), "nats": high.mean},
+        "least": {"title": report.phrase(least), "nats": low.mean},
+        "most": {"title": report.phrase(most), "nats": high.mean},
     }
     points = training_points(report)
     related = rank_correlation(points)
@@ -173,7 +151,7 @@ def _concentration(report: Report) -> dict[str, Any]:
     levels = sorted(change.levels, key=lambda s: level_share(s.level))
     first, last = next((s for s in levels if level_share(s.level) >= level_share("5%")), levels[-1]), levels[-1]
     return {
-        "title": cell_phrase(report, name),
+        "title": report.phrase(name),
         "changed_share": change.changed / change.elements if change.elements else None,
         "level": first.level,
         "concentration": finite(first.concentration),
@@ -189,13 +167,13 @@ def _restoration(report: Report) -> dict[str, Any]:
     if choice and choice.cell in report.models:
         levels = report.restored(choice.cell)
         plain, model = report.models[choice.cell], levels.get(choice.level)
-        part |= {"title": cell_phrase(report, choice.cell), "level": choice.level, "chosen_on": choice.chosen_on}
+        part |= {"title": report.phrase(choice.cell), "level": choice.level, "chosen_on": choice.chosen_on}
         for split in ("dev", "test", "testood"):
-            before, after = estimate([plain], group_task(split)), estimate([model] if model else [], group_task(split))
+            before, after = estimate([plain], split), estimate([model] if model else [], split)
             moved = compare([model], [plain], split) if model else None
             if before and after and moved:
                 part[split] = {"before": before.value, "after": after.value, **_difference(moved)}
-        scored = {level: e.value for level, m in levels.items() if (e := estimate([m], group_task("test")))}
+        scored = {level: e.value for level, m in levels.items() if (e := estimate([m], "test"))}
         if scored:
             top = max(scored, key=lambda level: scored[level])
             part["best_on_test"] = {"level": top, "value": scored[top]}
@@ -205,7 +183,20 @@ def _restoration(report: Report) -> dict[str, Any]:
         for level, model in report.restored(name).items():
             moved = compare([model], [plain], "test") if level != "0%" else None
             if moved:
-                helped.append({"name": name, "title": cell_phrase(report, name), "level": level, **_difference(moved)})
+                helped.append({"name": name, "title": report.phrase(name), "level": level, **_difference(moved)})
     if helped:
         part["every_level"] = helped
     return part
+
+
+PARTS: dict[str, Callable[[Report], Any]] = {
+    "exposure": _exposure,
+    "base": _base,
+    "best_training": _best_training,
+    "more_data": _more_data,
+    "source_effect": _source_effect,
+    "divergence": _divergence,
+    "concentration": _concentration,
+    "restoration": _restoration,
+}
+"""The parts by name, in the order in which they are told."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sftknow.report.cells import layer_range
 from sftknow.report.contents import BASE, Missing, Report
-from sftknow.report.extras import layer_range
 
 
 def missing(report: Report) -> tuple[Missing, ...]:
@@ -103,14 +103,11 @@ def _tasks_unscored(report: Report) -> list[str]:
 
 def unasked(report: Report) -> tuple[Missing, ...]:
     """Parts of the paper that this run was not asked for, each with the way to get it."""
-    trained = any(m.task == "cbqa_mastery_train" for model in report.models.values() for m in model.scores.metrics)
-    baselines = [name for name in report.models if name != BASE and "@" not in name and name not in report.cells]
     ranges = [name for name in report.models if layer_range(name.partition("@")[2]) is not None]
     sources = {cell.source for cell in report.cells.values()}
-    several = len({cell.seed for cell in report.cells.values()}) > 1
     checks = (
         (
-            not trained,
+            not report.scored("train"),
             "accuracy on the training facts (Table 6)",
             "add train to evaluation.splits in the recipe",
         ),
@@ -121,12 +118,12 @@ def unasked(report: Report) -> tuple[Missing, ...]:
         ),
         ("mixed" not in sources, "the mixed draw (Table 7)", "grid.mixed: true"),
         ("lora" not in sources, "LoRA (Table 7)", "grid.lora: true"),
-        (not baselines, "a model to compare with, such as an instruct version (Table 7)", "grid.baselines"),
+        (not report.other_models, "a model to compare with, such as an instruct version (Table 7)", "grid.baselines"),
         (
             not ranges and not _section(report.recipe, "restore").get("layers"),
             "whole layers restored (Table 11)",
             "restore.layers, the number of layers to set back at a time",
         ),
-        (bool(sources) and not several, "the spread over training draws", "several grid.seeds"),
+        (bool(sources) and not report.several_seeds, "the spread over training draws", "several grid.seeds"),
     )
     return tuple(Missing(what=what, where=where) for absent, what, where in checks if absent)

@@ -5,11 +5,27 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 Value = float | int | str | None
+Row = tuple[Value, ...]
+
+L = TypeVar("L")
+
+
+def finite(value: Value) -> Value:
+    """The value, or None where it is a number that JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +57,7 @@ class Entry:
         return " ".join(part for part in (self.text, self.note, self.paper) if part)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Column:
     """A column's heading."""
 
@@ -61,6 +77,7 @@ class Column:
 class Table:
     """A table. Every row has one entry for each column."""
 
+    kind: ClassVar[str] = "tables"
     id: str
     """Name of its files."""
     title: str
@@ -101,6 +118,86 @@ class Table:
                 spans.append((column.group, 1))
         return spans
 
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Its files by name: CSV and Markdown."""
+        return {f"{self.id}.csv": self.csv().encode(), f"{self.id}.md": self.markdown().encode()}
+
+    def csv(self) -> str:
+        """Unrounded numbers, one heading line; what stands in `Entry.extra` gets columns of its own."""
+        extras = [sorted({key for row in self.rows for key in row[i].extra}) for i in range(len(self.columns))]
+        header = [
+            name
+            for column, keys in zip(self.columns, extras, strict=True)
+            for name in (column.whole, *(f"{column.whole}, {key}" for key in keys))
+        ]
+        rows = []
+        for row in self.rows:
+            line: list[Value] = []
+            for entry, keys in zip(row, extras, strict=True):
+                line.append(entry.text if entry.value is None else entry.value)
+                line += [entry.extra.get(key, "not measured") for key in keys]
+            rows.append(line)
+        return _csv(header, rows)
+
+    def markdown(self) -> str:
+        """As shown on the page, for pasting into a README or an issue."""
+
+        def line(cells: Sequence[str]) -> str:
+            return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+        body = [line([f"**{e.whole}**" if e.strong else e.whole for e in row]) for row in self.rows]
+        align = [":--" if text else "--:" for text in self.text_columns]
+        head = [line([c.whole for c in self.columns]), "| " + " | ".join(align) + " |"]
+        return "\n".join([f"**{self.title}**", "", *head, *body, "", self.note, ""])
+
+    def json(self) -> dict[str, Any]:
+        """Title, columns and rows; an entry is its text with the numbers behind it."""
+        return {
+            "title": self.title,
+            "note": self.note,
+            "columns": [c.whole for c in self.columns],
+            "rows": [
+                [{"text": e.whole, "value": finite(e.value), **{k: finite(v) for k, v in e.extra.items()}} for e in row]
+                for row in self.rows
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Field(Generic[L]):
+    """A declared column: its heading, and what it shows of the thing that a line is about."""
+
+    title: str
+    show: Callable[[L], Entry | str | int | None]
+    """An entry; text, a count, or None for what is not there."""
+    group: str = ""
+    unit: str = ""
+    absent: str = "not run"
+    """Stands where there is nothing."""
+
+    def entry(self, line: L) -> Entry:
+        """The column's place in a line."""
+        shown = self.show(line)
+        if isinstance(shown, Entry):
+            return shown
+        if isinstance(shown, int):
+            return Entry(text=f"{shown:,}", value=shown)
+        return Entry(text=shown or ("none" if shown is not None else self.absent))
+
+
+def tabulate(lines: Iterable[L], *fields: Field[L], **about: Any) -> Table | None:
+    """A table with a row for each line and a column for each field; None where there is no line.
+
+    Args:
+        lines: what the rows are about.
+        fields: the declared columns.
+        about: the further fields of `Table`.
+    """
+    rows = tuple(tuple(f.entry(line) for f in fields) for line in lines)
+    columns = tuple(Column(f.title, f.group, f.unit) for f in fields)
+    return Table(columns=columns, rows=rows, **about) if rows else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
@@ -119,12 +216,43 @@ class Panel:
 class Figure:
     """One or more panels with one caption and the data they show."""
 
+    kind: ClassVar[str] = "figures"
     id: str
     title: str
     note: str
     panels: tuple[Panel, ...]
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Its files by name: the data as CSV, and each panel as SVG and PNG."""
+        found = {f"{self.id}.csv": self.csv().encode()}
+        for panel in self.panels:
+            found |= {f"{panel.id}.svg": panel.svg.encode(), f"{panel.id}.png": panel.png}
+        return found
+
+    def csv(self) -> str:
+        """The points of a self."""
+        return _csv(self.columns, self.rows)
+
+    def json(self) -> dict[str, Any]:
+        """Title, columns and rows of the data."""
+        return {
+            "title": self.title,
+            "note": self.note,
+            "alt": {panel.id: panel.alt for panel in self.panels},
+            "columns": list(self.columns),
+            "rows": [[finite(value) for value in row] for row in self.rows],
+        }
+
+
+def figure(panels: Sequence[Panel], *, rows: Iterable[tuple[Value, ...]], **about: Any) -> Figure | None:
+    """A figure of these panels, with the further fields of `Figure`; None where there is no panel."""
+    return Figure(panels=tuple(panels), rows=tuple(rows), **about) if panels else None
+
+
+Block = Table | Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,78 +262,6 @@ class Section:
     id: str
     title: str
     intro: str
-    blocks: tuple[Table | Figure, ...] = ()
+    blocks: tuple[Block, ...] = ()
     points: tuple[str, ...] = ()
     """Sentences shown as a list."""
-
-
-def finite(value: Value) -> Value:
-    """The value, or None where it is a number that JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def table_csv(table: Table) -> str:
-    """Unrounded numbers, one heading line; what stands in `Entry.extra` gets columns of its own."""
-    extras = [sorted({key for row in table.rows for key in row[i].extra}) for i in range(len(table.columns))]
-    header = [
-        name
-        for column, keys in zip(table.columns, extras, strict=True)
-        for name in (column.whole, *(f"{column.whole}, {key}" for key in keys))
-    ]
-    rows = []
-    for row in table.rows:
-        line: list[Value] = []
-        for entry, keys in zip(row, extras, strict=True):
-            line.append(entry.text if entry.value is None else entry.value)
-            line += [entry.extra.get(key, "not measured") for key in keys]
-        rows.append(line)
-    return _csv(header, rows)
-
-
-def figure_csv(figure: Figure) -> str:
-    """The points of a figure."""
-    return _csv(figure.columns, figure.rows)
-
-
-def table_markdown(table: Table) -> str:
-    """As shown on the page, for pasting into a README or an issue."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
-
-    body = [line([f"**{e.whole}**" if e.strong else e.whole for e in row]) for row in table.rows]
-    align = [":--" if text else "--:" for text in table.text_columns]
-    head = [line([c.whole for c in table.columns]), "| " + " | ".join(align) + " |"]
-    return "\n".join([f"**{table.title}**", "", *head, *body, "", table.note, ""])
-
-
-def table_json(table: Table) -> dict[str, Any]:
-    """Title, columns and rows; an entry is its text with the numbers behind it."""
-    return {
-        "title": table.title,
-        "note": table.note,
-        "columns": [c.whole for c in table.columns],
-        "rows": [
-            [{"text": e.whole, "value": finite(e.value), **{k: finite(v) for k, v in e.extra.items()}} for e in row]
-            for row in table.rows
-        ],
-    }
-
-
-def figure_json(figure: Figure) -> dict[str, Any]:
-    """Title, columns and rows of the data."""
-    return {
-        "title": figure.title,
-        "note": figure.note,
-        "alt": {panel.id: panel.alt for panel in figure.panels},
-        "columns": list(figure.columns),
-        "rows": [[finite(value) for value in row] for row in figure.rows],
-    }

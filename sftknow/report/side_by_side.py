@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sftknow.artifacts.files import write_json, write_text
-from sftknow.artifacts.levels import level_share
+from sftknow.artifacts.levels import by_share
 from sftknow.errors import RunError
-from sftknow.records import BUCKETS
-from sftknow.report import claims, facts_sheet, figures, restoration_tables
-from sftknow.report.aggregate import SPLIT_TITLES, estimate, group_models, group_task, groups, large_size
+from sftknow.records import BUCKETS, ParameterChange
+from sftknow.report import claims, facts_sheet, restoration
+from sftknow.report.accuracy import accuracy_by_size
+from sftknow.report.changes import level_statistics, shown_change
 from sftknow.report.collect import collect
-from sftknow.report.compose import FORMAT, render, write_files, write_pages
-from sftknow.report.contents import BASE, Missing, Report
-from sftknow.report.entries import estimate_entry, percent, share_entry, signed, whole, words
+from sftknow.report.compose import FORMAT, content_of, render, write_files, write_pages
+from sftknow.report.contents import BASE, SPLIT_TITLES, Missing, Model, Report
+from sftknow.report.entries import accuracy_of, percent, share_entry, signed
 from sftknow.report.findings import findings
-from sftknow.report.layout import Column, Entry, Figure, Section, Table, figure_json, table_json
-from sftknow.report.paper import distributions
-from sftknow.report.parameter_tables import shown_change
+from sftknow.report.layout import Block, Column, Entry, Field, Figure, Section, Table, tabulate
+from sftknow.report.paper import Beside, distributions
 
 Runs = Mapping[str, Report]
 """Runs by the name that they have on the page."""
@@ -49,14 +50,8 @@ def write_side_by_side(runs: Sequence[Path], out: Path) -> Path:
         pages[name] = f"{name}/report.html"
     sections = compose(named)
     write_files(out, sections)
-    blocks = [block for section in sections for block in section.blocks]
-    results: dict[str, Any] = {
-        "format": FORMAT,
-        "runs": {name: f"{name}/results.json" for name in named},
-        "tables": {b.id: table_json(b) for b in blocks if isinstance(b, Table)},
-        "figures": {b.id: figure_json(b) for b in blocks if isinstance(b, Figure)},
-    }
-    write_json(out / "results.json", results)
+    runs_results = {name: f"{name}/results.json" for name in named}
+    write_json(out / "results.json", {"format": FORMAT, "runs": runs_results, **content_of(sections)})
     page = out / "report.html"
     missing = [Missing(what=f"{n}: {gap.what}", where=gap.where) for n, r in named.items() for gap in r.missing]
     content = render(
@@ -85,7 +80,7 @@ def _named(reports: Sequence[Report]) -> dict[str, Report]:
 
 def compose(runs: Runs) -> list[Section]:
     """The sections of the page, without those that no run has anything for."""
-    plan: list[tuple[str, str, str, list[Callable[[Runs], Table | Figure | None]]]] = [
+    plan: list[tuple[str, str, str, list[Callable[[Runs], Block | None]]]] = [
         ("runs", "The runs", "What was run, and in what the recipes differ.", [overview, differences]),
         ("mastery", "What the base models know", "Shares of the mastery buckets.", [mastery]),
         (
@@ -120,130 +115,138 @@ def _words(runs: Runs) -> list[str]:
     return said
 
 
+@dataclass(frozen=True)
+class Overview:
+    """A run's line in the first table."""
+
+    name: str
+    report: Report
+    found: Mapping[str, Any]
+    """Its findings."""
+
+    def best(self, key: str) -> Any:
+        """Of the best training; None where none is scored."""
+        return self.found.get("best_training", {}).get(key)
+
+    @property
+    def gain(self) -> float | None:
+        """What the chosen level does in-domain."""
+        value: float | None = self.found.get("restoration", {}).get("test", {}).get("value")
+        return value
+
+
 def overview(runs: Runs) -> Table | None:
     """One line a run."""
-    rows = []
-    for name, report in runs.items():
-        found = findings(report)
-        best, restoration = found.get("best_training"), found.get("restoration", {})
-        base = found.get("base", {}).get("test")
-        change = restoration.get("test")
-        rows.append(
-            (
-                words(name),
-                words(report.base_name or "unknown"),
-                whole(len(report.graded.fact_ids)) if report.graded else words("not graded"),
-                whole(len([n for n in report.models if n in report.cells])),
-                share_entry(base["value"]) if base else words("not scored"),
-                words(best["title"]) if best else words("none scored"),
-                share_entry(best["test"]) if best else words("none scored"),
-                words(restoration["level"]) if change else words("none"),
-                Entry(text=signed(change["value"]), value=100 * change["value"]) if change else words("none"),
-            )
-        )
-    return Table(
+
+    def facts(line: Overview) -> int | None:
+        return len(line.report.graded.fact_ids) if line.report.graded else None
+
+    def base(line: Overview) -> Entry | None:
+        found = line.found.get("base", {}).get("test")
+        return share_entry(found["value"]) if found else None
+
+    def accuracy(line: Overview) -> Entry | None:
+        value = line.best("test")
+        return None if value is None else share_entry(value)
+
+    def gain(line: Overview) -> Entry | None:
+        return None if line.gain is None else Entry(text=signed(line.gain), value=100 * line.gain)
+
+    return tabulate(
+        [Overview(name, report, findings(report)) for name, report in runs.items()],
+        Field("Run", lambda line: line.name),
+        Field("Base model", lambda line: line.report.base_name, absent="unknown"),
+        Field(
+            "Facts graded", lambda r: len(r.report.graded.fact_ids) if r.report.graded else None, absent="not graded"
+        ),
+        Field("Fine-tuned models", lambda line: len([n for n in line.report.models if n in line.report.cells])),
+        Field("Base", base, unit="%", absent="not scored"),
+        Field("Best training", lambda line: line.best("title"), absent="none scored"),
+        Field("Its accuracy", accuracy, unit="%", absent="none scored"),
+        Field(
+            "Level restored",
+            lambda line: line.found["restoration"]["level"] if line.gain is not None else None,
+            absent="none",
+        ),
+        Field("Gain", gain, unit="points", absent="none"),
         id="runs-overview",
         title="The runs",
         note="In-domain means over buckets; “gain” is that of the chosen level on the in-domain test.",
-        columns=(
-            Column(title="Run"),
-            Column(title="Base model"),
-            Column(title="Facts graded"),
-            Column(title="Fine-tuned models"),
-            Column(title="Base", unit="%"),
-            Column(title="Best training"),
-            Column(title="Its accuracy", unit="%"),
-            Column(title="Level restored"),
-            Column(title="Gain", unit="points"),
-        ),
-        rows=tuple(rows),
     )
 
 
 def differences(runs: Runs) -> Table | None:
     """Lines of the recipes that are not the same in all runs."""
     flat = {name: dict(facts_sheet.flatten(report.recipe or {})) for name, report in runs.items()}
-    keys = list(dict.fromkeys(key for lines in flat.values() for key in lines))
-    rows = [
-        (words(key), *(words(lines.get(key, "not given")) for lines in flat.values()))
-        for key in keys
-        if len({lines.get(key) for lines in flat.values()}) > 1
-    ]
-    if not rows:
-        return None
-    return Table(
+    keys = dict.fromkeys(key for lines in flat.values() for key in lines)
+    return tabulate(
+        [key for key in keys if len({lines.get(key) for lines in flat.values()}) > 1],
+        Field("Setting", str),
+        *(Field(name, partial(_setting, lines), absent="not given") for name, lines in flat.items()),
         id="runs-recipes",
         title="In what the recipes differ",
         note="",
-        columns=(Column(title="Setting"), *(Column(title=name) for name in flat)),
-        rows=tuple(rows),
         words=True,
         folded=True,
     )
 
 
+def _setting(lines: Mapping[str, str], key: str) -> str | None:
+    return lines.get(key)
+
+
 def mastery(runs: Runs) -> Table | None:
     """Table 8: shares of the buckets for each run, and for the paper's models among them."""
-    rows = []
-    for name, report in runs.items():
-        if report.graded is None:
-            continue
-        counts = report.graded.counts["test"]
+    lines = [(name, report.beside, report.graded.counts["test"]) for name, report in runs.items() if report.graded]
+
+    def share(bucket: int, line: tuple[str, Beside, Mapping[int, int]]) -> Entry:
+        _, beside, counts = line
         total = sum(counts.values())
-        printed = distributions().get(report.beside.model or "", {}).get("test")
-        entries = []
-        for bucket in BUCKETS:
-            entry = share_entry(counts[bucket] / total) if total else words("no facts")
-            theirs = 100 * printed[bucket] / sum(printed) if printed else None
-            entries.append(report.beside.entry(entry, theirs, number=1))
-        rows.append((words(name), whole(total), *entries))
-    if not rows:
-        return None
-    return Table(
+        printed = distributions().get(beside.model or "", {}).get("test")
+        theirs = 100 * printed[bucket] / sum(printed) if printed else None
+        entry = share_entry(counts[bucket] / total) if total else Entry(text="no facts")
+        return beside.entry(entry, theirs, number=1)
+
+    return tabulate(
+        lines,
+        Field("Run", lambda line: line[0]),
+        Field("Facts", lambda line: sum(line[2].values())),
+        *(Field(f"Bucket {b}", partial(share, b), unit="%") for b in BUCKETS),
         id="table-8-mastery",
         title="Table 8 · Facts by mastery, in-domain test",
         note="Share of the facts in each bucket; the paper’s stands beside where the base model is one of its own.",
-        columns=(
-            Column(title="Run"),
-            Column(title="Facts"),
-            *(Column(title=f"Bucket {b}", unit="%") for b in BUCKETS),
-        ),
-        rows=tuple(rows),
     )
 
 
 def accuracy(runs: Runs) -> Table | None:
     """Table 2: in-domain and out-of-domain means for each training bucket at each run's largest size."""
-    rows = []
+    lines: list[tuple[str, str, int, Sequence[Model]]] = []
     for name, report in runs.items():
-        size = large_size(report)
-        here = [g for g in groups(report) if g.size == size and not g.all]
-        lines = [("base model", 0, [report.models[BASE]])] if BASE in report.models else []
-        lines += [(g.trained_on, g.size, group_models(report, g)) for g in here]
-        for source, facts, models in lines:
-            entries = [estimate_entry(estimate(models, group_task(s))) for s in ("test", "testood")]
-            rows.append((words(name), words(source), whole(facts), whole(len(models)), *entries))
-    if not rows:
-        return None
-    return Table(
+        if BASE in report.models:
+            lines.append((name, "base model", 0, [report.models[BASE]]))
+        here = [t for t in report.trainings if t.size == report.large_size and not t.all]
+        lines += [(name, t.trained_on, t.size, t.models) for t in here]
+
+    def shown(split: str, line: tuple[str, str, int, Sequence[Model]]) -> Entry:
+        return accuracy_of(split, None, "acc", line[3])
+
+    return tabulate(
+        lines,
+        Field("Run", lambda line: line[0]),
+        Field("Trained on", lambda line: line[1]),
+        Field("Facts", lambda line: line[2]),
+        Field("Seeds", lambda line: len(line[3])),
+        *(Field(SPLIT_TITLES[s].capitalize(), partial(shown, s), unit="%") for s in ("test", "testood")),
         id="table-2-accuracy",
         title="Table 2 · Accuracy at each run’s largest size",
         note="Mean over buckets. Behind ±: standard deviation over seeds, or standard error over questions where there "
         "is one.",
-        columns=(
-            Column(title="Run"),
-            Column(title="Trained on"),
-            Column(title="Facts"),
-            Column(title="Seeds"),
-            *(Column(title=SPLIT_TITLES[s].capitalize(), unit="%") for s in ("test", "testood")),
-        ),
-        rows=tuple(rows),
     )
 
 
 def by_size(runs: Runs) -> Figure | None:
     """Figure 2 of each run, in-domain."""
-    drawn = {name: figure for name, report in runs.items() if (figure := figures.accuracy_by_size(report)) is not None}
+    drawn = {name: figure for name, report in runs.items() if (figure := accuracy_by_size(report)) is not None}
     if not drawn:
         return None
     panels = [
@@ -266,62 +269,61 @@ def by_size(runs: Runs) -> Figure | None:
 
 def concentration(runs: Runs) -> Table | None:
     """Table 3 of the model that each run shows."""
-    shown = {n: r.changes[cell] for n, r in runs.items() if (cell := shown_change(r)) is not None}
-    levels = sorted({s.level for change in shown.values() for s in change.levels}, key=level_share)
-    if not levels:
-        return None
-    rows = []
-    for name, change in shown.items():
-        found = {s.level: s for s in change.levels}
-        part = change.changed / change.elements if change.elements else 0.0
-        entries = [share_entry(found[k].concentration) if k in found else words("not asked for") for k in levels]
-        rows.append((words(name), words(shown_change(runs[name]) or "none"), share_entry(part), *entries))
-    return Table(
+    lines = [(n, cell, r.changes[cell]) for n, r in runs.items() if (cell := shown_change(r)) is not None]
+    levels = by_share({s.level for *_, change in lines for s in change.levels})
+
+    def shown(level: str, line: tuple[str, str, ParameterChange]) -> Entry | None:
+        found = level_statistics(line[2], level)
+        return share_entry(found.concentration) if found else None
+
+    def changed(line: tuple[str, str, ParameterChange]) -> Entry:
+        return share_entry(line[2].changed / line[2].elements if line[2].elements else 0.0)
+
+    group = "Share of the change (%) in the top …"
+    return tabulate(
+        lines if levels else [],
+        Field("Run", lambda line: line[0]),
+        Field("Model", lambda line: line[1]),
+        Field(
+            "Changed at all",
+            lambda ln: share_entry(ln[2].changed / ln[2].elements if ln[2].elements else 0.0),
+            unit="%",
+        ),
+        *(Field(level, partial(shown, level), group=group, absent="not asked for") for level in levels),
         id="table-3-concentration",
         title="Table 3 · Concentration of change",
         note="Share of the summed relative change in the most changed elements, for one model of each run.",
-        columns=(
-            Column(title="Run"),
-            Column(title="Model"),
-            Column(title="Changed at all", unit="%"),
-            *(Column(title=level, group="Share of the change (%) in the top …") for level in levels),
-        ),
-        rows=tuple(rows),
     )
 
 
 def restored(runs: Runs) -> Table | None:
     """The level chosen on dev in every run."""
-    tables = {name: table for name, report in runs.items() if (table := restoration_tables.every_choice(report))}
+    tables = {name: table for name, report in runs.items() if (table := restoration.every_choice(report))}
     if not tables:
         return None
     first = next(iter(tables.values()))
-    return Table(
-        id="table-o-choices",
+    return replace(
+        first,
         title="Table O · The level chosen on dev",
-        note=first.note,
-        columns=(Column(title="Run"), *first.columns),
-        rows=tuple((words(name), *row) for name, table in tables.items() for row in table.rows),
+        columns=(Column("Run"), *first.columns),
+        rows=tuple((Entry(text=name), *row) for name, table in tables.items() for row in table.rows),
+        folded=False,
     )
 
 
 def verdicts(runs: Runs) -> Table | None:
     """The words for each claim and run."""
     judged = {name: {j.id: j for j in claims.judge(report)} for name, report in runs.items()}
-    if not any(judged.values()):
-        return None
-    rows = []
-    for id, title in claims.TITLES.items():
-        entries = []
-        for found in judged.values():
-            verdict = found[id].verdict if id in found else None
-            entries.append(claims.word_entry(verdict) if verdict else words("nothing scored"))
-        rows.append((words(title), *entries))
-    return Table(
+
+    def shown(found: Mapping[str, claims.Judged], id: str) -> Entry | None:
+        return claims.word_entry(found[id].verdict) if id in found else None
+
+    return tabulate(
+        claims.CLAIMS if any(judged.values()) else [],
+        Field("Claim", lambda id: claims.CLAIMS[id][0]),
+        *(Field(name, partial(shown, found), absent="nothing scored") for name, found in judged.items()),
         id="table-m-verdicts",
         title="Table M · The paper’s claims in each run",
         note="The tests and intervals behind the words stand in each run’s own report.",
-        columns=(Column(title="Claim"), *(Column(title=name) for name in runs)),
-        rows=tuple(rows),
         words=True,
     )

@@ -134,6 +134,11 @@ def line_with_bars(
     bars[0].set_label(label)
 
 
+def base_line(axes: Axes, value: float) -> None:
+    """A level line at the base model's value."""
+    axes.axhline(value, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.4, label="base model")
+
+
 def legend_below(figure: Drawing, axes: Axes) -> None:
     """A legend under the axes, where no line can run through it, in as many columns as its words leave room for."""
     handles, labels = axes.get_legend_handles_labels()
@@ -150,6 +155,46 @@ def to_panel(figure: Drawing, *, id: str, title: str, alt: str) -> Panel:
     figure.savefig(vector, format="svg", metadata={"Date": None, "Title": title, "Description": alt})
     figure.savefig(raster, format="png", dpi=180, metadata={"Software": None, "Title": title, "Description": alt})
     return Panel(id=id, title=title, alt=alt, svg=vector.getvalue(), png=raster.getvalue())
+
+
+class Chart:
+    """A panel in the making: its axes, and what is to be seen in words.
+
+    Attributes:
+        axes: to draw on.
+        said: one part of the description for each series.
+        panel: the finished drawing, once the block is left.
+    """
+
+    panel: Panel
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+        self.said: list[str] = []
+
+
+@contextmanager
+def chart(
+    *, id: str, title: str, xlabel: str, ylabel: str = "", lead: str = ".", height: float = HEIGHT
+) -> Iterator[Chart]:
+    """A panel with labelled axes and a legend below: draw in the block, take `Chart.panel` after it.
+
+    Args:
+        id: name of its files.
+        title: heading.
+        xlabel: of the horizontal axis.
+        ylabel: of the vertical one.
+        lead: stands between the title and what was said in the description for those who cannot see.
+        height: in inches.
+    """
+    with drawing(height=height) as (figure, axes):
+        made = Chart(axes)
+        yield made
+        axes.set_xlabel(xlabel)
+        if ylabel:
+            axes.set_ylabel(ylabel)
+        legend_below(figure, axes)
+        made.panel = to_panel(figure, id=id, title=title, alt=f"{title}{lead} {sentence(made.said)}")
 
 
 def inline_svg(panel: Panel) -> str:

@@ -34,15 +34,16 @@ def plain_words(results: Mapping[str, Any]) -> list[str]:
 
 
 def _points(part: Mapping[str, Any]) -> str:
-    return f"{signed(part['value'])} points ± {_error(part)}"
+    return f"{signed(part['value'])} points ± {error_text(part)}"
 
 
-def _error(part: Mapping[str, Any]) -> str:
+def error_text(part: Mapping[str, Any]) -> str:
     """A standard error; it does not exist where a bucket has a single question."""
     return "unknown" if part["stderr"] is None else percent(part["stderr"])
 
 
-def _and(items: Sequence[str]) -> str:
+def in_a_row(items: Sequence[str]) -> str:
+    """Names in running text, such as ``a, b and c``."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
@@ -59,7 +60,7 @@ def _say_exposure(part: Mapping[str, Any]) -> list[str]:
 def _say_base(part: Mapping[str, Any]) -> list[str]:
     names = {"test": "in-domain", "testood": "out-of-domain"}
     said = [f"{percent(part[s]['value'])} % of the {names[s]} test questions" for s in names if s in part]
-    return [f"Before fine-tuning the base model answers {_and(said)} (mean over the five buckets)."] if said else []
+    return [f"Before fine-tuning the base model answers {in_a_row(said)} (mean over the five buckets)."] if said else []
 
 
 def _say_best(part: Mapping[str, Any]) -> list[str]:
@@ -80,13 +81,13 @@ def _say_best(part: Mapping[str, Any]) -> list[str]:
     if rivals:
         names = [r["title"] for r in rivals[:3]] + ([f"{len(rivals) - 3} more"] if len(rivals) > 3 else [])
         verb = "is" if len(rivals) == 1 else "are"
-        said.append(f"It cannot be told apart from {_and(names)}, which {verb} within two standard errors of it.")
+        said.append(f"It cannot be told apart from {in_a_row(names)}, which {verb} within two standard errors of it.")
     worst = part.get("worst")
     if worst and worst.get("behind", {}).get("sure"):
         lead = worst["behind"]
         said.append(
             f"The weakest, on {worst['title']}, reaches {percent(worst['test'])} %: "
-            f"{percent(lead['value'])} points ± {_error(lead)} behind the best."
+            f"{percent(lead['value'])} points ± {error_text(lead)} behind the best."
         )
     return said
 
@@ -97,7 +98,7 @@ def _say_more_data(parts: Sequence[Mapping[str, Any]]) -> list[str]:
 
     def named(some: Sequence[Mapping[str, Any]]) -> str:
         span = "" if together else "{from:,} → {to:,} facts: "
-        return _and([f"{p['trained_on']} ({span.format(**p)}{_points(p)})" for p in some])
+        return in_a_row([f"{p['trained_on']} ({span.format(**p)}{_points(p)})" for p in some])
 
     helped = [p for p in parts if p["sure"] and p["value"] > 0]
     harmed = [p for p in parts if p["sure"] and p["value"] < 0]
@@ -211,6 +212,6 @@ def _say_restoration(part: Mapping[str, Any]) -> list[str]:
         count = f"{len(better)} of {len(models)}" if better else f"none of {len(models)}"
         said.append(
             f"Some level of restoration clearly improves {count} restored models in-domain"
-            + (f": {_and(named)}." if named else ".")
+            + (f": {in_a_row(named)}." if named else ".")
         )
     return said

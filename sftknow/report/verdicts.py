@@ -7,11 +7,12 @@ pairs that the paper names), so that nothing is picked by its result, and their 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from sftknow.report.intervals import Effect
+from scipy.stats import t as student
 
 Word = Literal["holds", "does not hold", "cannot be told"]
 
@@ -22,8 +23,54 @@ LEAST_SEEDS = 2
 """Training draws a claim about kinds of data needs: with one, the luck of the draw is not known."""
 LEAST_SIZE = 240
 """Training facts below which phenomenon 2, which is about much data, is not judged."""
+LEVEL = 0.95
+"""Probability that the intervals of a claim hold together."""
 LEAST_MODELS = 8
 """Trainings that a rank correlation needs before it says anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A difference that a claim is about, with its interval."""
+
+    name: str
+    """What is compared, in words."""
+    bucket: int | None = None
+    """The mastery bucket that the other side of the comparison was trained on, where the claim names one."""
+    value: float
+    stderr: float
+    freedom: float = math.inf
+    seeds: int = 1
+    """Training draws behind the side that has fewer."""
+    low: float = -math.inf
+    """Lower end of the simultaneous interval, which `together` gives."""
+    high: float = math.inf
+
+    @property
+    def above(self) -> bool:
+        """Surely more than zero."""
+        return self.low > 0
+
+    @property
+    def below(self) -> bool:
+        """Surely less than zero."""
+        return self.high < 0
+
+    def within(self, margin: float) -> bool:
+        """Surely nearer to zero than the margin, to both sides."""
+        return -margin < self.low and self.high < margin
+
+
+def together(effects: Sequence[Effect], level: float = LEVEL) -> tuple[Effect, ...]:
+    """The effects with intervals that hold all at once with the given probability (Bonferroni)."""
+    probability = 1 - (1 - level) / (2 * max(1, len(effects)))
+    done = []
+    for e in effects:
+        if math.isfinite(e.stderr):
+            half = float(student.ppf(probability, max(1.0, e.freedom))) * e.stderr
+            e = replace(e, low=e.value - half, high=e.value + half)
+        done.append(e)
+    return tuple(done)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +85,14 @@ class Verdict:
 
 def _untold(why: str, effects: Sequence[Effect] = ()) -> Verdict:
     return Verdict(word="cannot be told", why=why, effects=tuple(effects))
+
+
+def _holds(why: str, effects: Sequence[Effect]) -> Verdict:
+    return Verdict(word="holds", why=why, effects=tuple(effects))
+
+
+def _fails(why: str, effects: Sequence[Effect]) -> Verdict:
+    return Verdict(word="does not hold", why=why, effects=tuple(effects))
 
 
 def _powerless(effects: Sequence[Effect], least: int, what: str) -> Verdict | None:
@@ -73,19 +128,11 @@ def peak(effects: Sequence[Effect], least_seeds: int = LEAST_SEEDS) -> Verdict:
         return weak
     better, worse = [e for e in effects if e.above], [e for e in effects if e.below]
     if better:
-        return Verdict(word="does not hold", why=f"More data helped: {_names(better)}.", effects=tuple(effects))
+        return _fails(f"More data helped: {_names(better)}.", effects)
     if worse and all(e.high < MARGIN for e in effects):
-        return Verdict(
-            word="holds",
-            why=f"No larger training is a point better, and this is surely worse: {_names(worse)}.",
-            effects=tuple(effects),
-        )
+        return _holds(f"No larger training is a point better, and this is surely worse: {_names(worse)}.", effects)
     if all(e.within(MARGIN) for e in effects):
-        return Verdict(
-            word="does not hold",
-            why="More data neither helps nor harms by a point: there is no peak.",
-            effects=tuple(effects),
-        )
+        return _fails("More data neither helps nor harms by a point: there is no peak.", effects)
     wide = "some larger trainings may still be better by a point" if worse else "no larger training is surely worse"
     return _untold(f"The intervals are too wide: {wide}.", effects)
 
@@ -97,7 +144,7 @@ def matters(effects: Sequence[Effect], size: int, least_seeds: int = LEAST_SEEDS
     hold where bucket 0 is surely better than another bucket, or where all are within a point.
 
     Args:
-        effects: accuracy with bucket 0 less that with every other bucket; bucket 2's name ends with "bucket 2".
+        effects: accuracy with bucket 0 less that with every other bucket, which `Effect.bucket` names.
         size: training facts.
         least_seeds: training draws needed.
     """
@@ -107,19 +154,15 @@ def matters(effects: Sequence[Effect], size: int, least_seeds: int = LEAST_SEEDS
     if size < LEAST_SIZE:
         return _untold(f"The claim is about much data; the largest size that buckets share is {size:,} facts.", effects)
     better = [e for e in effects if e.above]
-    main = [e for e in effects if e.name.endswith("bucket 2")] or list(effects)
+    main = [e for e in effects if e.bucket == 2] or list(effects)
     if better:
-        return Verdict(word="does not hold", why=f"Bucket 0 did better: {_names(better)}.", effects=tuple(effects))
+        return _fails(f"Bucket 0 did better: {_names(better)}.", effects)
     if all(e.below for e in main):
-        return Verdict(
-            word="holds",
-            why=f"At {size:,} facts bucket 0 is surely worse, and better than no other bucket: {_names(main)}.",
-            effects=tuple(effects),
+        return _holds(
+            f"At {size:,} facts bucket 0 is surely worse, and better than no other bucket: {_names(main)}.", effects
         )
     if all(e.within(MARGIN) for e in effects):
-        return Verdict(
-            word="does not hold", why=f"At {size:,} facts all buckets are within a point.", effects=tuple(effects)
-        )
+        return _fails(f"At {size:,} facts all buckets are within a point.", effects)
     return _untold(f"At {size:,} facts the intervals of the differences reach over zero.", effects)
 
 
@@ -142,12 +185,12 @@ def valley(legs: Mapping[str, tuple[Effect, Effect]]) -> Verdict:
         return weak
     wrong = [e for first, then in legs.values() for e in ((first,) * first.above + (then,) * then.below)]
     if wrong:
-        return Verdict(word="does not hold", why=f"It goes the other way: {_names(wrong)}.", effects=tuple(effects))
+        return _fails(f"It goes the other way: {_names(wrong)}.", effects)
     sure = [source for source, (first, then) in legs.items() if first.below and then.above]
     if len(sure) == len(legs):
-        return Verdict(word="holds", why="It falls and rises again with every kind of data.", effects=tuple(effects))
+        return _holds("It falls and rises again with every kind of data.", effects)
     if all(e.within(MARGIN_NATS) for e in effects):
-        return Verdict(word="does not hold", why="The divergence hardly depends on the size.", effects=tuple(effects))
+        return _fails("The divergence hardly depends on the size.", effects)
     return _untold(f"Both legs are sure with {len(sure)} of {len(legs)} kinds of data.", effects)
 
 
@@ -164,9 +207,9 @@ def related(rho: float, low: float | None, high: float | None, count: int) -> Ve
         return _untold(f"{count} trainings are too few for a rank correlation; {LEAST_MODELS} are needed.")
     effect = Effect(name="rank correlation", value=rho, stderr=float("nan"), seeds=count, low=low, high=high)
     if effect.below:
-        return Verdict(word="holds", why="The rank correlation is surely below zero.", effects=(effect,))
+        return _holds("The rank correlation is surely below zero.", [effect])
     if effect.above:
-        return Verdict(word="does not hold", why="The rank correlation is surely above zero.", effects=(effect,))
+        return _fails("The rank correlation is surely above zero.", [effect])
     return _untold("The interval of the rank correlation reaches over zero.", (effect,))
 
 
@@ -184,12 +227,12 @@ def unnecessary(effects: Sequence[Effect]) -> Verdict:
         return weak
     better, worse = [e for e in effects if e.above], [e for e in effects if e.below]
     if worse:
-        return Verdict(word="does not hold", why=f"Restoring did harm: {_names(worse)}.", effects=tuple(effects))
+        return _fails(f"Restoring did harm: {_names(worse)}.", effects)
     if 2 * len(better) > len(effects):
         count = f"{len(better)} of {len(effects)} restored trainings"
-        return Verdict(word="holds", why=f"Surely better: {count}; none surely worse.", effects=tuple(effects))
+        return _holds(f"Surely better: {count}; none surely worse.", effects)
     if all(e.high < MARGIN for e in effects):
-        return Verdict(word="does not hold", why="No restored model gains a point.", effects=tuple(effects))
+        return _fails("No restored model gains a point.", effects)
     return _untold(f"{len(better)} of {len(effects)} restored trainings are surely better.", effects)
 
 
@@ -208,9 +251,9 @@ def more_affected(by_size: Sequence[Effect], by_bucket: Sequence[Effect]) -> Ver
         return weak
     wrong = [e for e in effects if e.below]
     if wrong:
-        return Verdict(word="does not hold", why=f"It is the other way round: {_names(wrong)}.", effects=tuple(effects))
+        return _fails(f"It is the other way round: {_names(wrong)}.", effects)
     if by_size and by_bucket and all(e.above for e in effects):
-        return Verdict(word="holds", why="Restoring gains more in every contrast.", effects=tuple(effects))
+        return _holds("Restoring gains more in every contrast.", effects)
     lacking = "" if by_size and by_bucket else f" No {'bucket' if by_size else 'size'} contrast was restored."
     sure = sum(e.above for e in effects)
     return _untold(f"{sure} of {len(effects)} contrasts are surely as the paper says.{lacking}", effects)

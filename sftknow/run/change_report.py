@@ -30,7 +30,7 @@ def range_changes(analysis: Analysis, sweep: str) -> list[LayerRange]:
 
 def write_change_report(folder: Path, analysis: Analysis, ranges: Sequence[LayerRange] = ()) -> None:
     """Write ``tables/`` (CSV, Parquet, JSON), ``figures/`` (SVG, PNG) and the analysis itself, the plan last."""
-    from sftknow.report.pair_figures import change_panels, write_panels
+    from sftknow.report.changes import change_panels, write_panels
 
     write_tables(folder / "tables", all_tables(analysis, ranges))
     write_panels(folder / "figures", change_panels(analysis.change))

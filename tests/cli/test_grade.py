@@ -12,7 +12,7 @@ from sftknow.answers import MatchRule, Synonyms
 from sftknow.artifacts.mastery_data import MasteryData, write_mastery_data
 from sftknow.cli.main import main
 from sftknow.facts.topics import load_topics
-from sftknow.report.grading_tables import standing, topic_counts, topic_table
+from sftknow.report.terminal import standing, topic_counts, topic_table
 from tests.tiny import graded, tiny_facts
 
 FACTS = [

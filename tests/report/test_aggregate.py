@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sftknow.report.aggregate import (
-    compare,
-    estimate,
-    exposure_bins,
-    group_models,
-    groups,
-    metric,
-    spearman,
-    wrong_bins,
-)
+from sftknow.artifacts.scores import read_eval
+from sftknow.report.aggregate import compare, estimate
 from sftknow.report.collect import collect
 from sftknow.report.contents import Exposed, Report
+from sftknow.report.frame import Score, accuracies, score_frame
+from sftknow.report.mastery import exposure_bins, wrong_bins
+from sftknow.stats import spearman
 
 
 @pytest.fixture(scope="module")
 def report(run: Path) -> Report:
     return collect(run)
+
+
+def score(report: Report, model: str) -> Score:
+    found = report.models[model].score("test")
+    assert found is not None
+    return found
 
 
 @settings(deadline=None, max_examples=60)
@@ -54,21 +56,21 @@ def test_too_few_points() -> None:
 
 
 def test_groups_are_in_grid_order(report: Report) -> None:
-    assert [g.name for g in groups(report)] == ["b0-n60", "b0-n240", "b2-n60", "b2-n240"]
-    assert groups(report)[1].phrase == "240 facts of bucket 0"
+    assert [g.name for g in report.trainings] == ["b0-n60", "b0-n240", "b2-n60", "b2-n240"]
+    assert report.trainings[1].phrase == "240 facts of bucket 0"
 
 
 def test_mean_and_spread_over_seeds(report: Report) -> None:
-    group = groups(report)[0]
-    values = [report.models[c.name].scores.value("cbqa_mastery_test").value for c in group.cells]
-    found = estimate(group_models(report, group), "cbqa_mastery_test")
+    group = report.trainings[0]
+    values = [score(report, c.name).value for c in group.cells]
+    found = estimate(group.models, "test")
     assert found is not None
     assert found.value == pytest.approx(np.mean(values))
     assert found.error == pytest.approx(np.std(values, ddof=1))
     assert found.over_seeds
-    single = estimate([report.models["base"]], "cbqa_mastery_test")
+    single = estimate([report.models["base"]], "test")
     assert single is not None
-    assert single.error == report.models["base"].scores.value("cbqa_mastery_test").stderr
+    assert single.error == score(report, "base").stderr
 
 
 def test_a_paired_difference_by_hand(report: Report) -> None:
@@ -100,28 +102,23 @@ def test_a_model_against_itself_differs_by_nothing(report: Report) -> None:
 
 
 def test_without_questions_the_errors_add(report: Report) -> None:
-    from dataclasses import replace
-
     first, second = report.models["b0-n60-s0"], report.models["b2-n60-s0"]
     found = compare([replace(first, questions=None)], [second], "test")
     assert found is not None
-    errors = [m.scores.value("cbqa_mastery_test").stderr for m in (first, second)]
+    errors = [score(report, m.name).stderr for m in (first, second)]
     assert found.stderr == pytest.approx(math.hypot(*errors))
     assert found.gained is None
 
 
-def test_the_mean_of_leaves_stands_in_for_a_group_that_was_not_written(report: Report) -> None:
-    from dataclasses import replace
-
-    model = report.models["base"]
-    whole = metric(model, "cbqa_mastery_test")
-    leaves = tuple(m for m in model.scores.metrics if m.task != "cbqa_mastery_test")
-    alone = metric(replace(model, scores=replace(model.scores, metrics=leaves)), "cbqa_mastery_test")
-    assert whole is not None
-    assert alone is not None
+def test_the_mean_of_leaves_stands_in_for_a_group_that_was_not_written(run: Path, report: Report) -> None:
+    written = read_eval(run / "evaluation" / "base")
+    leaves = tuple(m for m in written.metrics if m.task != "cbqa_mastery_test")
+    frame = score_frame({"base": replace(written, metrics=leaves)}, {}, {}, {})
+    alone = accuracies(frame)["base"]["test", None, "acc"]
+    whole = score(report, "base")
     assert alone.value == pytest.approx(whole.value)
     assert alone.stderr == pytest.approx(whole.stderr)
-    assert metric(model, "cbqa_mastery_train") is None
+    assert report.models["base"].score("train") is None
 
 
 def test_bins_hold_every_fact_once(report: Report) -> None:

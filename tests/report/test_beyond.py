@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.stats import spearmanr
 
-from sftknow.report import outcomes, paired_tables, restoration_tables, tables
+from sftknow.report import accuracy, by_fact, mastery, pairs, restoration
 from sftknow.report.advice import advice
 from sftknow.report.claims import judge
 from sftknow.report.collect import collect
 from sftknow.report.compose import write_report
 from sftknow.report.findings import findings
-from sftknow.report.layout import table_json
-from sftknow.report.paired_tables import bucket_of, holm
+from sftknow.report.mastery import bucket_of
+from sftknow.stats import holm
 from tests.report.synthetic import synthetic_run
 
 
@@ -77,8 +77,8 @@ def test_the_papers_value_stands_beside(rich_results: Any, rich: Path, tmp_path:
     copy = Path(shutil.copytree(rich, tmp_path / "copy"))
     (copy / "provenance.json").write_text(json.dumps({"base": {"name": "meta-llama/Meta-Llama-3-8B"}}))
     report = collect(copy)
-    made = (tables.accuracy(report), tables.distribution(report), restoration_tables.restoration(report, "testood"))
-    shown = {t.id: table_json(t) for t in made if t is not None}
+    made = (accuracy.accuracy(report), mastery.distribution(report), restoration.restoration(report, "testood"))
+    shown = {t.id: t.json() for t in made if t is not None}
     here = line(shown["table-2-accuracy"], "bucket 0")["In-domain test: Mean (%)"]
     assert here["difference from paper"] == pytest.approx(here["value"] - 45.47)
     restored = line(shown["table-4b-restoration-testood"], "5%")["Trained on: bucket 4, 1,920 facts (%)"]
@@ -156,11 +156,11 @@ def test_every_file_of_answers_is_read_once(rich: Path, monkeypatch: pytest.Monk
         read[Path(path)] += 1
         return original(path, **options)
 
-    monkeypatch.setattr(outcomes.pq, "read_table", counted)
+    monkeypatch.setattr(by_fact.pq, "read_table", counted)
     report = collect(rich)
     for split in ("test", "testood", "dev"):
-        restoration_tables.restoration(report, split)
-    for make in (paired_tables.tests, paired_tables.gained_and_lost, paired_tables.edges, judge):
+        restoration.restoration(report, split)
+    for make in (pairs.tests, pairs.gained_and_lost, mastery.edges, judge):
         make(report)
     advice(report, findings(report))
     files = [path for path in read if path.name == "questions.parquet"]
@@ -173,7 +173,7 @@ def test_pairs_are_those_of_a_plain_loop(rich: Path) -> None:
     first, second = (report.models[n].questions for n in ("b0-n240-s0", "b4-n240-s1"))
     assert first is not None
     assert second is not None
-    shared = outcomes.shared_outcomes([first], [second], "testood")
+    shared = by_fact.shared_outcomes([first], [second], "testood")
     assert shared is not None
     tables = [
         {r["fact_id"]: r for r in pq.read_table(q.path).to_pylist() if r["split"] == "testood"} for q in (first, second)
@@ -192,10 +192,10 @@ def test_questions_that_only_one_has_are_left_out(rich: Path, tmp_path: Path) ->
     table = pq.read_table(path)
     keep = np.random.default_rng(0).random(table.num_rows) < 0.5
     pq.write_table(table.filter(keep), tmp_path / "half.parquet")
-    half, whole = outcomes.Questions(tmp_path / "half.parquet"), outcomes.Questions(path)
+    half, whole = by_fact.Questions(tmp_path / "half.parquet"), by_fact.Questions(path)
     for pair in ([half], [whole]), ([whole], [half]):
-        shared = outcomes.shared_outcomes(*pair, "test")
+        shared = by_fact.shared_outcomes(*pair, "test")
         assert shared is not None
         np.testing.assert_array_equal(shared.first, shared.second)
         assert shared.fact_ids.size == half.split("test").fact_ids.size  # type: ignore[union-attr]
-    assert outcomes.shared_outcomes([half], [whole, None], "test") is None
+    assert by_fact.shared_outcomes([half], [whole, None], "test") is None

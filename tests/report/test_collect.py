@@ -73,7 +73,8 @@ def test_numbers_that_json_lacks(copy: Path) -> None:
     content["levels"][0]["concentration"] = None
     changes.write_text(json.dumps(content))
     report = collect(copy)
-    assert math.isnan(report.models["base"].scores.metrics[0].stderr)
+    first = report.frame[(report.frame["model"] == "base") & report.frame["bucket"].notna()].iloc[0]
+    assert math.isnan(first["stderr"])
     assert math.isnan(report.changes["b0-n60-s0"].levels[0].concentration)
 
 

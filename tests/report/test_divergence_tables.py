@@ -9,10 +9,10 @@ import pytest
 from sftknow.artifacts.files import read_json
 from sftknow.errors import RunError
 from sftknow.records import TokenDivergence
-from sftknow.report import divergence_tables
+from sftknow.report import divergence
+from sftknow.report.by_fact import SHOWN, moved_most
 from sftknow.report.collect import collect
 from sftknow.report.contents import Report
-from sftknow.report.examples import SHOWN, moved_most
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def report(run: Path) -> Report:
 
 
 def test_every_model_has_its_line(run: Path, report: Report) -> None:
-    table = divergence_tables.divergence(report)
+    table = divergence.divergence(report)
     assert table is not None
     assert len(table.rows) == len(report.divergences) > 2
     first = next(iter(sorted(report.divergences, key=report.order)))
@@ -31,12 +31,12 @@ def test_every_model_has_its_line(run: Path, report: Report) -> None:
 
 
 def test_buckets_and_topics(report: Report) -> None:
-    buckets = divergence_tables.groups(report, "bucket")
+    buckets = divergence.groups(report, "bucket")
     assert buckets is not None
     assert len(buckets.rows) == 2 * len(report.divergences)
     assert {row[1].text for row in buckets.rows} == {"bucket 2", "bucket 4"}
     assert [row[5].value for row in buckets.rows[:2]] == [9, 31]
-    topics = divergence_tables.groups(report, "topic")
+    topics = divergence.groups(report, "topic")
     assert topics is not None
     assert [row[1].text for row in topics.rows] == ["P36", "P36"]
     least, most = (row[2].value for row in topics.rows)
@@ -45,7 +45,7 @@ def test_buckets_and_topics(report: Report) -> None:
 
 
 def test_the_facts_that_moved_most_in_words(run: Path, report: Report) -> None:
-    table = divergence_tables.moved_most(report)
+    table = divergence.moved_most(report)
     assert table is not None
     assert len(table.rows) == 2 * SHOWN
     kls = [row[-1].value for row in table.rows[:SHOWN]]

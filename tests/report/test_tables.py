@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sftknow.report import parameter_tables, restoration_tables, tables
+from sftknow.report import accuracy, changes, mastery, restoration
 from sftknow.report.collect import collect
 from sftknow.report.contents import Report
 from sftknow.report.entries import signed
-from sftknow.report.layout import Column, Entry, Table, table_csv, table_markdown
+from sftknow.report.layout import Column, Entry, Table
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_blank_entries_and_uneven_rows_are_refused() -> None:
 
 def test_distribution_counts_the_parquet_files(run: Path, report: Report) -> None:
     counts = [pq.read_table(run / f"mastery/dataset/train/bucket_{b}.parquet").num_rows for b in range(5)]
-    assert numbers(tables.distribution(report), "training")[:6] == [*counts, sum(counts)]
+    assert numbers(mastery.distribution(report), "training")[:6] == [*counts, sum(counts)]
 
 
 def test_accuracy_is_worked_out_from_questions(run: Path, report: Report) -> None:
@@ -47,11 +47,11 @@ def test_accuracy_is_worked_out_from_questions(run: Path, report: Report) -> Non
     ]
     means.insert(5, sum(means[:5]) / 5)
     means.append(sum(means[6:]) / 5)
-    assert numbers(tables.accuracy(report), "nothing (base model)") == [1, *(pytest.approx(m) for m in means)]
+    assert numbers(accuracy.accuracy(report), "nothing (base model)") == [1, *(pytest.approx(m) for m in means)]
 
 
 def test_the_best_line_of_a_column_stands_out(report: Report) -> None:
-    table = tables.accuracy(report)
+    table = accuracy.accuracy(report)
     assert table is not None
     column = [row[7] for row in table.rows[1:]]  # in-domain mean, without the base
     values = [float(e.value or 0) for e in column]
@@ -60,7 +60,7 @@ def test_the_best_line_of_a_column_stands_out(report: Report) -> None:
 
 
 def test_restoration_is_signed_and_coloured_alike(report: Report) -> None:
-    table = restoration_tables.restoration(report, "test")
+    table = restoration.restoration(report, "test")
     assert table is not None
     column = [row[1] for row in table.rows]
     start = float(column[0].value or 0)
@@ -77,25 +77,25 @@ def test_restoration_is_signed_and_coloured_alike(report: Report) -> None:
 def test_enrichment_is_share_over_share(report: Report) -> None:
     for kind in ("layer", "module"):
         change = report.changes["b0-n240-s0"]
-        rows = parameter_tables.shares(change, kind)
-        assert sum(part for _, part, _ in rows) == pytest.approx(1)
+        rows = changes.shares(change, kind)
+        assert sum(part.share for part in rows) == pytest.approx(1)
         for stats in change.levels:
-            assert sum(levels[stats.level][0] for _, _, levels in rows) == pytest.approx(1)
-            for key, part, levels in rows:
-                share = getattr(stats, f"by_{kind}")[key] / stats.selected
-                assert levels[stats.level] == (pytest.approx(share), pytest.approx(share / part))
+            assert sum(part.levels[stats.level][0] for part in rows) == pytest.approx(1)
+            for part in rows:
+                share = getattr(stats, f"by_{kind}")[part.name] / stats.selected
+                assert part.levels[stats.level] == (pytest.approx(share), pytest.approx(share / part.share))
 
 
 def test_unchanged_among_the_selected(report: Report) -> None:
     change = report.changes["b0-n60-s0"]
     last = change.levels[-1]
     assert last.selected_unchanged > 0
-    found = numbers(parameter_tables.changed(report), "bucket 0, 60 facts, seed 0")
+    found = numbers(changes.changed(report), "bucket 0, 60 facts, seed 0")
     assert found[-1] == pytest.approx(100 * last.selected_unchanged / last.selected)
 
 
 def test_concentration_has_both_readings(report: Report) -> None:
-    table = parameter_tables.concentration(report)
+    table = changes.concentration(report)
     assert table is not None
     mean = sum(report.changes[f"b0-n60-s{s}"].levels[1].concentration for s in (0, 1)) / 2
     assert [row[1].text for row in table.rows[:2]] == ["all", "base ≠ 0"]
@@ -106,9 +106,9 @@ def test_concentration_has_both_readings(report: Report) -> None:
 
 
 def test_csv_keeps_the_unrounded_numbers(report: Report) -> None:
-    table = tables.accuracy(report)
+    table = accuracy.accuracy(report)
     assert table is not None
-    lines = list(csv.reader(io.StringIO(table_csv(table))))
+    lines = list(csv.reader(io.StringIO(table.csv())))
     assert len({len(line) for line in lines}) == 1
     assert all(place.strip() for line in lines for place in line)
     place = lines[0].index("In-domain test: Mean (%)")
@@ -118,9 +118,9 @@ def test_csv_keeps_the_unrounded_numbers(report: Report) -> None:
 
 
 def test_markdown_has_a_cell_for_each_column(report: Report) -> None:
-    table = tables.distribution(report)
+    table = mastery.distribution(report)
     assert table is not None
-    lines = [line for line in table_markdown(table).splitlines() if line.startswith("|")]
+    lines = [line for line in table.markdown().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(table.rows)
     assert {line.count("|") for line in lines} == {len(table.columns) + 1}
 

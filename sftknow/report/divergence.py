@@ -1,0 +1,283 @@
+"""How far trainings moved the first token: means over seeds, differences, and how that goes with accuracy.
+
+A training is a kind of data and a size; its seeds are taken together. Divergences are KL(tuned ‖ base) in nats over the
+ten likeliest tokens (paper, 4.1). Every table and figure is None where the run does not hold what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from sftknow.records import BUCKETS, GroupDivergence, TokenDivergence
+from sftknow.report.accuracy import error_words, size_panel
+from sftknow.report.aggregate import Difference, Estimate, estimate, over_runs, pooled
+from sftknow.report.blocks import report_block
+from sftknow.report.by_fact import MovedExample
+from sftknow.report.contents import BASE, Report, Training
+from sftknow.report.entries import MANY_ROWS, interval_entry, number_entry, plus_minus, share_entry
+from sftknow.report.frame import interval_error
+from sftknow.report.layout import Entry, Field, Figure, Panel, Table, figure, tabulate
+from sftknow.report.style import chart, look
+from sftknow.stats import RankCorrelation, spearman
+
+KNOWN = ("test", BUCKETS[-1])
+"""The test facts that the base knew best."""
+
+
+def measured(report: Report, training: Training) -> list[TokenDivergence]:
+    """The divergences of a training, one a seed."""
+    return [report.divergences[c.name] for c in training.cells if c.name in report.divergences]
+
+
+def divergence_estimate(report: Report, training: Training) -> Estimate | None:
+    """Mean divergence of a training: behind ±, the spread over its seeds, or the bootstrap error where it has one."""
+    found = measured(report, training)
+    return over_runs([d.mean for d in found], _error(found[0]), found[0].count) if found else None
+
+
+def _error(found: TokenDivergence) -> float:
+    return interval_error(found.low, found.high)
+
+
+def compare_divergence(report: Report, first: Training, second: Training) -> Difference | None:
+    """First minus second in mean divergence (nats), with the error of paired facts and of seeds.
+
+    Each fact's divergence is averaged over seeds and paired; the variance between seeds is added to it. Where single
+    facts were not kept the two are taken as independent, which makes the error too large.
+    """
+    a, b = divergence_estimate(report, first), divergence_estimate(report, second)
+    if a is None or b is None:
+        return None
+    within = _paired_variance(report, first, second)
+    if within is None:
+        within = sum(float(np.mean([_error(d) ** 2 for d in measured(report, side)])) for side in (first, second))
+    return pooled(a.value - b.value, [*a.between, *b.between], within)
+
+
+def _paired_variance(report: Report, first: Training, second: Training) -> float | None:
+    """Variance of the mean difference over facts that all models of both have; None where facts were not kept."""
+    kept = [
+        [report.fact_divergences[c.name].values for c in group.cells if c.name in report.divergences]
+        for group in (first, second)
+    ]
+    every = [facts for side in kept for facts in side]
+    if not all(every):
+        return None
+    shared = sorted(set(every[0]).intersection(*every[1:]))
+    if len(shared) < 2:
+        return None
+    one, two = (np.mean([[facts[f] for f in shared] for facts in side], axis=0) for side in kept)
+    return float(np.var(one - two, ddof=1)) / len(shared)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergencePoint:
+    """A training or a single model, by its divergence and what it still knows."""
+
+    name: str
+    nats: float
+    accuracy: float
+    """On bucket-4 test questions, between 0 and 1."""
+
+
+def model_points(report: Report) -> list[DivergencePoint]:
+    """Every fine-tuned model that has both."""
+    return [
+        DivergencePoint(name=name, nats=report.divergences[name].mean, accuracy=known.value)
+        for name in sorted(report.divergences, key=report.order)
+        if name in report.models and (known := report.models[name].score(*KNOWN)) is not None
+    ]
+
+
+def training_points(report: Report) -> list[DivergencePoint]:
+    """Every training that has both, as means over its seeds."""
+    return [
+        DivergencePoint(name=training.title, nats=moved.value, accuracy=known.value)
+        for training in report.trainings
+        if (moved := divergence_estimate(report, training)) and (known := estimate(training.models, *KNOWN))
+    ]
+
+
+def rank_correlation(points: Sequence[DivergencePoint]) -> RankCorrelation | None:
+    """Spearman's coefficient of divergence and accuracy; see `spearman`."""
+    return spearman([point.nats for point in points], [point.accuracy for point in points])
+
+
+@report_block("figure-4-5", section="divergence")
+def divergence_by_size(report: Report) -> Figure | None:
+    """Figures 4 and 5, and the two against each other."""
+    moved = [(t, e) for t in report.every_training if (e := divergence_estimate(report, t))]
+    if not moved:
+        return None
+    known = [(t, e) for t in report.trainings if (e := estimate(t.models, *KNOWN))]
+    panels = []
+    if known:
+        title, ylabel = "Figure 4: accuracy on bucket-4 test facts", "bucket-4 accuracy (%)"
+        base = estimate([report.models[BASE]], *KNOWN) if BASE in report.models else None
+        panels.append(size_panel(known, id="figure-4-bucket-4", title=title, ylabel=ylabel, base=base, scale=100))
+    title = "Figure 5: divergence of the first token"
+    panels.append(size_panel(moved, id="figure-5-divergence", title=title, ylabel="KL(tuned ‖ base) (nats)"))
+    points, trainings = model_points(report), training_points(report)
+    if len(points) > 2:
+        panels.append(_scatter(report, points))
+    nats, accuracy = "divergence (nats)", "bucket-4 accuracy (%)"
+    return figure(
+        panels,
+        id="figure-4-5-divergence",
+        title="Figures 4 and 5 · Divergence from the base, and what the base knew best",
+        note=f"{error_words(e for _, e in known or moved)} {_correlation_words(trainings, points)}",
+        columns=("what", "trained on", "facts", "seeds", "value", "error"),
+        rows=[
+            *((nats, t.trained_on, t.size, e.runs, e.value, e.error) for t, e in moved),
+            *((accuracy, t.trained_on, t.size, e.runs, 100 * e.value, 100 * e.error) for t, e in known),
+        ],
+    )
+
+
+def _correlation_words(trainings: Sequence[DivergencePoint], models: Sequence[DivergencePoint]) -> str:
+    """The rank correlation over trainings, whose seeds are one point, and over single models where they are more."""
+    related = rank_correlation(trainings)
+    if related is None:
+        return "Too few trainings for a rank correlation."
+    interval = ""
+    if related.low is not None and related.high is not None:
+        interval = f", 95 % interval {plus_minus(related.low)} to {plus_minus(related.high)}"
+    words = (
+        f"Spearman’s rank correlation of the two: {plus_minus(related.rho)} over {related.count} trainings{interval}"
+    )
+    single = rank_correlation(models)
+    if single is None or len(models) == len(trainings):
+        return f"{words}."
+    return (
+        f"{words} (seeds taken together); over the {single.count} single models {plus_minus(single.rho)}, where the "
+        "seeds of a training are not independent of each other."
+    )
+
+
+def _scatter(report: Report, points: Sequence[DivergencePoint]) -> Panel:
+    with chart(
+        id="figure-5-scatter",
+        title="Divergence and bucket-4 accuracy, model by model",
+        xlabel="KL(tuned ‖ base) (nats)",
+        ylabel="bucket-4 accuracy (%)",
+    ) as made:
+        seen: set[str] = set()
+        for point in points:
+            cell = report.cells.get(point.name)
+            source, trained_on = (cell.source, cell.trained_on) if cell else (point.name, point.name)
+            style = look(cell.bucket if cell else None, source)
+            label = None if source in seen else trained_on
+            seen.add(source)
+            made.axes.plot([point.nats], [100 * point.accuracy], style.marker, color=style.colour, label=label)
+            made.said.append(f"{point.name}: {point.nats:.3f} nats, {100 * point.accuracy:.1f} %")
+    return made.panel
+
+
+TEN, ALL, MASS = "Ten likeliest tokens", "Whole vocabulary", "Mass of the ten"
+
+
+@report_block("table-e", section="divergence")
+def divergence(report: Report) -> Table | None:
+    """Table E: token divergence of each cell."""
+
+    def left_out(found: TokenDivergence) -> str:
+        return "; ".join(f"{n:,} {reason}" for reason, n in found.skipped.items())
+
+    return tabulate(
+        ((report.title(name), report.divergences[name]) for name in sorted(report.divergences, key=report.order)),
+        Field("Trained on", lambda line: line[0]),
+        Field("tuned ‖ base", lambda line: interval_entry(line[1].mean, line[1].low, line[1].high), TEN, "nats"),
+        Field("tuned ‖ base", lambda line: number_entry(line[1].full_mean, 3), ALL, "nats"),
+        Field("base ‖ tuned", lambda line: number_entry(line[1].full_reverse_mean, 3), ALL, "nats"),
+        Field("tuned", lambda line: share_entry(line[1].tuned_mass), MASS, "%"),
+        Field("base", lambda line: share_entry(line[1].base_mass), MASS, "%"),
+        Field("Top changed", lambda line: share_entry(line[1].top_changed), unit="%"),
+        Field("Facts", lambda line: line[1].count),
+        Field("Left out", lambda line: left_out(line[1])),
+        id="table-e-divergence",
+        title="Table E · Token divergence",
+        note="Kullback–Leibler divergence (nats) of the first predicted token on bucket-4 test facts, with a 95 % "
+        "bootstrap interval. The headline compares the fine-tuned model’s ten largest logits with the base’s "
+        "at the same tokens, each set through its own softmax; “mass” is what those ten carry before that. "
+        "“Top changed”: facts whose likeliest first token is another one after fine-tuning.",
+        folded=len(report.divergences) > MANY_ROWS,
+    )
+
+
+def extent(report: Report) -> tuple[str, ...]:
+    """The model that moved least and the one that moved most; one name where there is one model only."""
+    ranked = sorted(report.divergences, key=lambda name: (report.divergences[name].mean, report.order(name)))
+    return tuple(dict.fromkeys((ranked[0], ranked[-1]))) if ranked else ()
+
+
+def groups(report: Report, by: Literal["bucket", "topic"]) -> Table | None:
+    """Divergence by mastery bucket for every model, or by topic for the least and the most moved one."""
+    names = sorted(report.divergences, key=report.order) if by == "bucket" else extent(report)
+    lines: list[tuple[str, str, GroupDivergence]] = [
+        (report.title(name), f"bucket {key}" if by == "bucket" else key, group)
+        for name in names
+        for key, group in getattr(report.divergences[name], f"by_{by}").items()
+    ]
+    what = (
+        "Test facts of each bucket. Where the base knows little, few of its completions begin with the answer, so few "
+        "facts are left; bucket 4 is the paper’s."
+        if by == "bucket"
+        else "The same facts as above by topic (Wikidata relation), for the models that moved least and most."
+    )
+    return tabulate(
+        lines,
+        Field("Trained on", lambda line: line[0]),
+        Field(by.capitalize(), lambda line: line[1]),
+        Field("tuned ‖ base", lambda line: interval_entry(line[2].mean, line[2].low, line[2].high), TEN, "nats"),
+        Field("tuned ‖ base", lambda line: number_entry(line[2].full_mean, 3), ALL, "nats"),
+        Field("Top changed", lambda line: share_entry(line[2].top_changed), unit="%"),
+        Field("Facts", lambda line: line[2].count),
+        Field("Left out", lambda line: line[2].skipped),
+        id=f"table-e-divergence-by-{by}",
+        title=f"Table E · Token divergence by {by}",
+        note=f"{what} Brackets: 95 % bootstrap interval.",
+        folded=True,
+    )
+
+
+report_block("table-e-by-bucket", section="divergence")(partial(groups, by="bucket"))
+report_block("table-e-by-topic", section="divergence")(partial(groups, by="topic"))
+
+
+@report_block("table-e-moved-most", section="divergence")
+def moved_most(report: Report) -> Table | None:
+    """The facts whose first token moved most, in words, for the least and the most moved model."""
+    return tabulate(
+        ((report.title(name), example) for name in extent(report) for example in report.moved.get(name, ())),
+        Field("Trained on", lambda line: line[0]),
+        Field("Shown", lambda line: line[1].prompt),
+        Field("The base’s completion", lambda line: line[1].completion),
+        Field("Likeliest token", lambda line: f"{_token(line[1].base_top)} → {_token(line[1].tuned_top)}"),
+        Field("Place of the answer", lambda line: _rank(line[1])),
+        Field("Divergence", lambda line: number_entry(line[1].kl, 3), unit="nats"),
+        id="table-e-moved-most",
+        title="Table E · The facts whose first token moved most",
+        note="What the base was shown and how it went on; the likeliest first token before and after fine-tuning; the "
+        "place of the right answer’s first token among all tokens before and after; the divergence. For the models "
+        "that moved least and most.",
+        folded=True,
+        words=True,
+    )
+
+
+def _token(text: str) -> str:
+    return f"“{text}”" if text.strip() else repr(text)
+
+
+def _rank(example: MovedExample) -> Entry:
+    before, after = example.base_answer_rank, example.tuned_answer_rank
+    return Entry(
+        text=f"{_token(example.answer_token)}: {before:,} → {after:,}",
+        value=after,
+        extra={"before": before, "after": after},
+    )
