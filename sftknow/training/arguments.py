@@ -72,7 +72,7 @@ def training_arguments(
         "train_sampling_strategy": "sequential",
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
-        "activation_checkpointing": False,
+        _checkpointing(): False,
         "save_strategy": "steps" if save_steps else "no",
         "save_steps": save_steps or 500,
         "save_total_limit": 2,
@@ -102,6 +102,13 @@ def training_arguments(
     if config.deepspeed_plugin is not None:
         check_deepspeed(recipe)
     return config
+
+
+def _checkpointing() -> str:
+    """What transformers calls the switch that computes activations twice; 5.19 has the second name alone."""
+    known = inspect.signature(SFTConfig).parameters
+    old = "gradient_checkpointing" in known and "activation_checkpointing" not in known
+    return "gradient_checkpointing" if old else "activation_checkpointing"
 
 
 def _check_precision(config: Any, recipe: SFTRecipe) -> None:
