@@ -18,6 +18,7 @@ from sftknow.artifacts.stages import Stage
 from sftknow.checkpoints.deltas import is_delta
 from sftknow.divergence.analysis import measure_divergence
 from sftknow.divergence.forward import load_for_logits
+from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import load_model, load_tokenizer, named_dtype
 from sftknow.models.references import restored_manifest
 from sftknow.parameters.in_memory import ModelLevels
@@ -25,7 +26,7 @@ from sftknow.parameters.restore import restore_levels
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.records import EvalRun, ModelRef, RestorePlan, Split
 from sftknow.run.cells import Cell
-from sftknow.run.stored_cells import store_small, weights_digest, whole
+from sftknow.run.stored_cells import store_small, whole
 from sftknow.run.training import train_cell
 from sftknow.run.workbench import Workbench
 
@@ -91,7 +92,7 @@ class CellStages:
             accelerate=bench.recipe.accelerate,
         )
         outputs = {"steps": trained.steps, "final_loss": trained.final_loss}
-        stage.finish({**outputs, "weights": weights_digest(stage.folder)})
+        stage.finish({**outputs, "weights": weights_sha256(stage.folder)})
 
     @property
     def weights(self) -> str:

@@ -13,8 +13,9 @@ from sftknow.artifacts.levels import level_name, parse_levels
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.checkpoints.reader import read_index
 from sftknow.errors import CheckpointError, RunError
+from sftknow.models.identity import weights_sha256
 from sftknow.models.references import restored_manifest
-from sftknow.models.resolving import BaseModel, local_model, resolve_base, weights_sha256
+from sftknow.models.resolving import BaseModel, local_model, resolve_base
 from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.passes import Resources
 from sftknow.parameters.patch import apply_patch, write_patch

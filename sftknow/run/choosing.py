@@ -20,9 +20,9 @@ from sftknow.artifacts.lock import Lock
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import CheckpointError, MasteryDataError
 from sftknow.evaluation.harness import Harness
+from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import load_model, load_tokenizer
 from sftknow.models.references import restored_manifest
-from sftknow.models.resolving import weights_sha256
 from sftknow.parameters.in_memory import ModelLevels
 from sftknow.parameters.outputs import refuse_output
 from sftknow.parameters.restore import find_cut, restore_levels

@@ -14,7 +14,8 @@ from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.scores import SCORES, read_eval, write_eval
 from sftknow.errors import MasteryDataError, ModelError, RunError
 from sftknow.evaluation.comparison import compare
-from sftknow.models.resolving import local_model, weights_sha256
+from sftknow.models.identity import weights_sha256
+from sftknow.models.resolving import local_model
 from sftknow.records import SPLITS, EvalRun, Fact, ModelRef, Split
 
 _DEFAULT_SPLITS: tuple[Split, ...] = ("test", "testood")
