@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,21 +84,8 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Restore and say where it is."""
     _check(arguments)
-    asked = _asked(arguments)
-    if arguments.apply_patch:
-        done = asked.patched(arguments.apply_patch)
-        way = "taken back" if done.level == "0%" else f"applied ({done.level})"
-        print(f"patch {way}: {done.restored:,} parameters set; model: {done.checkpoint}")
-    elif arguments.patch:
-        for level, file, values in asked.patches():
-            print(f"{level}: {values:,} values; patch: {file}")
-    else:
-        if arguments.choose_on:
-            models = _choose(arguments, asked)
-        else:
-            models = asked.layers(arguments.layer_sweep) if arguments.layer_sweep else asked.models()
-        for restored in models:
-            print(f"{restored.level}: {restored.restored:,} parameters set back; restored model: {restored.checkpoint}")
+    way = next((way for option, way in _WAYS.items() if getattr(arguments, option)), _models)
+    way(_asked(arguments), arguments)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -151,7 +139,26 @@ def _asked(arguments: argparse.Namespace) -> Restoration:
     )
 
 
-def _choose(arguments: argparse.Namespace, asked: Restoration) -> list[RestoredCheckpoint]:
+def _models(asked: Restoration, _: argparse.Namespace) -> None:
+    _tell(asked.models())
+
+
+def _layers(asked: Restoration, arguments: argparse.Namespace) -> None:
+    _tell(asked.layers(arguments.layer_sweep))
+
+
+def _patches(asked: Restoration, _: argparse.Namespace) -> None:
+    for level, file, values in asked.patches():
+        print(f"{level}: {values:,} values; patch: {file}")
+
+
+def _apply_patch(asked: Restoration, arguments: argparse.Namespace) -> None:
+    done = asked.patched(arguments.apply_patch)
+    way = "taken back" if done.level == "0%" else f"applied ({done.level})"
+    print(f"patch {way}: {done.restored:,} parameters set; model: {done.checkpoint}")
+
+
+def _choose(asked: Restoration, arguments: argparse.Namespace) -> None:
     from sftknow.run.choosing import ScoringOptions, choose_level
 
     scoring = ScoringOptions(
@@ -163,7 +170,16 @@ def _choose(arguments: argparse.Namespace, asked: Restoration) -> list[RestoredC
     )
     choice, restored = choose_level(asked, scoring)
     print("\n".join(_choice_lines(choice)))
-    return [restored]
+    _tell([restored])
+
+
+_WAYS = {"apply_patch": _apply_patch, "choose_on": _choose, "patch": _patches, "layer_sweep": _layers}
+"""What does it, by the option that asks for it; `_models` where none does."""
+
+
+def _tell(models: Iterable[RestoredCheckpoint]) -> None:
+    for restored in models:
+        print(f"{restored.level}: {restored.restored:,} parameters set back; restored model: {restored.checkpoint}")
 
 
 def _choice_lines(choice: Choice) -> list[str]:

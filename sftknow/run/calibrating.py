@@ -149,7 +149,7 @@ def _evaluation(bench: Workbench, folder: Path, tuned: Path) -> Rate:
     asked = [fact for fact in bench.facts.facts if fact.split in recipe.evaluation.splits]
     chosen = _some(asked, _QUESTIONS)
     data = folder / "data"
-    # How well each is known makes no difference here: all of them go into the buckets by turns.
+    # How well each is known makes no difference here: all of them go into one bucket.
     rows = [_as_if_graded(fact, 4) for fact in chosen]
     write_mastery_data(data, rows, {"graded_by": "nobody", "policy": {}})
     splits = tuple(split for split in SPLITS if any(fact.split == split for fact in chosen))

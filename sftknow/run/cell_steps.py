@@ -16,13 +16,14 @@ from sftknow.artifacts.files import digest
 from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.artifacts.scores import write_eval
+from sftknow.artifacts.stages import Stage
 from sftknow.checkpoints.deltas import is_delta
 from sftknow.divergence.forward import load_for_logits
 from sftknow.evaluation.harness import Harness
 from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import named_dtype
 from sftknow.parameters.tables import read_analysis, write_analysis
-from sftknow.records import EvalRun, Split
+from sftknow.records import EvalRun, RestorePlan, Split
 from sftknow.run.cells import Cell
 from sftknow.run.checkpoint_pairs import PairOptions, layer_ranges
 from sftknow.run.moving import MovedModel
@@ -261,20 +262,16 @@ class CellSteps:
 
     def restoring(self, model: TunedModel) -> tuple[Step, Step]:
         """Write all levels, in one pass over the pair; score all levels, with the model in memory."""
-        bench, name, plan = self.bench, self.name, read_analysis(self.bench.path / "changes" / self.name).plan
-        base, places = bench.base.sha256, bench.directory
-        keys = {
-            level: digest({"base": base, "tuned": self.weights, "plan": plan, "level": level}) for level in bench.levels
-        }
-        stages = {
-            level: places.stage(f"restored/{name}/{level_name(level)}", {"weights": key}) for level, key in keys.items()
-        }
+        bench, name, plan, stages = self.bench, self.name, self._plan, self.restored
 
         def write(folders: Mapping[str, Path]) -> Iterator[dict[str, int]]:
             for restored in bench.pair(model.checkpoint).restore(plan, folders, bench.order, say=bench.say):
                 yield {"restored": restored.restored}
 
-        asked = {level: Asked(name=restored_name(name, level), weights=key) for level, key in keys.items()}
+        asked = {
+            level: Asked(name=restored_name(name, level), weights=stage.inputs["weights"])
+            for level, stage in stages.items()
+        }
         moved = cache(lambda: model.moved(bench.harness))
 
         def score(level: str, work: Path) -> EvalRun:
@@ -291,6 +288,21 @@ class CellSteps:
             Step(stages=stages, title=f"restoring {{left}} of {name}", work=write, one_pass=True),
             evaluation_step(bench, asked, score, f"evaluating {name} at {{left}}"),
         )
+
+    @property
+    def restored(self) -> dict[str, Stage]:
+        """Where each level is written. There is a plan for them only once the changes are analysed."""
+        made_of = {"base": self.bench.base.sha256, "tuned": self.weights, "plan": self._plan}
+        return {
+            level: self.bench.directory.stage(
+                f"restored/{self.name}/{level_name(level)}", {"weights": digest({**made_of, "level": level})}
+            )
+            for level in self.bench.levels
+        }
+
+    @cached_property
+    def _plan(self) -> RestorePlan:
+        return read_analysis(self.bench.path / "changes" / self.name).plan
 
     def restore_layers(self, each: int) -> None:
         """Set each range of ``each`` layers back to the base as a whole, and score it (paper, E.2 and Table 11).

@@ -1,7 +1,7 @@
 """Choose a restoration level by its accuracy on one split, and say what it gives on the others.
 
-The paper reports the level that is best on the test set itself (Table 4). Here the level is chosen on dev, which no
-number that is reported plays a part in; the paper's way is told beside it.
+The paper reports the level that is best on the test set itself (Table 4). Here the level is chosen on dev, and its
+accuracy on test is reported; what the paper's way gives is said, too.
 """
 
 from __future__ import annotations

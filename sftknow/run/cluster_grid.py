@@ -96,7 +96,7 @@ def train_on_cluster(
 
     Args:
         bench: the run.
-        cells: those of the grid; what is done is passed over.
+        cells: those of the grid; what is done is skipped.
         failed: gets the name of each cell that failed, with its outcome.
 
     Returns:

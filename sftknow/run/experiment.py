@@ -170,7 +170,7 @@ class Experiment:
 
     def _note_failure(self, name: str, reason: str, trace: str | None = None) -> None:
         if trace is not None:
-            # Not the user's to mend: what went wrong is kept whole for a bug report, and the other cells go on.
+            # A bug, and not the user's mistake: the whole traceback is kept for a report, and the other cells go on.
             write_text(self.path / "failures" / f"{name.replace('/', '-')}.txt", trace)
             reason += "; see failures/ in the run directory"
         self.failed[name] = reason

@@ -19,7 +19,7 @@ from sftknow.models.resolving import BaseModel, resolve_base
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.report.paper import recognise
-from sftknow.run.cells import Cell
+from sftknow.run.cells import Cell, levels_of
 from sftknow.run.checks import check_machine, check_words
 from sftknow.run.rates import (
     ACCELERATOR,
@@ -31,7 +31,7 @@ from sftknow.run.rates import (
     stated_rates,
 )
 from sftknow.run.space import ModelSize, Part, model_size, parts, restored_cells
-from sftknow.run.standing import Standing, left_to_write, levels_of, nothing_done, standing
+from sftknow.run.standing import Standing, left_to_write, nothing_done, standing
 from sftknow.run.workbench import Workbench
 
 OFFICIAL = "entity-questions"

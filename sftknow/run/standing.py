@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftknow.artifacts.levels import level_name
 from sftknow.recipes.schema import Recipe
 from sftknow.run.cell_steps import CellSteps, model_evaluation
-from sftknow.run.cells import Cell, grid_cells
+from sftknow.run.cells import Cell, grid_cells, levels_of
 from sftknow.run.space import Left, restored_cells
 from sftknow.run.workbench import Workbench
 
@@ -64,9 +62,7 @@ def standing(bench: Workbench) -> Standing:
     cells = [CellSteps(bench, cell) for cell in bench.cells]
     models = {"base": bench.base, **bench.baselines}
     done = frozenset(cell.name for cell in cells if cell.complete)
-    marks = bench.path / "stages" / "restored"
-    names = [level_name(level) for level in levels_of(recipe)]
-    restored = sum((marks / cell / f"{level}.json").is_file() for cell in done for level in names)
+    restored = sum(stage.complete for cell in cells if cell.name in done for stage in cell.restored.values())
     return Standing(
         graded=True,
         cells=at_first.cells,
@@ -80,11 +76,6 @@ def standing(bench: Workbench) -> Standing:
         levels=at_first.levels,
         restored=min(restored, at_first.levels),
     )
-
-
-def levels_of(recipe: Recipe) -> Sequence[str]:
-    """Levels that are restored."""
-    return recipe.restore.levels or recipe.parameters.levels
 
 
 def left_to_write(recipe: Recipe, now: Standing, *, facts: int = 0, questions: int = 0, statements: int = 0) -> Left:

@@ -21,7 +21,7 @@ from sftknow.models.identity import identity_by_time
 from sftknow.models.resolving import BaseModel, resolve_base
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
-from sftknow.run.cells import Cell, grid_cells
+from sftknow.run.cells import Cell, grid_cells, levels_of
 from sftknow.run.checkpoint_pairs import LocalPair, PairOptions
 from sftknow.run.grading import grade_dataset, grading_inputs
 from sftknow.run.steps import Step
@@ -168,7 +168,7 @@ class Workbench:
     @property
     def levels(self) -> Sequence[str]:
         """Levels that are restored."""
-        return self.recipe.restore.levels or self.recipe.parameters.levels
+        return levels_of(self.recipe)
 
     def pair(self, tuned: Path) -> LocalPair:
         """The base and a fine-tuned model with whole weights."""
