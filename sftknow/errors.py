@@ -3,6 +3,7 @@
     SftknowError              the user can mend it: one line, exit code 2, nothing lost
     ├── RecipeError           a recipe file or a --set that cannot be used
     ├── FactsError            a facts source, a topics file or a synonyms file
+    │   └── FactsAwayError    it may be right, and cannot be fetched now
     ├── MasteryDataError      a graded (mastery-split) data set
     ├── GeneralTaskError      a general-ability task (xsum, gsm8k) or its data
     ├── ModelError            a model or tokenizer that cannot be loaded or used
@@ -33,6 +34,10 @@ class RecipeError(SftknowError):
 
 class FactsError(SftknowError):
     """A source of facts, a topics file or a synonyms file cannot be used."""
+
+
+class FactsAwayError(FactsError):
+    """A source of facts cannot be fetched now; its name may be right."""
 
 
 class MasteryDataError(SftknowError):

@@ -1,8 +1,9 @@
-"""Where the data folders lie: inside an installed wheel, or beside the package in a checkout."""
+"""Where the data folders lie, inside an installed wheel or beside the package in a checkout; and the user's cache."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -35,3 +36,10 @@ def lab_folder() -> Path:
 def recipe_folder() -> Path:
     """The folder of the recipes that ship with the package."""
     return PACKAGE / "recipes"
+
+
+def cache_folder() -> Path:
+    """The user's folder for what can be made or fetched again: ``$SFTKNOW_CACHE``, else ``~/.cache/sftknow``."""
+    own = os.environ.get("SFTKNOW_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(base) / "sftknow"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sftknow.cli.changes import DEFAULT_LEVELS
-from sftknow.cli.general_tasks import add_data, data_folders
+from sftknow.cli.general_tasks import add_data, data_folders, general_options
 from sftknow.cli.options import Commands, add_device, add_dtype, add_model, add_settings, command, positive, say
 
 
@@ -50,36 +50,26 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Do it all and print the table."""
     from sftknow.cli.sft import parse_size, task_recipe
-    from sftknow.evaluation.general.xsum import ARTICLE_WORDS
     from sftknow.models.resolving import resolve_base
     from sftknow.records import ModelRef
-    from sftknow.run.general_ability import GeneralOptions, check_tasks, general_ability
+    from sftknow.run.general_ability import Ability, check_tasks, general_ability
     from sftknow.run.general_text import general_text
+    from sftknow.run.training import TrainingSetup
 
     names = [name.strip() for name in arguments.tasks.split(",") if name.strip()]
     data = data_folders(arguments.data)
     check_tasks(names, data)
-    size, recipe = parse_size(arguments.size), task_recipe(arguments.settings)
-    model = ModelRef.parse(arguments.base)
-    path = general_ability(
-        resolve_base(model.path, model.revision, None),
-        names,
-        arguments.out,
+    ability = Ability(
+        tasks=names,
         data=data,
-        size=size,
+        size=parse_size(arguments.size),
         seed=arguments.seed,
-        recipe=recipe,
         levels=() if arguments.top == "none" else [level.strip() for level in arguments.top.split(",")],
-        options=GeneralOptions(
-            few_shot=arguments.fewshot,
-            limit=arguments.limit,
-            article_words=arguments.article_words or ARTICLE_WORDS,
-            batch_size=arguments.batch_size,
-            device=arguments.device,
-            dtype=arguments.dtype,
-        ),
+        training=TrainingSetup(recipe=task_recipe(arguments.settings)),
+        asked=general_options(arguments),
         keep=arguments.keep,
-        say=say,
     )
+    model = ModelRef.parse(arguments.base)
+    path = general_ability(resolve_base(model.path, model.revision, None), ability, arguments.out, say)
     print(general_text(path))
     print(f"\nall numbers: {path}")

@@ -11,6 +11,7 @@ from sftknow.cli.options import positive
 
 if TYPE_CHECKING:
     from sftknow.artifacts.general_scores import GeneralScores
+    from sftknow.run.general_ability import GeneralOptions
 
 QUESTIONS = "cbqa_mastery"
 
@@ -62,16 +63,12 @@ def data_folders(texts: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
-def score(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Score the models of `sftknow evaluate` on these tasks and print a table for each."""
-    from sftknow.errors import GeneralTaskError
+def general_options(arguments: argparse.Namespace) -> GeneralOptions:
+    """How the tasks are asked."""
     from sftknow.evaluation.general.xsum import ARTICLE_WORDS
-    from sftknow.records import ModelRef
-    from sftknow.run.general_ability import GeneralOptions, score_general
+    from sftknow.run.general_ability import GeneralOptions
 
-    if arguments.fewshot is not None and arguments.fewshot < 0:
-        raise GeneralTaskError(f"--fewshot {arguments.fewshot}: give 0 or more examples")
-    options = GeneralOptions(
+    return GeneralOptions(
         few_shot=arguments.fewshot,
         limit=arguments.limit,
         article_words=arguments.article_words or ARTICLE_WORDS,
@@ -79,6 +76,17 @@ def score(arguments: argparse.Namespace, names: Sequence[str]) -> None:
         device=arguments.device,
         dtype=arguments.dtype,
     )
+
+
+def score(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Score the models of `sftknow evaluate` on these tasks and print a table for each."""
+    from sftknow.errors import GeneralTaskError
+    from sftknow.records import ModelRef
+    from sftknow.run.general_ability import score_general
+
+    if arguments.fewshot is not None and arguments.fewshot < 0:
+        raise GeneralTaskError(f"--fewshot {arguments.fewshot}: give 0 or more examples")
+    options = general_options(arguments)
     several = len(arguments.models) > 1
     for model in arguments.models:
         ref = ModelRef.parse(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from sftknow.cli.options import Commands, add_device, add_dtype, command, resolv
 from sftknow.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from sftknow.run.checkpoint_pairs import PairOptions, WriteOptions
+    from sftknow.records import RestoredCheckpoint
+    from sftknow.run.checkpoint_pairs import Restoration
     from sftknow.run.choosing import Choice
 
 _EXAMPLES = """sftknow restore base tuned --top 5% --out restored
@@ -82,34 +84,8 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Restore and say where it is."""
     _check(arguments)
-    levels = arguments.top.split(",") if arguments.top else []
-    if arguments.apply_patch:
-        _apply_patch(arguments)
-    elif arguments.choose_on:
-        _choose(arguments, levels)
-    elif arguments.patch:
-        from sftknow.run.checkpoint_pairs import patch_pair
-
-        for level, file, values in patch_pair(
-            arguments.base,
-            arguments.tuned,
-            levels,
-            arguments.out,
-            pair_options(arguments),
-            plan_file=arguments.plan,
-        ):
-            print(f"{level}: {values:,} values; patch: {file}")
-    else:
-        from sftknow.run.checkpoint_pairs import layer_ranges, restore_layer_ranges, restore_pair
-
-        pair = arguments.base, arguments.tuned
-        if arguments.layer_sweep:
-            ranges = layer_ranges(arguments.layer_sweep, arguments.base)
-            done = restore_layer_ranges(*pair, ranges, arguments.out, *_options(arguments))
-        else:
-            done = restore_pair(*pair, levels, arguments.out, *_options(arguments), plan_file=arguments.plan)
-        for restored in done:
-            print(f"{restored.level}: {restored.restored:,} parameters set back; restored model: {restored.checkpoint}")
+    way = next((way for option, way in _WAYS.items() if getattr(arguments, option)), _models)
+    way(_asked(arguments), arguments)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -144,27 +120,45 @@ def _check(arguments: argparse.Namespace) -> None:
         raise CheckpointError("--choose-on SPLIT and --mastery DATA go together")
 
 
-def _options(arguments: argparse.Namespace) -> tuple[PairOptions, WriteOptions]:
+def _asked(arguments: argparse.Namespace) -> Restoration:
     from sftknow.checkpoints.layout import parse_size
-    from sftknow.run.checkpoint_pairs import WriteOptions
+    from sftknow.run.checkpoint_pairs import Restoration, WriteOptions
 
-    write = WriteOptions(
-        links=not arguments.no_links,
-        shard_bytes=parse_size(arguments.shard_size) if arguments.shard_size else None,
+    return Restoration(
+        base=arguments.base,
+        tuned=arguments.tuned or "",
+        out=arguments.out,
+        levels=arguments.top.split(",") if arguments.top else (),
+        plan_file=arguments.plan,
+        order=pair_options(arguments),
+        write=WriteOptions(
+            links=not arguments.no_links,
+            shard_bytes=parse_size(arguments.shard_size) if arguments.shard_size else None,
+        ),
         say=say,
     )
-    return pair_options(arguments), write
 
 
-def _apply_patch(arguments: argparse.Namespace) -> None:
-    from sftknow.run.checkpoint_pairs import patch_model
+def _models(asked: Restoration, _: argparse.Namespace) -> None:
+    _tell(asked.models())
 
-    done = patch_model(arguments.base, arguments.apply_patch, arguments.out, *_options(arguments))
+
+def _layers(asked: Restoration, arguments: argparse.Namespace) -> None:
+    _tell(asked.layers(arguments.layer_sweep))
+
+
+def _patches(asked: Restoration, _: argparse.Namespace) -> None:
+    for level, file, values in asked.patches():
+        print(f"{level}: {values:,} values; patch: {file}")
+
+
+def _apply_patch(asked: Restoration, arguments: argparse.Namespace) -> None:
+    done = asked.patched(arguments.apply_patch)
     way = "taken back" if done.level == "0%" else f"applied ({done.level})"
     print(f"patch {way}: {done.restored:,} parameters set; model: {done.checkpoint}")
 
 
-def _choose(arguments: argparse.Namespace, levels: list[str]) -> None:
+def _choose(asked: Restoration, arguments: argparse.Namespace) -> None:
     from sftknow.run.choosing import ScoringOptions, choose_level
 
     scoring = ScoringOptions(
@@ -174,10 +168,18 @@ def _choose(arguments: argparse.Namespace, levels: list[str]) -> None:
         device=arguments.device,
         batch_size=arguments.batch_size,
     )
-    options, write = _options(arguments)
-    choice, restored = choose_level(arguments.base, arguments.tuned, levels, arguments.out, options, scoring, write)
+    choice, restored = choose_level(asked, scoring)
     print("\n".join(_choice_lines(choice)))
-    print(f"{restored.level}: {restored.restored:,} parameters set back; restored model: {restored.checkpoint}")
+    _tell([restored])
+
+
+_WAYS = {"apply_patch": _apply_patch, "choose_on": _choose, "patch": _patches, "layer_sweep": _layers}
+"""What does it, by the option that asks for it; `_models` where none does."""
+
+
+def _tell(models: Iterable[RestoredCheckpoint]) -> None:
+    for restored in models:
+        print(f"{restored.level}: {restored.restored:,} parameters set back; restored model: {restored.checkpoint}")
 
 
 def _choice_lines(choice: Choice) -> list[str]:

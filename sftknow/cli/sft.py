@@ -12,10 +12,9 @@ from sftknow.cli.general_tasks import add_data, data_folders
 from sftknow.cli.options import Commands, add_settings, command, positive, resolve_dataset, say
 
 if TYPE_CHECKING:
-    from sftknow.recipes.schema import AccelerateSection
     from sftknow.records import TrainedModel
+    from sftknow.run.training import Material, TrainingSetup
     from sftknow.training.recipe import SFTRecipe
-    from sftknow.training.train import TrainingOptions
 
 
 def add_parser(commands: Commands) -> None:
@@ -100,12 +99,10 @@ def run(arguments: argparse.Namespace) -> None:
 def train_facts(arguments: argparse.Namespace) -> TrainedModel | None:
     """Fine-tune on facts of a bucket; None where the batch was only shown."""
     from sftknow.artifacts.mastery_data import MasteryData
-    from sftknow.models.resolving import resolve_base
     from sftknow.recipes.load import override_section
     from sftknow.recipes.schema import LoraSection, SFTSection
-    from sftknow.records import ModelRef
     from sftknow.run.cells import Cell
-    from sftknow.run.training import check_training, sft_recipe, show_cell, train_cell
+    from sftknow.run.training import FactDraw, sft_recipe
 
     cell = Cell(
         bucket=parse_bucket(arguments.bucket),
@@ -113,62 +110,50 @@ def train_facts(arguments: argparse.Namespace) -> TrainedModel | None:
         seed=arguments.seed,
     )
     recipe = sft_recipe(override_section(SFTSection, arguments.settings), LoraSection() if arguments.lora else None)
-    section, beside = accelerate_section(arguments), training_options(arguments)
-    check_training(recipe, section, beside)
-    dataset = MasteryData(resolve_dataset(arguments.mastery))
-    model = ModelRef.parse(arguments.model)
-    base = resolve_base(model.path, model.revision, None)
-    if arguments.show_batch:
-        print(show_cell(base, dataset, cell, recipe=recipe))
-        return None
-    return train_cell(base, dataset, cell, arguments.out, recipe=recipe, options=beside, accelerate=section)
+    setup = training_setup(arguments, recipe)
+    return _train(arguments, FactDraw(dataset=MasteryData(resolve_dataset(arguments.mastery)), cell=cell), setup)
 
 
 def train_task(arguments: argparse.Namespace) -> TrainedModel | None:
     """Fine-tune on a task's own train split; None where the batch was only shown."""
     from sftknow.evaluation.general.xsum import ARTICLE_WORDS
-    from sftknow.models.resolving import resolve_base
-    from sftknow.records import ModelRef
-    from sftknow.run.general_ability import GeneralOptions, check_tasks, open_task, show_task, train_on_task
-    from sftknow.run.training import check_training
+    from sftknow.run.general_ability import GeneralOptions, TaskRows, check_tasks, open_task
 
     size = parse_size(arguments.size)
     data = data_folders(arguments.data)
     check_tasks([arguments.task], data)
     options = GeneralOptions(few_shot=0, article_words=arguments.article_words or ARTICLE_WORDS)
-    recipe = task_recipe(arguments.settings, lora=arguments.lora)
-    section, beside = accelerate_section(arguments), training_options(arguments)
-    check_training(recipe, section, beside)
-    harness = open_task(arguments.task, data, options)
+    setup = training_setup(arguments, task_recipe(arguments.settings, lora=arguments.lora))
+    rows = TaskRows(harness=open_task(arguments.task, data, options), size=size, seed=arguments.seed)
+    return _train(arguments, rows, setup)
+
+
+def _train(arguments: argparse.Namespace, material: Material, setup: TrainingSetup) -> TrainedModel | None:
+    from sftknow.models.resolving import resolve_base
+    from sftknow.records import ModelRef
+    from sftknow.run.training import show, train
+
     model = ModelRef.parse(arguments.model)
     base = resolve_base(model.path, model.revision, None)
     if arguments.show_batch:
-        print(show_task(base, harness, size=size, seed=arguments.seed, recipe=recipe))
+        print(show(base, material, setup.recipe))
         return None
-    return train_on_task(
-        base,
-        harness,
-        arguments.out,
-        size=size,
-        seed=arguments.seed,
-        recipe=recipe,
-        options=beside,
-        accelerate=section,
-    )
+    return train(base, material, arguments.out, setup)
 
 
-def accelerate_section(arguments: argparse.Namespace) -> AccelerateSection:
-    """``--processes`` and ``--accelerate`` as a recipe has them."""
+def training_setup(arguments: argparse.Namespace, recipe: SFTRecipe) -> TrainingSetup:
+    """The recipe with ``--processes``, ``--accelerate``, ``--save-steps`` and ``--report-to``, checked."""
     from sftknow.recipes.schema import AccelerateSection
-
-    return AccelerateSection(processes=arguments.processes, config=arguments.accelerate)
-
-
-def training_options(arguments: argparse.Namespace) -> TrainingOptions:
-    """``--save-steps`` and ``--report-to``."""
+    from sftknow.run.training import TrainingSetup
     from sftknow.training.train import TrainingOptions
 
-    return TrainingOptions(report_to=tuple(arguments.report_to), save_steps=arguments.save_steps)
+    setup = TrainingSetup(
+        recipe=recipe,
+        options=TrainingOptions(report_to=tuple(arguments.report_to), save_steps=arguments.save_steps),
+        accelerate=AccelerateSection(processes=arguments.processes, config=arguments.accelerate),
+    )
+    setup.check()
+    return setup
 
 
 def note_lone_process() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import time
 import zipfile
@@ -23,8 +22,9 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from sftknow.artifacts.files import atomic_file
-from sftknow.errors import FactsError
+from sftknow.errors import FactsAwayError, FactsError
 from sftknow.progress import progress
+from sftknow.resources import cache_folder
 
 OFFICIAL = "entity-questions"
 """What a person writes for the official release."""
@@ -165,7 +165,7 @@ def official_files() -> ZipFiles:
     Raises:
         FactsError: it could not be fetched, or is not the release that is known.
     """
-    cached = _cache() / "entity-questions.zip"
+    cached = cache_folder() / "entity-questions.zip"
     if cached.is_file():
         try:
             if compare(ZipFiles(cached)).official:
@@ -184,12 +184,6 @@ def official_files() -> ZipFiles:
     return ZipFiles(cached)
 
 
-def _cache() -> Path:
-    own = os.environ.get("SFTKNOW_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(own) if own else Path(base) / "sftknow"
-
-
 def _fetch(address: str, to: Path) -> None:
     """Download a file; what goes wrong on the way is tried again, what is refused is not."""
     way_out = "download it by other means and give the .zip file as the source"
@@ -202,7 +196,7 @@ def _fetch(address: str, to: Path) -> None:
         except (OSError, HTTPException) as error:
             if attempt == _TRIES:
                 said = str(getattr(error, "reason", "") or error) or type(error).__name__
-                raise FactsError(f"{address} could not be fetched: {said}; {way_out}") from None
+                raise FactsAwayError(f"{address} could not be fetched: {said}; {way_out}") from None
         else:
             return
         time.sleep(attempt)

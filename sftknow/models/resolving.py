@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftknow.artifacts.files import digest, file_sha256
 from sftknow.artifacts.manifests import MANIFEST, write_manifest
 from sftknow.checkpoints.index import DELTA_INDEX, no_weights, refuse_adapter, stored_small
 from sftknow.errors import ModelError
+from sftknow.models.identity import weights_sha256
 from sftknow.models.pull import pull
 from sftknow.records import ModelRef
 from sftknow.resources import lab_folder
-
-_HASHED_WHOLE = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +62,6 @@ def resolve_base(path: str, revision: str | None, dtype: str | None) -> BaseMode
             raise ModelError(no_weights(folder))
         raise ModelError(f"{folder} has no config.json: it is no model folder")
     return BaseModel(ref=ModelRef(path=str(folder), dtype=dtype), name=name, sha256=weights_sha256(folder))
-
-
-def weights_sha256(folder: Path) -> str:
-    """What identifies the weights of a checkpoint: content, or size and time for files of more than 1 GiB each."""
-    parts = []
-    for file in sorted(folder.glob("*.safetensors")):
-        status = file.stat()
-        same = file_sha256(file) if status.st_size <= _HASHED_WHOLE else [status.st_size, status.st_mtime_ns]
-        parts.append([file.name, same])
-    if not parts:
-        raise ModelError(f"{folder} has no safetensors weights; convert the model first (pickles are never loaded)")
-    return digest(parts)
 
 
 def link_base(base: BaseModel, out: Path, dataset: dict[str, str]) -> None:

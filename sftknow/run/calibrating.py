@@ -16,10 +16,7 @@ import torch
 
 from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.checkpoints.deltas import write_delta
-from sftknow.divergence.analysis import measure_divergence
-from sftknow.divergence.base import measure_base
 from sftknow.divergence.forward import load_for_logits
-from sftknow.divergence.selection import select_prompts
 from sftknow.evaluation.harness import Harness
 from sftknow.facts.prompts import Statements
 from sftknow.grading.mastery import grade
@@ -28,11 +25,11 @@ from sftknow.models.loading import find_device, load_model, load_tokenizer
 from sftknow.parameters.restore import restore_levels
 from sftknow.progress import progress
 from sftknow.records import SPLITS, Fact, GradedFact, Mastery, ModelRef
-from sftknow.run.cells import Cell
 from sftknow.run.grading import match_rule, sampling_policy
 from sftknow.run.rates import ON_THE_SPOT, Rate
 from sftknow.run.replicas import load_sampler
 from sftknow.run.space import ModelSize
+from sftknow.run.token_pairs import measure, view_base
 from sftknow.run.workbench import Workbench
 from sftknow.training.train import fine_tune
 
@@ -124,7 +121,7 @@ def _grading(bench: Workbench) -> tuple[list[GradedFact], Rate]:
 
 def _training(bench: Workbench, folder: Path) -> tuple[Path, Rate]:
     """Two trainings, a short and a longer one: what every cell costs, and what a step does."""
-    recipe = bench.sft(Cell(bucket=None, size=None, seed=0))
+    recipe = bench.training().recipe
     facts = [fact for fact in bench.facts.facts if fact.split == "train"]
     ref = replace(bench.base.ref, dtype=None)
     bench.loaded_base  # noqa: B018 - loaded once for all cells
@@ -152,7 +149,7 @@ def _evaluation(bench: Workbench, folder: Path, tuned: Path) -> Rate:
     asked = [fact for fact in bench.facts.facts if fact.split in recipe.evaluation.splits]
     chosen = _some(asked, _QUESTIONS)
     data = folder / "data"
-    # How well each is known makes no difference here: all of them go into the buckets by turns.
+    # How well each is known makes no difference here: all of them go into one bucket.
     rows = [_as_if_graded(fact, 4) for fact in chosen]
     write_mastery_data(data, rows, {"graded_by": "nobody", "policy": {}})
     splits = tuple(split for split in SPLITS if any(fact.split == split for fact in chosen))
@@ -180,33 +177,20 @@ def _divergence(bench: Workbench, rows: Sequence[GradedFact], ref: ModelRef) -> 
     buckets = sorted({row.mastery.bucket for row in test} & set(section.buckets))
     if not buckets:
         return Rate(each=0.0, basis=ON_THE_SPOT)
-    templates = {name: topic.templates for name, topic in bench.topics.items()}
-    selection = select_prompts(test, templates, buckets=buckets)
-    model, tokenizer = load_for_logits(bench.base.ref, device=recipe.model.device)
-    view = measure_base(
-        model,
-        tokenizer,
-        selection,
-        window=section.window,
-        prompt=section.base_prompt,
-        batch_size=recipe.model.batch_size,
-    )
+    options = replace(bench.divergence, buckets=tuple(buckets))
+    view = view_base(bench.base.ref, test, bench.topics, options)
     tuned, load = _timed(lambda: load_for_logits(ref, device=recipe.model.device))
-    _, seconds = _timed(
-        lambda: measure_divergence(
-            view, *tuned, k=section.k, prompt=section.tuned_prompt, bootstrap=section.bootstrap, seed=0
-        )
-    )
+    _, seconds = _timed(lambda: measure(view, *tuned, options))
     facts = bench.facts.counts()["test"]
     return Rate(each=load + seconds * facts / len(test), basis=ON_THE_SPOT)
 
 
 def _parameters(bench: Workbench, folder: Path, tuned: Path) -> dict[str, Rate]:
-    section, base = bench.recipe.parameters, Path(bench.base.ref.path)
-    bench.analyse(tuned)  # the first one may compile the kernels
-    analysis, seconds = _timed(lambda: bench.analyse(tuned))
-    outputs = {level: folder / "restored" / str(i) for i, level in enumerate(section.levels)}
-    _, writing = _timed(lambda: list(restore_levels(base, tuned, analysis.plan, outputs)))
+    levels, pair = bench.recipe.parameters.levels, bench.pair(tuned)
+    pair.analyse(levels, bench.order)  # the first one may compile the kernels
+    analysis, seconds = _timed(lambda: pair.analyse(levels, bench.order))
+    outputs = {level: folder / "restored" / str(i) for i, level in enumerate(levels)}
+    _, writing = _timed(lambda: restore_levels(pair.base_folder, tuned, analysis.plan, outputs))
     return {
         "changes": Rate(each=seconds, basis=ON_THE_SPOT),
         "restoring": Rate(each=writing / len(outputs), basis=ON_THE_SPOT),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sftknow.errors import RecipeError
-from sftknow.recipes.schema import GridSection
+from sftknow.recipes.schema import GridSection, Recipe
 
 _NAME = re.compile(r"^(?:b(?P<bucket>[0-4])|mixed|(?P<lora>lora))-n(?P<size>\d+|all)-s(?P<seed>\d+)$")
 
@@ -54,3 +55,8 @@ def grid_cells(grid: GridSection) -> list[Cell]:
         for size in grid.sizes
         for seed in grid.seeds
     ]
+
+
+def levels_of(recipe: Recipe) -> Sequence[str]:
+    """Levels at which fine-tuned models are restored."""
+    return recipe.restore.levels or recipe.parameters.levels

@@ -1,11 +1,11 @@
-"""Rank and restore one checkpoint pair outside a run; used by `sftknow changes` and `sftknow restore`."""
+"""One checkpoint pair: rank its parameters, restore it, write patches; for runs and for single commands."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from sftknow.artifacts.levels import level_name, parse_levels
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.checkpoints.reader import read_index
 from sftknow.errors import CheckpointError, RunError
+from sftknow.models.identity import weights_sha256
 from sftknow.models.references import restored_manifest
-from sftknow.models.resolving import BaseModel, local_model, resolve_base, weights_sha256
+from sftknow.models.resolving import BaseModel, local_model, resolve_base
 from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.passes import Resources
 from sftknow.parameters.patch import apply_patch, write_patch
@@ -22,7 +23,7 @@ from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan
-from sftknow.run.local_cards import write_card
+from sftknow.run.local_cards import card_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,6 @@ class WriteOptions:
 
     links: bool = True
     shard_bytes: int | None = None
-    say: Callable[[str], object] = print
-    """Gets a line where a folder could not be given a card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,129 +60,175 @@ class LocalPair:
     def base_folder(self) -> Path:
         return Path(self.base.ref.path)
 
+    @classmethod
+    def find(cls, base: str, tuned: str) -> LocalPair:
+        """Find both checkpoints; from the Hub they are pulled.
 
-def local_pair(base: str, tuned: str) -> LocalPair:
-    """Find both checkpoints; from the Hub they are pulled.
+        Raises:
+            CheckpointError: BASE was made from TUNED: they are swapped.
+            ModelError, HubError: there is no such model.
+        """
+        found = ModelRef.parse(base)
+        resolved = resolve_base(found.path, found.revision, None)
+        pair = cls(base=resolved, tuned=Path(local_model(ModelRef.parse(tuned)).path))
+        _refuse_swapped(pair, base, tuned)
+        return pair
 
-    Raises:
-        CheckpointError: BASE was made from TUNED: they are swapped.
-        ModelError, HubError: there is no such model.
-    """
-    found = ModelRef.parse(base)
-    resolved = resolve_base(found.path, found.revision, None)
-    tuned_folder = Path(local_model(ModelRef.parse(tuned)).path)
-    pair = LocalPair(base=replace(resolved, ref=replace(resolved.ref, dtype=None)), tuned=tuned_folder)
-    _refuse_swapped(pair, base, tuned)
-    return pair
+    def analyse(self, levels: Sequence[str], options: PairOptions) -> Analysis:
+        """Rank the parameters (paper, 5.1); see `sftknow.parameters.change.analyse`."""
+        return analyse(self.base_folder, self.tuned, levels, **vars(options))
+
+    def restore(
+        self,
+        plan: RestorePlan,
+        outputs: Mapping[str, Path],
+        options: PairOptions,
+        write: WriteOptions | None = None,
+        *,
+        say: Callable[[str], object],
+        verified: bool = False,
+        notes: Mapping[str, Any] | None = None,
+    ) -> list[RestoredCheckpoint]:
+        """Write levels of a plan, each with its manifest and card; see `restore_levels`.
+
+        Args:
+            plan: of this very pair.
+            outputs: by level, the folder to write.
+            options: for its resources; the plan decides the order.
+            write: how.
+            say: gets a line where a folder could not be given a card.
+            verified: the plan was made by this process just now.
+            notes: recorded under ``restoration`` in each manifest.
+        """
+        write = write or WriteOptions()
+        return restore_levels(
+            self.base_folder,
+            self.tuned,
+            plan,
+            outputs,
+            manifests=self.manifests(outputs),
+            resources=options.resources,
+            links=write.links,
+            shard_bytes=write.shard_bytes,
+            verified=verified,
+            notes=notes,
+            finishing=card_writer(say),
+        )
+
+    def manifests(self, outputs: Mapping[str, Path]) -> dict[str, Mapping[str, Any]]:
+        return {key: restored_manifest(self.base, self.tuned, folder) for key, folder in outputs.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """What is set back in a checkpoint pair outside a run, and where it goes: all that `sftknow restore` asks for."""
+
+    base: str
+    """A folder, ``org/name[@revision]`` or ``lab``; so is ``tuned``."""
+    tuned: str
+    out: Path
+    """The folder of one level, or of a folder for each of several."""
+    levels: Sequence[str] = ()
+    """Of the region, or of the plan; none takes all of the plan's."""
+    plan_file: Path | None = None
+    """A plan that `sftknow changes` wrote, for these very checkpoints."""
+    order: PairOptions = field(default_factory=PairOptions)
+    write: WriteOptions = field(default_factory=WriteOptions)
+    say: Callable[[str], object] = print
+
+    def models(self) -> list[RestoredCheckpoint]:
+        """Write a model for each level.
+
+        Raises:
+            CheckpointError: what `analyse` and `restore_levels` raise; the checkpoints hold the same values.
+        """
+        pair, plan, levels = self._planned()
+        verified = self.plan_file is None
+        return pair.restore(plan, self._places(levels), self.order, self.write, say=self.say, verified=verified)
+
+    def patches(self) -> list[tuple[str, Path, int]]:
+        """Write a sparse file of the difference for each level: (level, file, how many values it changes).
+
+        Raises:
+            CheckpointError: as `models`.
+        """
+        pair, plan, levels = self._planned()
+        done = []
+        for level, place in self._places(levels).items():
+            file = place if len(levels) == 1 else place.with_name(f"{place.name}.safetensors")
+            manifest = restored_manifest(pair.base, pair.tuned, file.parent / "model")
+            values = write_patch(
+                pair.base_folder, pair.tuned, plan, level, file, manifest=manifest, verified=self.plan_file is None
+            )
+            done.append((level, file, values))
+        return done
+
+    def layers(self, sweep: str) -> list[RestoredCheckpoint]:
+        """Set whole layers back (paper, Table 11), each range of them in a folder of its own, such as ``layers-0-3``.
+
+        One range alone goes to ``out`` itself.
+
+        Args:
+            sweep: see `layer_ranges`.
+
+        Raises:
+            CheckpointError: as `restore_layers`.
+        """
+        ranges = layer_ranges(sweep, self.base)
+        pair = LocalPair.find(self.base, self.tuned)
+        outputs = {text: self.out if len(ranges) == 1 else self.out / f"layers-{text}" for text in ranges}
+        return restore_layers(
+            pair.base_folder,
+            pair.tuned,
+            outputs,
+            region=self.order.region,
+            manifests=pair.manifests(outputs),
+            resources=self.order.resources,
+            links=self.write.links,
+            shard_bytes=self.write.shard_bytes,
+            common_rows=self.order.common_rows,
+            finishing=card_writer(self.say),
+        )
+
+    def patched(self, patch: Path) -> RestoredCheckpoint:
+        """Write the model that a patch makes of ``base``, forwards or back; see `apply_patch`."""
+        folder = Path(local_model(ModelRef.parse(self.base)).path)
+        return apply_patch(folder, patch, self.out, resources=self.order.resources, finishing=card_writer(self.say))
+
+    def _places(self, levels: Sequence[str]) -> dict[str, Path]:
+        return {level: self.out if len(levels) == 1 else self.out / level_name(level) for level in levels}
+
+    def _planned(self) -> tuple[LocalPair, RestorePlan, Sequence[str]]:
+        """The pair, its plan, and which of the plan's levels are wanted."""
+        if self.levels:
+            parse_levels(self.levels)
+        if self.plan_file:
+            plan = read_plan(self.plan_file)
+            wanted = [find_cut(plan, level).level for level in self.levels] or [cut.level for cut in plan.cuts]
+            return LocalPair.find(self.base, self.tuned), plan, wanted
+        pair = LocalPair.find(self.base, self.tuned)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that nothing changed is an error below
+            found = pair.analyse(self.levels, self.order)
+        if not found.change.changed:
+            raise CheckpointError(
+                f"{self.base} and {self.tuned} hold the same values in the region {self.order.region}: there is "
+                "nothing to restore"
+            )
+        return pair, found.plan, self.levels
+
+
+def order_inputs(options: PairOptions) -> dict[str, Any]:
+    """What of the order decides results, for a step's inputs; nothing by the defaults, as in earlier versions."""
+    usual = vars(PairOptions())
+    changed = {name: value for name, value in vars(options).items() if name != "resources" and value != usual[name]}
+    return {"order": changed} if changed else {}
 
 
 def analyse_pair(base: str, tuned: str, levels: Sequence[str], options: PairOptions) -> Analysis:
     """Rank the parameters of a checkpoint pair; see `sftknow.parameters.change.analyse`."""
     parse_levels(levels)
-    return analyse_local(local_pair(base, tuned), levels, options)
-
-
-def analyse_local(pair: LocalPair, levels: Sequence[str], options: PairOptions) -> Analysis:
-    """`analyse_pair` for checkpoints that are found already."""
-    return analyse(pair.base_folder, pair.tuned, levels, **vars(options))
-
-
-def restore_pair(
-    base: str,
-    tuned: str,
-    levels: Sequence[str],
-    out: Path,
-    options: PairOptions,
-    write: WriteOptions | None = None,
-    *,
-    plan_file: Path | None = None,
-) -> list[RestoredCheckpoint]:
-    """Restore a checkpoint at one level (into ``out``) or several (into folders of ``out`` named after the levels).
-
-    Args:
-        levels: of the region, or of the plan; none takes all of the plan's.
-        options: what decides the order; the plan decides it where there is one.
-        plan_file: a plan that `sftknow changes` wrote, for these very checkpoints.
-
-    Raises:
-        CheckpointError: what `analyse` and `restore_levels` raise; the checkpoints hold the same values.
-    """
-    write = write or WriteOptions()
-    pair, plan, levels = _planned(base, tuned, levels, options, plan_file)
-    outputs = _places(levels, out)
-    return restore_levels(
-        pair.base_folder,
-        pair.tuned,
-        plan,
-        outputs,
-        manifests=_manifests(pair, outputs),
-        resources=options.resources,
-        links=write.links,
-        shard_bytes=write.shard_bytes,
-        verified=plan_file is None,
-        finishing=card_writer(write.say),
-    )
-
-
-def patch_pair(
-    base: str,
-    tuned: str,
-    levels: Sequence[str],
-    out: Path,
-    options: PairOptions,
-    *,
-    plan_file: Path | None = None,
-) -> list[tuple[str, Path, int]]:
-    """Write patches instead of models: one level to the file ``out``, several to files in the folder ``out``.
-
-    Returns:
-        (level, file, how many values it changes) for each.
-
-    Raises:
-        CheckpointError: as `restore_pair`.
-    """
-    pair, plan, levels = _planned(base, tuned, levels, options, plan_file)
-    done = []
-    for level in levels:
-        file = out if len(levels) == 1 else out / f"{level_name(level)}.safetensors"
-        manifest = restored_manifest(pair.base, pair.tuned, file.parent / "model")
-        values = write_patch(
-            pair.base_folder, pair.tuned, plan, level, file, manifest=manifest, verified=plan_file is None
-        )
-        done.append((level, file, values))
-    return done
-
-
-def restore_layer_ranges(
-    base: str, tuned: str, ranges: Sequence[str], out: Path, options: PairOptions, write: WriteOptions
-) -> list[RestoredCheckpoint]:
-    """Set whole layers back (paper, Table 11), each range of them in a folder of its own, such as ``out/layers-0-3``.
-
-    One range alone goes to ``out`` itself.
-
-    Raises:
-        CheckpointError: as `restore_layers`.
-    """
-    pair = local_pair(base, tuned)
-    outputs = {text: out if len(ranges) == 1 else out / f"layers-{text}" for text in ranges}
-    return restore_layers(
-        pair.base_folder,
-        pair.tuned,
-        outputs,
-        region=options.region,
-        manifests=_manifests(pair, outputs),
-        resources=options.resources,
-        links=write.links,
-        shard_bytes=write.shard_bytes,
-        common_rows=options.common_rows,
-        finishing=card_writer(write.say),
-    )
-
-
-def patch_model(model: str, patch: Path, out: Path, options: PairOptions, write: WriteOptions) -> RestoredCheckpoint:
-    """Write the model that a patch makes of another one, forwards or back; see `apply_patch`."""
-    folder = Path(local_model(ModelRef.parse(model)).path)
-    return apply_patch(folder, patch, out, resources=options.resources, finishing=card_writer(write.say))
+    return LocalPair.find(base, tuned).analyse(levels, options)
 
 
 def layer_ranges(text: str, base: str) -> list[str]:
@@ -203,46 +248,6 @@ def layer_ranges(text: str, base: str) -> list[str]:
             f"cannot make ranges of {each} layers of {base} (layers: {layers}); give them by name, such as 0-3,4-7"
         )
     return [f"{first}-{min(first + each, layers) - 1}" for first in range(0, layers, each)]
-
-
-def _planned(
-    base: str, tuned: str, levels: Sequence[str], options: PairOptions, plan_file: Path | None
-) -> tuple[LocalPair, RestorePlan, Sequence[str]]:
-    """The pair, its plan, and which of the plan's levels are wanted."""
-    if levels:
-        parse_levels(levels)
-    plan = read_plan(plan_file) if plan_file else None
-    if plan is not None:
-        wanted = [find_cut(plan, level).level for level in levels] or [cut.level for cut in plan.cuts]
-        return local_pair(base, tuned), plan, wanted
-    pair = local_pair(base, tuned)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that nothing changed is an error below
-        found = analyse_local(pair, levels, options)
-    if not found.change.changed:
-        raise CheckpointError(
-            f"{base} and {tuned} hold the same values in the region {options.region}: there is nothing to restore"
-        )
-    return pair, found.plan, levels
-
-
-def _places(levels: Sequence[str], out: Path) -> dict[str, Path]:
-    return {level: out if len(levels) == 1 else out / level_name(level) for level in levels}
-
-
-def _manifests(pair: LocalPair, outputs: Mapping[str, Path]) -> dict[str, Mapping[str, Any]]:
-    return {key: restored_manifest(pair.base, pair.tuned, folder) for key, folder in outputs.items()}
-
-
-def card_writer(say: Callable[[str], object]) -> Callable[[Path, Path], None]:
-    """What gives each restored folder its card, for `restore_levels`; a line where it cannot."""
-
-    def write(partial: Path, place: Path) -> None:
-        reason = write_card(partial, place.resolve().name)
-        if reason:
-            say(f"no card in {place}: {reason}")
-
-    return write
 
 
 def _layer_count(folder: Path) -> int | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from sftknow.artifacts.levels import parse_levels
 from sftknow.checkpoints.index import read_index
-from sftknow.errors import ModelError, RecipeError
+from sftknow.errors import GeneralTaskError, ModelError, RecipeError
+from sftknow.evaluation.general.tasks import TASKS
 from sftknow.models.limits import most_positions
 from sftknow.models.loading import find_device, load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel
@@ -19,10 +20,9 @@ from sftknow.progress import progress
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef
 from sftknow.run.cells import grid_cells
-from sftknow.run.launching import check_devices, plan_launch
+from sftknow.run.general_ability import check_tasks
 from sftknow.run.workbench import Workbench
 from sftknow.training.arguments import check_trackers
-from sftknow.training.base import check_device
 from sftknow.training.examples import encode
 
 _MANY = 4096
@@ -47,6 +47,8 @@ def check_words(recipe: Recipe) -> None:
     check_strategy(recipe.parameters.strategy)
     parse_region(recipe.parameters.region, recipe.parameters.layers)
     check_trackers(recipe.tracking.report_to)
+    cells_to_sweep(recipe)
+    check_other_tasks(recipe)
 
 
 def check_machine(bench: Workbench) -> None:
@@ -58,12 +60,11 @@ def check_machine(bench: Workbench) -> None:
     """
     recipe = bench.recipe
     find_device(recipe.model.device)
-    for sft in {bench.sft(cell) for cell in grid_cells(recipe.grid)}:
-        launch = plan_launch(recipe.accelerate, sft) if recipe.accelerate.launches else None
-        if recipe.grid.engine == "local":
-            check_device(sft)
-            if launch is not None:
-                check_devices(launch)
+    setups = {bench.training(cell) for cell in grid_cells(recipe.grid)}
+    if recipe.general.tasks:
+        setups.add(bench.training(max_length=recipe.general.max_length))
+    for setup in setups:
+        setup.check(here=recipe.grid.engine == "local")
 
 
 def check_models(bench: Workbench) -> None:
@@ -164,6 +165,38 @@ def cells_named(recipe: Recipe) -> set[str]:
         if name not in names:
             raise RecipeError(f"restore.cells: {name} is not in the grid; it has {_some(names)}")
     return asked
+
+
+def cells_to_sweep(recipe: Recipe) -> set[str]:
+    """Names of the cells whose layers are set back, range by range; ``best`` may be among them.
+
+    Raises:
+        RecipeError: it names a cell that is not in the grid.
+    """
+    if not recipe.restore.layers:
+        return set()
+    wanted = recipe.restore.layer_cells
+    if wanted is None:
+        return cells_named(recipe)
+    names = [cell.name for cell in grid_cells(recipe.grid)]
+    for name in wanted:
+        if name != "best" and name not in names:
+            raise RecipeError(f"restore.layer_cells: {name} is not in the grid; it has {', '.join(names)}")
+    return set(wanted)
+
+
+def check_other_tasks(recipe: Recipe) -> None:
+    """Raise GeneralTaskError where the other tasks' data are named and cannot be there, before any work is done."""
+    section = recipe.general
+    if not section.tasks:
+        return
+    for name in section.tasks:
+        if name not in TASKS:
+            raise RecipeError(f"general.tasks: there is no task called {name}; there are {', '.join(TASKS)}")
+    check_tasks(section.tasks, section.data)
+    for name, folder in section.data.items():
+        if not Path(folder).expanduser().is_dir():
+            raise GeneralTaskError(f"general.data.{name}: there is no folder {folder}")
 
 
 def _check_base(base: BaseModel, recipe: Recipe) -> None:

@@ -18,7 +18,7 @@ from sftknow.cluster import Cluster, Outcome, on_every_node, run_tasks, this_nod
 from sftknow.errors import ClusterError, RunError
 from sftknow.models.resolving import BaseModel
 from sftknow.recipes.schema import Recipe
-from sftknow.run.cell_stages import CellStages
+from sftknow.run.cell_steps import CellSteps
 from sftknow.run.cells import Cell
 from sftknow.run.launching import SHARDED, plan_launch
 from sftknow.run.replicas import ModelCopy, model_copy, ray_cluster
@@ -65,10 +65,10 @@ class CellWorker:
 
         def work(cell: Cell) -> CellDone:
             started = time.monotonic()
-            stages = CellStages(bench, cell)
+            steps = CellSteps(bench, cell)
             with _alone(bench.path / LOCKS / cell.name):
-                resumed = 0 if stages.training.complete else _steps_on_disk(stages.folder)
-                stages.train_and_measure()
+                resumed = 0 if steps.training.complete else _steps_on_disk(steps.folder)
+                steps.do()
             return CellDone(node=this_node(), seconds=time.monotonic() - started, resumed=resumed)
 
         return work
@@ -88,15 +88,15 @@ def check_cluster(recipe: Recipe, path: Path) -> None:
 
 def train_on_cluster(
     bench: Workbench,
-    cells: Sequence[CellStages],
+    cells: Sequence[CellSteps],
     *,
     failed: Callable[[str, Outcome], None],
-) -> list[CellStages]:
+) -> list[CellSteps]:
     """Train and measure cells on the cluster that the recipe names.
 
     Args:
         bench: the run.
-        cells: those of the grid; what is done is passed over.
+        cells: those of the grid; what is done is skipped.
         failed: gets the name of each cell that failed, with its outcome.
 
     Returns:

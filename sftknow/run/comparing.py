@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sftknow.artifacts.comparisons import Comparison, write_comparison
 from sftknow.artifacts.files import read_json
 from sftknow.artifacts.manifests import dataset_of_model
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.scores import SCORES, read_eval, write_eval
+from sftknow.checkpoints.deltas import is_delta
 from sftknow.errors import MasteryDataError, ModelError, RunError
 from sftknow.evaluation.comparison import compare
-from sftknow.models.resolving import local_model, weights_sha256
+from sftknow.models.identity import weights_sha256
+from sftknow.models.resolving import local_model
 from sftknow.records import SPLITS, EvalRun, Fact, ModelRef, Split
 
 _DEFAULT_SPLITS: tuple[Split, ...] = ("test", "testood")
@@ -108,7 +109,7 @@ def _find(text: str, run: Path | None) -> _Side:
         cell, _, level = name.partition("@")
         places = (run / "evaluation" / name, run / "restored" / cell / level if level else run / "models" / name)
         for place in places:
-            if (place / SCORES).is_file() or (place / "config.json").is_file():
+            if (place / SCORES).is_file() or (place / "config.json").is_file() or is_delta(place):
                 return _from_folder(text, place)
         if not Path(text).exists() and "/" not in text and text != "lab":
             known = sorted(folder.parent.name for folder in run.glob(f"evaluation/*/{SCORES}"))
@@ -122,7 +123,7 @@ def _find(text: str, run: Path | None) -> _Side:
 def _from_folder(text: str, folder: Path) -> _Side:
     if (folder / SCORES).is_file():
         return _stored(text, folder)
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() and not is_delta(folder):
         raise ModelError(
             f"{folder} is neither a model (config.json) nor an evaluation (scores.json); in a run the evaluations are "
             "the folders of evaluation/, and --run RUN takes their names"
@@ -134,8 +135,8 @@ def _from_folder(text: str, folder: Path) -> _Side:
 
 
 def _stored(text: str, folder: Path) -> _Side:
-    beside = folder.resolve().parent.parent / "mastery" / "dataset"
-    return _Side(text=text, scores=read_eval(folder), model=None, dataset=beside if beside.is_dir() else None)
+    data = folder.resolve().parent.parent / "mastery" / "dataset"
+    return _Side(text=text, scores=read_eval(folder), model=None, dataset=data if data.is_dir() else None)
 
 
 def _evaluation_of(model: Path) -> Path | None:
@@ -146,11 +147,19 @@ def _evaluation_of(model: Path) -> Path | None:
         run, name = model.parent.parent.parent, f"{model.parent.name}@{model.name}"
     else:
         return None
-    folder, mark = run / "evaluation" / name, run / "stages" / "evaluation" / f"{name}.json"
+    folder, marks = run / "evaluation" / name, run / "stages"
+    mark = marks / "evaluation" / f"{name}.json"
     if not (folder / SCORES).is_file() or not mark.is_file():
         return None
-    inputs: dict[str, Any] = read_json(mark).get("inputs", {})
-    return folder if inputs.get("weights") == weights_sha256(model) else None
+    scored = read_json(mark).get("inputs", {}).get("weights")
+    if scored == weights_sha256(model):
+        return folder
+    written = marks / "restored" / model.parent.name / f"{model.name}.json"
+    if not written.is_file() or read_json(written).get("inputs", {}).get("weights") != scored:
+        return None
+    # A run names a restored model's weights by what they are made of; they are those while nobody writes them anew.
+    done = written.stat().st_mtime_ns
+    return folder if all(file.stat().st_mtime_ns <= done for file in model.glob("*.safetensors")) else None
 
 
 def _dataset_of_model(folder: Path) -> Path | None:

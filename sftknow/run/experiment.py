@@ -8,27 +8,36 @@ from functools import partial
 from pathlib import Path
 
 from sftknow.artifacts.files import write_json, write_text
-from sftknow.artifacts.levels import best_level, level_name
+from sftknow.artifacts.levels import UNTOUCHED, best_level
 from sftknow.artifacts.scores import read_eval
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cluster import Outcome
 from sftknow.errors import RunError, SftknowError
+from sftknow.evaluation.general.xsum import ARTICLE_WORDS
 from sftknow.models.references import dataset_reference
 from sftknow.models.resolving import link_base
 from sftknow.recipes.load import dump_recipe
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS
 from sftknow.report.compose import write_report
-from sftknow.run.cell_stages import CellStages, evaluate
-from sftknow.run.checks import cells_named, check_facts, check_graded, check_machine, check_models, check_words
+from sftknow.run.cell_steps import CellSteps, model_evaluation
+from sftknow.run.checks import (
+    cells_named,
+    cells_to_sweep,
+    check_facts,
+    check_graded,
+    check_machine,
+    check_models,
+    check_words,
+)
 from sftknow.run.cluster_grid import check_cluster, train_on_cluster
 from sftknow.run.exposures import write_exposures
-from sftknow.run.extra_stages import LayerSweep, cells_to_sweep, check_other_tasks, other_tasks
-from sftknow.run.grading import describe_facts, grade_dataset, grading_inputs, topics_sha256
+from sftknow.run.general_ability import ABILITY, Ability, GeneralOptions, general_ability
+from sftknow.run.grading import describe_facts, topics_sha256
 from sftknow.run.provenance import provenance
 from sftknow.run.space import check_space, model_size, parts
-from sftknow.run.standing import Standing, left_to_write, levels_of, standing
-from sftknow.run.workbench import Workbench
+from sftknow.run.standing import Standing, left_to_write, standing
+from sftknow.run.workbench import PROVENANCE, Workbench, restored_name
 
 HEADLINE = "cbqa_mastery_{split}"
 
@@ -62,27 +71,29 @@ class Experiment:
         self.check()
         self.write_inputs()
         self.grade()
-        bench = self.bench
+        recipe, bench = self.recipe, self.bench
         check_graded(bench)
-        cells = [CellStages(bench, cell) for cell in bench.cells]
+        cells = [CellSteps(bench, cell) for cell in bench.cells]
         self._check_disk(standing(bench))
-        to_restore = cells_named(self.recipe)
-        to_sweep = cells_to_sweep(self.recipe)
-        evaluate(bench, "base", self.path / "models" / "base", bench.base.sha256)
+        model_evaluation(bench, "base", self.path / "models" / "base", bench.base.sha256).do(self.say)
         for name, model in bench.baselines.items():
-            self._guarded(name, partial(evaluate, bench, name, Path(model.ref.path), model.sha256))
+            step = model_evaluation(bench, name, Path(model.ref.path), model.sha256)
+            self._guarded(name, partial(step.do, self.say))
         done = self._grid(cells)
         if done:
             best = self.best(done)
-            chosen = [c for c in done if c.name in to_restore or (c is best and "best" in to_restore)]
-            restored = [
-                c for c in chosen if self._guarded(f"restoring {c.name}", partial(c.restore, levels_of(self.recipe)))
-            ]
+
+            def chosen(names: set[str]) -> list[CellSteps]:
+                return [cell for cell in done if cell.name in names or (cell is best and "best" in names)]
+
+            restored = [c for c in chosen(cells_named(recipe)) if self._guarded(f"restoring {c.name}", c.restore)]
             if best in restored:
                 self.choose(best.name)
-            self._sweep_layers([c for c in done if c.name in to_sweep or (c is best and "best" in to_sweep)])
-        if self.recipe.general.tasks:
-            self._guarded("other tasks", partial(other_tasks, bench, levels_of(self.recipe)))
+            for cell in chosen(cells_to_sweep(recipe)):
+                work = partial(cell.restore_layers, recipe.restore.layers)
+                self._guarded(f"restoring layers of {cell.name}", work)
+        if recipe.general.tasks:
+            self._guarded("other tasks", self.other_tasks)
         page = self.report()
         self._tell_failures(len(cells))
         return page
@@ -98,15 +109,13 @@ class Experiment:
             self.say(line)
         write_text(self.path / "recipe.yaml", dump_recipe(self.recipe))
         hashes = {"topics": topics_sha256(bench.topics), "synonyms": bench.synonyms.sha256}
-        write_json(self.path / "provenance.json", provenance(self.recipe, base, facts, hashes))
+        write_json(self.path / PROVENANCE, provenance(self.recipe, base, facts, hashes))
         write_exposures(self.path / "facts" / "exposures.parquet", facts)
 
     def check(self) -> None:
         """Refuse what cannot work before any work is done: names, devices, models, facts, cluster, disk."""
         recipe, bench = self.recipe, self.bench
         check_words(recipe)
-        cells_to_sweep(recipe)
-        check_other_tasks(recipe)
         check_machine(bench)
         check_models(bench)
         now = standing(bench)
@@ -129,35 +138,20 @@ class Experiment:
 
     def grade(self) -> None:
         """Sample every statement of every fact and write the mastery-split data set (paper, 3.1 and F.1)."""
-        bench, section = self.bench, self.recipe.grading
-        inputs = grading_inputs(bench.base, bench.facts, bench.topics, section)
-        stage = bench.directory.stage("mastery", inputs)
-        if not stage.complete:
-            self.say("grading: how well does the base model know each fact?")
-            stage.start()
-            grade_dataset(
-                bench.base,
-                bench.facts,
-                bench.topics,
-                bench.synonyms,
-                section,
-                work=stage.folder,
-                out=stage.folder / "dataset",
-                device=self.recipe.model.device,
-            )
-            stage.finish()
+        bench = self.bench
+        bench.grading.do(self.say)
         linked = self.path / "models" / "base"
         link_base(bench.base, linked, dataset_reference(bench.dataset, linked))
 
     # ---- the grid -------------------------------------------------------------------------------------------------
 
-    def _grid(self, cells: Sequence[CellStages]) -> list[CellStages]:
+    def _grid(self, cells: Sequence[CellSteps]) -> list[CellSteps]:
         """Train and measure every cell; return those that did not fail."""
         if self.recipe.grid.engine == "ray":
             return train_on_cluster(self.bench, cells, failed=self._cluster_failure)
         if not all(cell.complete for cell in cells):
             self.bench.base_view  # noqa: B018 - where nothing can be measured, every cell would be trained to learn it
-        return [cell for cell in cells if self._guarded(cell.name, cell.train_and_measure)]
+        return [cell for cell in cells if self._guarded(cell.name, cell.do)]
 
     def _guarded(self, name: str, work: Callable[[], object]) -> bool:
         """Do one cell's work; note why it failed and go on with the others. A kill or Ctrl-C still ends the run."""
@@ -176,7 +170,7 @@ class Experiment:
 
     def _note_failure(self, name: str, reason: str, trace: str | None = None) -> None:
         if trace is not None:
-            # Not the user's to mend: what went wrong is kept whole for a bug report, and the other cells go on.
+            # A bug, and not the user's mistake: the whole traceback is kept for a report, and the other cells go on.
             write_text(self.path / "failures" / f"{name.replace('/', '-')}.txt", trace)
             reason += "; see failures/ in the run directory"
         self.failed[name] = reason
@@ -208,21 +202,14 @@ class Experiment:
     def _headline(self, model: str, split: str) -> float:
         return read_eval(self.path / "evaluation" / model).value(HEADLINE.format(split=split)).value
 
-    def best(self, cells: Sequence[CellStages]) -> CellStages:
+    def best(self, cells: Sequence[CellSteps]) -> CellSteps:
         """The fine-tuned model with the highest mean accuracy on dev (on test where there is no dev)."""
         return max(cells, key=lambda cell: self._headline(cell.name, self._choosing_split))
 
-    def _sweep_layers(self, cells: Sequence[CellStages]) -> None:
-        """Score each model with its layers set back, range by range (paper, Table 11), where the recipe asks for it."""
-        if cells and self.recipe.restore.layers:
-            sweep = LayerSweep(self.bench, self.recipe.restore.layers)
-            for cell in cells:
-                self._guarded(f"restoring layers of {cell.name}", partial(sweep.score, cell.name, cell.weights))
-
     def choose(self, cell: str) -> None:
         """Choose the level on dev and confirm it on test; the paper chooses on test."""
-        levels = ["0%", *levels_of(self.recipe)]
-        models = {level: cell if level == "0%" else f"{cell}@{level_name(level)}" for level in levels}
+        levels = [UNTOUCHED, *self.bench.levels]
+        models = {level: restored_name(cell, level) for level in levels}
         split = self._choosing_split
         level = best_level({item: self._headline(models[item], split) for item in levels})
         scores = {
@@ -235,7 +222,36 @@ class Experiment:
             {"cell": cell, "level": level, "model": models[level], "chosen_on": split, **scores},
         )
 
-    # ---- the end --------------------------------------------------------------------------------------------------
+    # ---- the rest -----------------------------------------------------------------------------------------------
+
+    def other_tasks(self) -> None:
+        """The paper's Table 5 for the run's base, in ``ability/``; what is done is skipped.
+
+        Raises:
+            GeneralTaskError: data that cannot be used.
+            RecipeError: fewer rows than asked for.
+            HubError: the Hub refused or could not be reached.
+            ModelError: the base cannot be asked such tasks, as where its context is too short.
+        """
+        section, model, bench = self.recipe.general, self.recipe.model, self.bench
+        ability = Ability(
+            tasks=section.tasks,
+            data={name: Path(folder).expanduser() for name, folder in section.data.items()},
+            size=None if section.size == "all" else section.size,
+            seed=section.seed,
+            levels=section.levels or bench.levels,
+            training=bench.training(max_length=section.max_length),
+            order=bench.order,
+            asked=GeneralOptions(
+                few_shot=section.few_shot,
+                limit=section.limit,
+                article_words=section.article_words or ARTICLE_WORDS,
+                batch_size=section.batch_size,
+                device=model.device,
+                dtype=model.named_dtype,
+            ),
+        )
+        general_ability(bench.base, ability, self.path / ABILITY, self.say)
 
     def report(self) -> Path:
         """Tables, figures and the page."""

@@ -1,4 +1,4 @@
-"""The lab's known exposure, written beside a run for the report's picture of R against exposure."""
+"""The lab's known exposure, written into a run for the report's figure of R against exposure."""
 
 from __future__ import annotations
 

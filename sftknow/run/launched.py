@@ -19,7 +19,7 @@ from sftknow.run.launching import JOB, LOCK, REPORTS, RESULT
 
 
 def main(folder: Path) -> int:
-    """Do the job; return the exit code: 0, or 2 for a mistake that the user can mend."""
+    """Do the job; return the exit code: 0, or 2 for a mistake of the user's."""
     processes.end_with_the_starter(folder / LOCK)
     work, arguments, named = pickle.loads((folder / JOB).read_bytes())
 

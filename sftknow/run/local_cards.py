@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from sftknow.artifacts.files import write_text
@@ -37,3 +38,14 @@ def write_card(folder: Path, name: str) -> str | None:
         write_text(folder / CARD, card)
         return None
     return reason
+
+
+def card_writer(say: Callable[[str], object]) -> Callable[[Path, Path], None]:
+    """What gives each restored folder its card, for `restore_levels`; a line where it cannot."""
+
+    def write(partial: Path, place: Path) -> None:
+        reason = write_card(partial, place.resolve().name)
+        if reason:
+            say(f"no card in {place}: {reason}")
+
+    return write

@@ -10,15 +10,16 @@ from pathlib import Path
 import torch
 
 from sftknow.artifacts.stages import RunDirectory
-from sftknow.errors import FactsError, HubError
+from sftknow.errors import FactsAwayError, FactsError, HubError
 from sftknow.machine import free_space
+from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import find_device, load_config
 from sftknow.models.look import UnreachableError, look
-from sftknow.models.resolving import BaseModel, resolve_base, weights_sha256
+from sftknow.models.resolving import BaseModel, resolve_base
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.report.paper import recognise
-from sftknow.run.cells import Cell
+from sftknow.run.cells import Cell, levels_of
 from sftknow.run.checks import check_machine, check_words
 from sftknow.run.rates import (
     ACCELERATOR,
@@ -30,7 +31,7 @@ from sftknow.run.rates import (
     stated_rates,
 )
 from sftknow.run.space import ModelSize, Part, model_size, parts, restored_cells
-from sftknow.run.standing import Standing, left_to_write, levels_of, nothing_done, standing
+from sftknow.run.standing import Standing, left_to_write, nothing_done, standing
 from sftknow.run.workbench import Workbench
 
 OFFICIAL = "entity-questions"
@@ -199,8 +200,7 @@ def _read_facts(plan: RunPlan, bench: Workbench) -> None:
     try:
         facts = bench.facts
     except (FactsError, HubError) as error:
-        away = section.source == OFFICIAL or "could not be fetched" in str(error) or "is not in the cache" in str(error)
-        if not away:
+        if section.source != OFFICIAL and not _away(error):
             raise
         plan.unread.append(f"the facts: {error}")
         if section.source == OFFICIAL:
@@ -217,6 +217,13 @@ def _read_facts(plan: RunPlan, bench: Workbench) -> None:
         for name, topic in bench.topics.items()
     }
     plan.statements = sum(each[fact.topic] for fact in facts.facts)
+
+
+def _away(error: FactsError | HubError) -> bool:
+    """Whether the facts may be right and cannot be fetched now."""
+    if isinstance(error, HubError):
+        return error.reason not in ("missing", "revision", "name")
+    return isinstance(error, FactsAwayError)
 
 
 def _rates(

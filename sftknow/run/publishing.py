@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
+from sftknow.artifacts.levels import level_of_folder, level_share
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import HubError
@@ -125,7 +127,7 @@ class _Planner:
         self._dataset = run / "mastery" / "dataset"
         self._cells = sorted(p.parent.name for p in (run / "models").glob(f"*/{MANIFEST}") if p.parent.name != "base")
         levels = [(p.parents[1].name, p.parent.name) for p in (run / "restored").glob(f"*/*/{MANIFEST}")]
-        self._levels = {cell: _by_size([level for c, level in levels if c == cell]) for cell in self._cells}
+        self._levels = {cell: sorted((level for c, level in levels if c == cell), key=_share) for cell in self._cells}
         for part in options.only:
             if part not in (*PARTS, *self._cells):
                 raise HubError(f"--only {part}: {run} has {', '.join((*PARTS, *self._cells))}")
@@ -224,11 +226,6 @@ class _Planner:
         )
 
 
-def _by_size(levels: Sequence[str]) -> list[str]:
-    """Folders of levels, the smallest level first."""
-
-    def share(level: str) -> float:
-        number, of, parts = level.removesuffix("pct").partition("of")
-        return float(number) / float(parts) if of else float(number) / 100
-
-    return sorted(levels, key=share)
+def _share(folder: str) -> Fraction:
+    """What to sort folders of levels by: the smallest level first."""
+    return level_share(level_of_folder(folder))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sftknow.answers import MatchRule
-from sftknow.artifacts.files import digest, file_sha256
+from sftknow.artifacts.files import digest
 from sftknow.cluster import Cluster
 from sftknow.errors import ModelError, RecipeError
 from sftknow.grading.ray_engine import RayEngine
@@ -15,11 +14,11 @@ from sftknow.grading.rules import with_rule
 from sftknow.grading.samplers import SAMPLERS
 from sftknow.grading.sampling import Sampler
 from sftknow.grading.shards import Engine
+from sftknow.models.identity import files_sha256, weights_sha256
 from sftknow.models.resolving import BaseModel, resolve_base
 from sftknow.recipes.schema import GradingSection, RaySection
 from sftknow.records import ModelRef
 
-_BLOCK, _BLOCKS = 2**16, 64
 _SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 
@@ -121,21 +120,8 @@ def ray_cluster(section: RaySection, device: str, *, option: str, gpus: float | 
 
 
 def model_fingerprint(folder: Path) -> str:
-    """SHA-256 (hex) of a model folder's small files whole, and of 64 blocks of each file of weights.
-
-    Cheap at any size, and the same on every machine that has the same files, whenever they were copied.
-    """
-    parts: list[object] = []
-    for file in sorted(folder.glob("*.safetensors")):
-        size = file.stat().st_size
-        content = hashlib.sha256()
-        with file.open("rb") as opened:
-            for i in range(_BLOCKS):
-                opened.seek(max(0, size - _BLOCK) * i // (_BLOCKS - 1))
-                content.update(opened.read(_BLOCK))
-        parts.append([file.name, size, content.hexdigest()])
-    parts += [[name, file_sha256(folder / name)] for name in _SMALL_FILES if (folder / name).is_file()]
-    return digest(parts)
+    """SHA-256 (hex) of a model's weights and of the small files that decide its answers, the same on every machine."""
+    return digest([weights_sha256(folder), files_sha256(folder, _SMALL_FILES)])
 
 
 def _load(ref: ModelRef, section: GradingSection, *, device: str, rule: MatchRule) -> Sampler:

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 import transformers
 
-from sftknow.artifacts.files import digest, file_sha256, read_json, write_json
+from sftknow.artifacts.files import digest, read_json, write_json
 from sftknow.artifacts.scores import SCORES, read_eval, write_eval
 from sftknow.checkpoints.completeness import check_files
 from sftknow.errors import MasteryDataError
 from sftknow.evaluation.dataset import Questions, find_dataset
 from sftknow.evaluation.harness import Harness
+from sftknow.models.identity import files_sha256, identity_by_time, weights_sha256
 from sftknow.models.notes import ModelNotes
-from sftknow.models.resolving import local_model, weights_sha256
+from sftknow.models.resolving import local_model
 from sftknow.records import EvalRun, ModelRef, Split
 
 INPUTS = "inputs.json"
@@ -78,7 +79,8 @@ def score_models(
             harness = (questions.name, made)
         inputs = {
             "weights": weights_sha256(Path(ref.path)),
-            "model": _files_sha256(Path(ref.path)),
+            # Tokenizer, configuration and notes of the checkpoint.
+            "model": files_sha256(Path(ref.path), _NOTES),
             "data": questions.data.fingerprint,
             "splits": list(splits),
             "limit": limit,
@@ -87,7 +89,7 @@ def score_models(
             "device": device,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
-        if folder is not None and _is_done(folder, inputs):
+        if folder is not None and _is_done(folder, Path(ref.path), inputs):
             scores = read_eval(folder)
         else:
             if folder is not None:
@@ -109,11 +111,8 @@ def _folders(models: Sequence[ModelRef], out: Path | None) -> list[Path | None]:
     return [out / name for name in names]
 
 
-def _is_done(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    return (folder / SCORES).is_file() and (folder / INPUTS).is_file() and read_json(folder / INPUTS) == inputs
-
-
-def _files_sha256(folder: Path) -> str:
-    """What identifies tokenizer, configuration and notes of a checkpoint."""
-    files = sorted({file for pattern in _NOTES for file in folder.glob(pattern)})
-    return digest([[file.name, file_sha256(file)] for file in files])
+def _is_done(folder: Path, model: Path, inputs: Mapping[str, Any]) -> bool:
+    if not ((folder / SCORES).is_file() and (folder / INPUTS).is_file()):
+        return False
+    noted = read_json(folder / INPUTS)
+    return bool(noted == inputs or noted == {**inputs, "weights": identity_by_time(model)})

@@ -181,13 +181,13 @@ def size_text(count: float) -> str:
 
 
 def _scratch(recipe: Recipe, model: ModelSize) -> int:
-    """Bytes beside what stays while one cell is trained, measured and stored."""
-    beside = model.whole(recipe.sft.save_dtype) if recipe.grid.storage == "delta" else 0
+    """Bytes that one cell takes for a while, on top of what stays, while it is trained, measured and stored."""
+    whole = model.whole(recipe.sft.save_dtype) if recipe.grid.storage == "delta" else 0
     snapshots = 0
     if recipe.tracking.save_steps:
         # Weights and AdamW's two moments; the trainer keeps two snapshots and writes the third before one goes.
         snapshots = 3 * 3 * model.parameters * _ITEM_BYTES[recipe.sft.load_dtype]
-    return max(beside, snapshots)
+    return max(whole, snapshots)
 
 
 def _at_once(recipe: Recipe) -> int:

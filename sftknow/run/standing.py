@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from sftknow.artifacts.levels import level_name
 from sftknow.recipes.schema import Recipe
-from sftknow.run.cell_stages import CellStages, evaluation_stage
-from sftknow.run.cells import Cell, grid_cells
-from sftknow.run.grading import grading_inputs
+from sftknow.run.cell_steps import CellSteps, model_evaluation
+from sftknow.run.cells import Cell, grid_cells, levels_of
 from sftknow.run.space import Left, restored_cells
 from sftknow.run.workbench import Workbench
 
@@ -59,31 +57,25 @@ def standing(bench: Workbench) -> Standing:
     """
     recipe = bench.recipe
     at_first = nothing_done(recipe)
-    inputs = grading_inputs(bench.base, bench.facts, bench.topics, recipe.grading)
-    if not bench.directory.stage("mastery", inputs).complete:
+    if not bench.grading.complete:
         return at_first
-    cells = [CellStages(bench, cell) for cell in bench.cells]
+    cells = [CellSteps(bench, cell) for cell in bench.cells]
     models = {"base": bench.base, **bench.baselines}
     done = frozenset(cell.name for cell in cells if cell.complete)
-    marks = bench.path / "stages" / "restored"
-    names = [level_name(level) for level in levels_of(recipe)]
-    restored = sum((marks / cell / f"{level}.json").is_file() for cell in done for level in names)
+    restored = sum(stage.complete for cell in cells if cell.name in done for stage in cell.restored.values())
     return Standing(
         graded=True,
         cells=at_first.cells,
         trained=frozenset(cell.name for cell in cells if cell.training.complete),
         done=done,
         scored=frozenset(
-            name for name, model in models.items() if evaluation_stage(bench, name, model.sha256).complete
+            name
+            for name, model in models.items()
+            if model_evaluation(bench, name, Path(model.ref.path), model.sha256).complete
         ),
         levels=at_first.levels,
         restored=min(restored, at_first.levels),
     )
-
-
-def levels_of(recipe: Recipe) -> Sequence[str]:
-    """Levels that are restored."""
-    return recipe.restore.levels or recipe.parameters.levels
 
 
 def left_to_write(recipe: Recipe, now: Standing, *, facts: int = 0, questions: int = 0, statements: int = 0) -> Left:

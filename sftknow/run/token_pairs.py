@@ -1,22 +1,22 @@
-"""Token divergence of fine-tuned models from one base outside a run; used by `sftknow divergence`."""
+"""Token divergence of fine-tuned models from one base, in a run and for `sftknow divergence`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sftknow.artifacts.divergence import write_divergence
 from sftknow.artifacts.mastery_data import MasteryData
-from sftknow.divergence.analysis import measure_divergence
-from sftknow.divergence.base import measure_base
+from sftknow.divergence.analysis import DivergenceResult, measure_divergence
+from sftknow.divergence.base import BaseView, measure_base
 from sftknow.divergence.forward import load_for_logits
 from sftknow.divergence.selection import select_prompts
 from sftknow.errors import MasteryDataError
-from sftknow.facts.topics import load_topics
+from sftknow.facts.topics import Topic, load_topics
 from sftknow.models.resolving import BaseModel, local_model, resolve_base
-from sftknow.records import BUCKETS, ModelRef, TokenDivergence
+from sftknow.records import BUCKETS, GradedFact, ModelRef, TokenDivergence
 
 Shown = Literal["statement", "question"]
 
@@ -30,11 +30,44 @@ class DivergenceOptions:
     base_prompt: Shown = "statement"
     tuned_prompt: Shown = "statement"
     buckets: tuple[int, ...] = BUCKETS
+    bootstrap: int = 2000
     topics_file: Path | None = None
     batch_size: int = 64
     device: str = "auto"
     any_base: bool = False
     """Measure also where the data set was graded by another model."""
+
+
+def view_base(
+    base: ModelRef, rows: Sequence[GradedFact], topics: Mapping[str, Topic], options: DivergenceOptions
+) -> BaseView:
+    """What the base predicts on graded test facts, once for all models that are compared with it (paper, 4.1).
+
+    Raises:
+        MasteryDataError: there is nothing to measure.
+        ModelError: the base cannot be read.
+    """
+    templates = {name: topic.templates for name, topic in topics.items()}
+    selection = select_prompts(rows, templates, buckets=options.buckets)
+    return measure_base(
+        *load_for_logits(base, options.device),
+        selection,
+        window=options.window,
+        prompt=options.base_prompt,
+        batch_size=options.batch_size,
+    )
+
+
+def measure(view: BaseView, model: Any, tokenizer: Any, options: DivergenceOptions) -> DivergenceResult:
+    """How far the first predicted token of a loaded model is from the base's; see `measure_divergence`."""
+    return measure_divergence(
+        view, model, tokenizer, k=options.k, prompt=options.tuned_prompt, bootstrap=options.bootstrap, seed=0
+    )
+
+
+def rows_of(data: MasteryData, options: DivergenceOptions) -> list[GradedFact]:
+    """The test facts of the buckets that are measured."""
+    return [row for bucket in dict.fromkeys(options.buckets) for row in data.bucket("test", bucket)]
 
 
 def diverge_pairs(
@@ -59,19 +92,10 @@ def diverge_pairs(
     if not options.any_base:
         check_graded_by(data, resolved)
     folders = [Path(local_model(ref).path) for ref in tuned]
-    rows = [row for bucket in sorted(set(options.buckets)) for row in data.bucket("test", bucket)]
-    templates = {name: topic.templates for name, topic in load_topics(options.topics_file).items()}
-    selection = select_prompts(rows, templates, buckets=options.buckets)
-    view = measure_base(
-        *load_for_logits(resolved.ref, options.device),
-        selection,
-        window=options.window,
-        prompt=options.base_prompt,
-        batch_size=options.batch_size,
-    )
+    view = view_base(resolved.ref, rows_of(data, options), load_topics(options.topics_file), options)
     for ref, folder, target in zip(tuned, folders, _targets(out, folders), strict=True):
         model, tokenizer = load_for_logits(ModelRef(path=str(folder), dtype=ref.dtype), options.device)
-        result = measure_divergence(view, model, tokenizer, k=options.k, prompt=options.tuned_prompt)
+        result = measure(view, model, tokenizer, options)
         if target is not None:
             write_divergence(target, result)
         yield result.summary

@@ -1,15 +1,19 @@
-"""Train one cell of the grid; used by whole runs and by `sftknow sft`."""
+"""Train one model: a cell of the grid, `sftknow sft`, or another task of Table 5, all by the same step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 from sftknow import processes
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.models.references import base_reference, dataset_reference
 from sftknow.models.resolving import BaseModel
 from sftknow.recipes.schema import AccelerateSection, LoraSection, SFTSection
-from sftknow.records import ModelRef, TrainedModel, to_json
+from sftknow.records import DatasetManifest, Fact, ModelRef, TrainedModel, to_json
 from sftknow.run.cells import Cell
 from sftknow.run.launching import check_devices, plan_launch, train_launched
 from sftknow.training.arguments import check_trackers
@@ -18,7 +22,10 @@ from sftknow.training.distributed import batch_parts
 from sftknow.training.draws import draw
 from sftknow.training.preview import preview
 from sftknow.training.recipe import LoraSettings, SFTRecipe
-from sftknow.training.train import LoadedBase, TrainingOptions, fact_encoder, fine_tune
+from sftknow.training.train import LoadedBase, TrainingOptions, TrainingSet, fact_encoder, fine_tune_on
+
+Encoder = Callable[[Any, int | None], TrainingSet]
+"""Makes the training set from the tokenizer and the longest sequence that the model takes."""
 
 
 def sft_recipe(section: SFTSection, lora: LoraSection | None = None) -> SFTRecipe:
@@ -30,77 +37,123 @@ def sft_recipe(section: SFTSection, lora: LoraSection | None = None) -> SFTRecip
     return SFTRecipe(**section.model_dump(), lora=LoraSettings(**lora.model_dump()) if lora else None)
 
 
-def check_training(recipe: SFTRecipe, accelerate: AccelerateSection, options: TrainingOptions | None = None) -> None:
-    """Refuse what this machine cannot train, before any model or data is looked at.
+@dataclass(frozen=True, kw_only=True)
+class TrainingSetup:
+    """How a model is trained: what decides the weights, who is told of it, and in which processes."""
+
+    recipe: SFTRecipe
+    options: TrainingOptions = field(default_factory=TrainingOptions)
+    accelerate: AccelerateSection = field(default_factory=AccelerateSection)
+
+    def check(self, *, here: bool = True) -> None:
+        """Refuse what cannot be trained, before any model or data is looked at.
+
+        Args:
+            here: look for the devices on this machine, too; what workers of a cluster have shows there.
+
+        Raises:
+            RecipeError: processes that cannot share the batch, an unknown configuration, a missing tracker.
+            DeviceError: a dtype or devices that are not there.
+            MissingExtraError: DeepSpeed is not installed.
+        """
+        check_trackers(self.options.report_to)
+        launch = plan_launch(self.accelerate, self.recipe) if self.accelerate.launches else None
+        if launch is None:
+            batch_parts(self.recipe, processes.count())
+        if here:
+            check_device(self.recipe)
+            if launch is not None:
+                check_devices(launch)
+
+
+class Material(Protocol):
+    """What a model is trained on. Picklable: the processes of a launched training read it for themselves."""
+
+    @property
+    def seed(self) -> int:
+        """Of the draw and of training."""
+
+    def encoder(self, recipe: SFTRecipe) -> Encoder:
+        """What makes it into training sequences."""
+
+    def origin(self, out: Path) -> dict[str, Any]:
+        """What the manifest of a model in the folder ``out`` says of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactDraw:
+    """Facts of a graded data set, drawn as a cell of the grid asks for, balanced over topics (paper, 3.3)."""
+
+    dataset: MasteryData
+    cell: Cell
+
+    @property
+    def seed(self) -> int:
+        return self.cell.seed
+
+    def encoder(self, recipe: SFTRecipe) -> Encoder:
+        """Raises MasteryDataError where the bucket has fewer facts than the cell asks for."""
+        return fact_encoder(self._drawn[1], recipe, bucket=self.cell.bucket)
+
+    def origin(self, out: Path) -> dict[str, Any]:
+        return {"mastery_dataset": dataset_reference(self.dataset, out), "draw": to_json(self._drawn[0])}
+
+    @cached_property
+    def _drawn(self) -> tuple[DatasetManifest, list[Fact]]:
+        cell = self.cell
+        return draw(self.dataset.split("train"), bucket=cell.bucket, size=cell.size, seed=cell.seed)
+
+
+def show(base: BaseModel, material: Material, recipe: SFTRecipe) -> str:
+    """The first batch as text with the loss mask; nothing is trained and no weights are read.
 
     Raises:
-        RecipeError: processes that cannot share the batch, an unknown configuration, a tracker that is not installed.
-        DeviceError: a dtype or devices that are not there.
-        MissingExtraError: DeepSpeed is not installed.
+        MasteryDataError, GeneralTaskError, RecipeError, ModelError: as `train`.
     """
-    check_device(recipe)
-    check_trackers(options.report_to if options else ())
-    if accelerate.launches:
-        check_devices(plan_launch(accelerate, recipe))
-    else:
-        batch_parts(recipe, processes.count())
+    return preview(ModelRef(path=base.ref.path), material.encoder(recipe), recipe.batch_size)
 
 
-def show_cell(base: BaseModel, dataset: MasteryData, cell: Cell, *, recipe: SFTRecipe) -> str:
-    """The first batch of a cell as text with the loss mask; nothing is trained and no weights are read.
-
-    Raises:
-        MasteryDataError, ModelError: as `train_cell`.
-    """
-    _, facts = draw(dataset.split("train"), bucket=cell.bucket, size=cell.size, seed=cell.seed)
-    encoder = fact_encoder(facts, recipe, bucket=cell.bucket)
-    return preview(ModelRef(path=base.ref.path), encoder, recipe.batch_size)
-
-
-def train_cell(
-    base: BaseModel,
-    dataset: MasteryData,
-    cell: Cell,
-    out: Path,
-    *,
-    recipe: SFTRecipe,
-    loaded: LoadedBase | None = None,
-    options: TrainingOptions | None = None,
-    accelerate: AccelerateSection | None = None,
+def train(
+    base: BaseModel, material: Material, out: Path, setup: TrainingSetup, *, loaded: LoadedBase | None = None
 ) -> TrainedModel:
-    """Draw the training facts, balanced over topics, and fine-tune on them (paper, 3.3).
+    """Fine-tune a base on the material.
 
     Args:
         base: the model to start from.
-        dataset: the graded facts.
-        cell: which of them, how many, and the seed.
+        material: what it is trained on.
         out: folder of the checkpoint.
-        recipe: how to train.
+        setup: how; where it asks for processes of its own, they train, and `loaded` is not used.
         loaded: the base in memory, for training in this process.
-        options: what goes on beside the training.
-        accelerate: where it asks for processes of its own, they train, and `loaded` is not used.
 
     Raises:
-        MasteryDataError: the bucket has fewer facts than the cell asks for.
+        MasteryDataError, GeneralTaskError: what is asked for is not there.
         ModelError: the base cannot be trained on such data.
         RecipeError, DeviceError, RunError: processes that cannot be started as asked, or that failed.
     """
-    if accelerate is not None and accelerate.launches:
+    if setup.accelerate.launches:
         return train_launched(
-            train_cell, base, dataset, cell, out=out, recipe=recipe, section=accelerate, options=options
+            train_here, base, material, out=out, recipe=setup.recipe, section=setup.accelerate, options=setup.options
         )
-    manifest, facts = draw(dataset.split("train"), bucket=cell.bucket, size=cell.size, seed=cell.seed)
-    return fine_tune(
+    return train_here(base, material, out, recipe=setup.recipe, options=setup.options, loaded=loaded)
+
+
+def train_here(
+    base: BaseModel,
+    material: Material,
+    out: Path,
+    *,
+    recipe: SFTRecipe,
+    options: TrainingOptions,
+    loaded: LoadedBase | None = None,
+) -> TrainedModel:
+    """`train` in this process, or this process's part of it where one of several calls it."""
+    return fine_tune_on(
         ModelRef(path=base.ref.path),
-        facts,
+        material.encoder(recipe),
         out,
         recipe=recipe,
-        seed=cell.seed,
-        manifest={
-            "base": base_reference(base),
-            "mastery_dataset": dataset_reference(dataset, out),
-            "draw": to_json(manifest),
-        },
+        seed=material.seed,
+        manifest={"base": base_reference(base), **material.origin(out)},
         loaded=loaded,
         options=options,
     )

@@ -1,4 +1,4 @@
-"""What the stages of a run share, each made when it is first used and then kept: facts, data set, base, harness."""
+"""What the steps of a run share, each made when it is first used and then kept: facts, data set, base, harness."""
 
 from __future__ import annotations
 
@@ -8,32 +8,37 @@ from functools import cached_property
 from pathlib import Path
 
 from sftknow.answers import Synonyms
+from sftknow.artifacts.files import read_json
+from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.stages import RunDirectory
-from sftknow.divergence.base import BaseView, measure_base
-from sftknow.divergence.forward import load_for_logits
-from sftknow.divergence.selection import select_prompts
+from sftknow.divergence.base import BaseView
 from sftknow.errors import RecipeError
 from sftknow.evaluation.harness import Harness
 from sftknow.facts.sources import FactSet, load_facts
 from sftknow.facts.topics import Topic, load_topics
+from sftknow.models.identity import identity_by_time
 from sftknow.models.resolving import BaseModel, resolve_base
-from sftknow.parameters.change import Analysis, analyse
 from sftknow.recipes.schema import Recipe
-from sftknow.records import Split
-from sftknow.run.cells import Cell, grid_cells
-from sftknow.run.training import sft_recipe
-from sftknow.training.recipe import SFTRecipe
+from sftknow.records import BUCKETS, ModelRef, Split
+from sftknow.run.cells import Cell, grid_cells, levels_of
+from sftknow.run.checkpoint_pairs import LocalPair, PairOptions
+from sftknow.run.grading import grade_dataset, grading_inputs
+from sftknow.run.steps import Step
+from sftknow.run.token_pairs import DivergenceOptions, rows_of, view_base
+from sftknow.run.training import TrainingSetup, sft_recipe
 from sftknow.training.train import LoadedBase, TrainingOptions, load_base
+
+PROVENANCE = "provenance.json"
 
 
 class Workbench:
-    """A recipe, the run directory that it works in, and everything expensive that several stages need.
+    """A recipe, the run directory that it works in, and everything expensive that several steps need.
 
     Args:
         recipe: what to do.
         directory: the locked run directory.
-        say: gets one line for each stage that begins.
+        say: gets one line for each step that begins.
         base: the base model, where it is known already; None finds it.
     """
 
@@ -46,10 +51,19 @@ class Workbench:
         self.path = directory.path
         self.say = say
 
+    # ---- models -------------------------------------------------------------------------------------------------
+
     @cached_property
     def base(self) -> BaseModel:
+        """The base model; in a run of an earlier version under the identity by which that knew it."""
         model = self.recipe.model
-        return self._base or resolve_base(model.path, model.revision, model.named_dtype)
+        base = self._base or resolve_base(model.path, model.revision, model.named_dtype)
+        provenance = self.path / PROVENANCE
+        if provenance.is_file():
+            began_with = read_json(provenance).get("base", {}).get("weights_sha256")
+            if began_with != base.sha256 and began_with == identity_by_time(Path(base.ref.path)):
+                return replace(base, sha256=began_with)
+        return base
 
     @cached_property
     def baselines(self) -> dict[str, BaseModel]:
@@ -61,6 +75,13 @@ class Workbench:
         """
         model = self.recipe.model
         return {name: resolve_base(path, None, model.named_dtype) for name, path in self.recipe.grid.baselines.items()}
+
+    @cached_property
+    def loaded_base(self) -> LoadedBase:
+        """The base in memory, from which every cell starts."""
+        return load_base(ModelRef(path=self.base.ref.path), sft_recipe(self.recipe.sft))
+
+    # ---- facts --------------------------------------------------------------------------------------------------
 
     @cached_property
     def topics(self) -> dict[str, Topic]:
@@ -79,6 +100,25 @@ class Workbench:
             section.source, topics=self.topics, synonyms=self.synonyms, limit=section.limit, seed=section.seed
         )
 
+    @property
+    def grading(self) -> Step:
+        """Sample every statement of every fact and write the mastery-split data set (paper, 3.1 and F.1)."""
+        section = self.recipe.grading
+        return Step.of(
+            self.directory.stage("mastery", grading_inputs(self.base, self.facts, self.topics, section)),
+            "grading: how well does the base model know each fact?",
+            lambda folder: grade_dataset(
+                self.base,
+                self.facts,
+                self.topics,
+                self.synonyms,
+                section,
+                work=folder,
+                out=folder / "dataset",
+                device=self.recipe.model.device,
+            ),
+        )
+
     @cached_property
     def dataset(self) -> MasteryData:
         """The graded facts. There is one only once the grading is done."""
@@ -92,7 +132,7 @@ class Workbench:
             RecipeError: a cell asks for more facts than the graded data has. It is raised before any training.
         """
         cells = grid_cells(self.recipe.grid)
-        counts = [self.dataset.count("train", bucket) for bucket in range(5)]
+        counts = [self.dataset.count("train", bucket) for bucket in BUCKETS]
         for cell in cells:
             there = sum(counts) if cell.bucket is None else counts[cell.bucket]
             if there < (cell.size or 1):
@@ -103,64 +143,81 @@ class Workbench:
                 )
         return cells
 
-    def sft(self, cell: Cell) -> SFTRecipe:
-        """How a cell is trained."""
-        return sft_recipe(self.recipe.sft, self.recipe.lora if cell.lora else None)
+    # ---- how the recipe wants it done -----------------------------------------------------------------------------
+
+    def training(self, cell: Cell | None = None, *, max_length: int | None = None) -> TrainingSetup:
+        """How a cell, or another task, is trained.
+
+        Args:
+            cell: of the grid; one with LoRA has the recipe's adapters.
+            max_length: longest example in tokens; None for the recipe's.
+        """
+        recipe = self.recipe
+        sft = recipe.sft if max_length is None else recipe.sft.model_copy(update={"max_length": max_length})
+        return TrainingSetup(
+            recipe=sft_recipe(sft, recipe.lora if cell is not None and cell.lora else None),
+            options=TrainingOptions(report_to=recipe.tracking.report_to, save_steps=recipe.tracking.save_steps),
+            accelerate=recipe.accelerate,
+        )
 
     @property
-    def training_options(self) -> TrainingOptions:
-        section = self.recipe.tracking
-        return TrainingOptions(report_to=section.report_to, save_steps=section.save_steps)
+    def order(self) -> PairOptions:
+        """In what order parameters are restored."""
+        return PairOptions(**self.recipe.parameters.model_dump(exclude={"levels"}))
 
-    @cached_property
-    def loaded_base(self) -> LoadedBase:
-        """The base in memory, from which every cell starts."""
-        return load_base(replace(self.base.ref, dtype=None), sft_recipe(self.recipe.sft))
+    @property
+    def levels(self) -> Sequence[str]:
+        """Levels that are restored."""
+        return levels_of(self.recipe)
+
+    def pair(self, tuned: Path) -> LocalPair:
+        """The base and a fine-tuned model with whole weights."""
+        return LocalPair(base=self.base, tuned=tuned)
+
+    def ref(self, folder: Path) -> ModelRef:
+        """A model in the dtype that the run's models are asked in."""
+        return ModelRef(path=str(folder), dtype=self.recipe.model.named_dtype)
+
+    # ---- questions ------------------------------------------------------------------------------------------------
 
     @cached_property
     def harness(self) -> Harness:
         """Tasks and tokens, made once for all models."""
-        return self.harness_of(self.recipe.evaluation.splits)
+        return self._harness(self.recipe.evaluation.splits)
 
-    def harness_of(self, splits: Sequence[Split]) -> Harness:
-        """Tasks and tokens of some splits."""
-        section = self.recipe.evaluation
+    @property
+    def layer_split(self) -> Split:
+        """The split that models with whole layers set back are scored on: in-domain test, as in the paper."""
+        splits = self.recipe.evaluation.splits
+        return "test" if "test" in splits else splits[0]
+
+    @cached_property
+    def layer_harness(self) -> Harness:
+        return self._harness((self.layer_split,))
+
+    def _harness(self, splits: Sequence[Split]) -> Harness:
+        model = self.recipe.model
         return Harness(
             self.dataset.folder,
             splits=splits,
-            batch_size=self.recipe.model.batch_size,
-            device=self.recipe.model.device,
-            limit=section.limit,
+            batch_size=model.batch_size,
+            device=model.device,
+            limit=self.recipe.evaluation.limit,
         )
 
-    def analyse(self, tuned: Path) -> Analysis:
-        """The parameter changes of a fine-tuned model, as the recipe asks (paper, 5.1)."""
-        section = self.recipe.parameters
-        return analyse(
-            Path(self.base.ref.path),
-            tuned,
-            section.levels,
-            region=section.region,
-            layers=section.layers,
-            strategy=section.strategy,
-            seed=section.seed,
-            epsilon=section.epsilon,
-            arithmetic=section.arithmetic,
+    @property
+    def divergence(self) -> DivergenceOptions:
+        model = self.recipe.model
+        return DivergenceOptions(
+            **self.recipe.divergence.model_dump(), batch_size=model.batch_size, device=model.device
         )
 
     @cached_property
     def base_view(self) -> BaseView:
         """What the base predicts, computed once for all fine-tuned models."""
-        section = self.recipe.divergence
-        model, tokenizer = load_for_logits(self.base.ref, device=self.recipe.model.device)
-        rows = [row for bucket in section.buckets for row in self.dataset.bucket("test", bucket)]
-        templates = {name: topic.templates for name, topic in self.topics.items()}
-        selection = select_prompts(rows, templates, buckets=section.buckets)
-        return measure_base(
-            model,
-            tokenizer,
-            selection,
-            window=section.window,
-            prompt=section.base_prompt,
-            batch_size=self.recipe.model.batch_size,
-        )
+        return view_base(self.base.ref, rows_of(self.dataset, self.divergence), self.topics, self.divergence)
+
+
+def restored_name(cell: str, level: str) -> str:
+    """What a run calls a restored model: ``b2-n240-s0@5pct``; the fine-tuned model itself at 0 %."""
+    return cell if level == "0%" else f"{cell}@{level_name(level)}"

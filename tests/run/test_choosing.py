@@ -17,7 +17,7 @@ from sftknow.evaluation import generation
 from sftknow.evaluation.harness import Harness
 from sftknow.parameters.restore import restore
 from sftknow.records import ModelRef
-from sftknow.run.checkpoint_pairs import PairOptions, WriteOptions, analyse_pair
+from sftknow.run.checkpoint_pairs import PairOptions, Restoration, analyse_pair
 from sftknow.run.choosing import Answers, Choice, ScoringOptions, choose_level
 from tests.parameters.checkpoint_pairs import read_checkpoint
 
@@ -27,6 +27,10 @@ def test_the_best_of_equals_restores_least() -> None:
     choice = Choice(level="5%", chosen_on="dev", accuracy=scores)
     assert choice.best_on("dev") == "5%"
     assert choice.best_on("test") == "0%"
+
+
+def of_pair(pair: tuple[Path, Path], *levels: str, out: Path, order: PairOptions | None = None) -> Restoration:
+    return Restoration(base=str(pair[0]), tuned=str(pair[1]), levels=levels, out=out, order=order or PairOptions())
 
 
 @pytest.fixture
@@ -45,9 +49,7 @@ def test_choosing(pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path) -
     base, tuned = pair
     scoring = ScoringOptions(mastery=tiny_dataset, device="cpu")
     levels = ["20%", "60%"]
-    choice, restored = choose_level(
-        str(base), str(tuned), levels, tmp_path / "best", PairOptions(), scoring, WriteOptions()
-    )
+    choice, restored = choose_level(of_pair(pair, *levels, out=tmp_path / "best"), scoring)
     assert list(choice.accuracy) == ["dev", "test", "testood"]
     assert list(choice.accuracy["dev"]) == ["0%", "20%", "60%"]
     assert choice.level == choice.best_on("dev") == restored.level
@@ -82,7 +84,7 @@ def test_a_second_start_asks_only_what_is_left(
             return generate(*arguments)
 
         monkeypatch.setattr(generation, "_generate", counted)
-        return choose_level(*map(str, pair), ["20%"], out, PairOptions(), scoring, WriteOptions())[0]
+        return choose_level(of_pair(pair, "20%", out=out), scoring)[0]
 
     whole = choose()
     batches = len(asked)
@@ -114,28 +116,28 @@ def test_answers_of_other_weights_do_not_count(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("sftknow.run.choosing.restore_levels", stop)  # all scored, nothing written
+        patch.setattr("sftknow.run.checkpoint_pairs.restore_levels", stop)  # all scored, nothing written
         with pytest.raises(KeyboardInterrupt):
-            choose_level(*map(str, pair), ["20%"], out, PairOptions(), scoring, WriteOptions())
+            choose_level(of_pair(pair, "20%", out=out), scoring)
     assert (tmp_path / ".best.answers").exists()
     asked = []
     generate = generation._generate
     monkeypatch.setattr(generation, "_generate", lambda *a: asked.append(1) or generate(*a))
     options = PairOptions(strategy="bottom")
-    mixed = choose_level(*map(str, pair), ["20%"], out, options, scoring, WriteOptions())[0]
+    mixed = choose_level(of_pair(pair, "20%", out=out, order=options), scoring)[0]
     assert asked
     shutil.rmtree(out)
-    assert mixed == choose_level(*map(str, pair), ["20%"], out, options, scoring, WriteOptions())[0]
+    assert mixed == choose_level(of_pair(pair, "20%", out=out, order=options), scoring)[0]
 
 
 def test_two_at_once_and_nothing_left_behind(pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path) -> None:
     scoring = ScoringOptions(mastery=tiny_dataset, device="cpu")
     out = tmp_path / "best"
     with Answers(out), pytest.raises(CheckpointError, match="another process is choosing"):
-        choose_level(*map(str, pair), ["20%"], out, PairOptions(), scoring, WriteOptions())
+        choose_level(of_pair(pair, "20%", out=out), scoring)
     assert not (tmp_path / ".best.answers").exists()
     with pytest.raises(CheckpointError, match="lies within the checkpoint"):
-        choose_level(*map(str, pair), ["20%"], pair[1] / "in", PairOptions(), scoring, WriteOptions())
+        choose_level(of_pair(pair, "20%", out=pair[1] / "in"), scoring)
 
 
 def test_from_the_command_line(
@@ -158,5 +160,5 @@ def test_a_split_without_questions(pair: tuple[Path, Path], tmp_path: Path) -> N
     write_mastery_data(tmp_path / "data", rows, {"graded_by": "tiny", "policy": {}})
     scoring = ScoringOptions(mastery=tmp_path / "data", device="cpu")
     with pytest.raises(MasteryDataError, match="no question in dev"):
-        choose_level(*map(str, pair), ["5%"], tmp_path / "out", PairOptions(), scoring, WriteOptions())
+        choose_level(of_pair(pair, "5%", out=tmp_path / "out"), scoring)
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from sftknow.artifacts.scores import read_eval, write_eval
 from sftknow.cli.main import main
 from sftknow.errors import MasteryDataError, ModelError, RunError
 from sftknow.evaluation.harness import Harness
-from sftknow.models.resolving import weights_sha256
+from sftknow.models.identity import weights_sha256
 from sftknow.records import ModelRef
 from sftknow.run.comparing import ScoringOptions, compare_models
 from sftknow.run.comparison_text import comparison_text

@@ -20,10 +20,12 @@ from sftknow.evaluation.harness import Harness
 from sftknow.models import loading as models
 from sftknow.records import BUCKETS, SPLITS, ModelRef
 from sftknow.resources import lab_folder
+from sftknow.run.comparing import compare_models
 from sftknow.run.experiment import Experiment
 from sftknow.run.plan_text import plan_text
 from sftknow.run.planning import plan_run
 from sftknow.run.rates import IN_THIS_RUN
+from sftknow.run.stored_cells import store_small
 from tests.run.small_run import graded_copy, run, small_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -236,3 +238,48 @@ def test_a_dry_run_tells_what_is_done_and_touches_nothing(finished: Path) -> Non
 def test_two_processes_cannot_share_a_run(finished: Path) -> None:
     with RunDirectory(finished), pytest.raises(RunError, match="another process"), RunDirectory(finished):
         pass
+
+
+def test_compare_finds_the_evaluation_of_a_stored_cell_and_of_a_restored_folder(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftknow.evaluation.harness.Harness.score_path", lambda *_, **__: pytest.fail("scored again"))
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished, run_folder, symlinks=True)
+    cell = json.loads((finished / "choice.json").read_text())["cell"]
+    with RunDirectory(run_folder) as directory:
+        base = Experiment(small_recipe(), directory, say=lambda text: None).bench.base
+    store_small(base, run_folder / "models" / cell)
+    restored = run_folder / "restored" / cell / "5pct"
+    found = compare_models(str(run_folder / "models" / cell), str(restored), resamples=100)
+    assert (found.a, found.b) == (cell, f"{cell}@5pct")
+    monkeypatch.undo()
+    # Other weights in its place: the evaluation there is not theirs.
+    (restored / "model.safetensors").unlink()
+    shutil.copyfile(run_folder / "restored" / cell / "40pct" / "model.safetensors", restored / "model.safetensors")
+    other = compare_models(f"{cell}@40pct", str(restored), run=run_folder, resamples=100)
+    assert [q.a.output for q in other.questions] == [q.b.output for q in other.questions]
+
+
+def test_restored_folders_of_a_run_have_their_card(finished: Path) -> None:
+    cell = json.loads((finished / "choice.json").read_text())["cell"]
+    for level in ("5pct", "40pct"):
+        card = (finished / "restored" / cell / level / "README.md").read_text()
+        assert level.replace("pct", "%") in card
+
+
+@pytest.mark.parametrize("name", ["identity_by_time", "other"])
+def test_a_run_that_an_earlier_version_began_goes_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Weights of more than 1 GiB a file were known by size and time; a run that says so keeps to that."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy, symlinks=True)
+    noted = json.loads((copy / "provenance.json").read_text())
+    was = noted["base"]["weights_sha256"]
+    noted["base"]["weights_sha256"] = "before"
+    (copy / "provenance.json").write_text(json.dumps(noted))
+    monkeypatch.setattr("sftknow.run.workbench.identity_by_time", lambda folder: "before" if name != "other" else None)
+    with RunDirectory(copy) as directory:
+        base = Experiment(small_recipe(), directory, say=lambda text: None).bench.base
+    assert base.sha256 == (was if name == "other" else "before")

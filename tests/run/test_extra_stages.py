@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -16,8 +17,11 @@ from sftknow.checkpoints.deltas import materialize
 from sftknow.errors import GeneralTaskError, RecipeError
 from sftknow.evaluation.harness import Harness
 from sftknow.parameters.restore import restore_layers
-from sftknow.records import EvalRun, ModelRef
+from sftknow.parameters.tables import read_plan
+from sftknow.records import EvalRun, ModelRef, TrainedModel
+from sftknow.run import checkpoint_pairs
 from sftknow.run.experiment import Experiment
+from sftknow.training.train import TrainingOptions
 from tests.evaluation.general.stand_in import write_stand_in
 from tests.run.small_run import run, small_recipe
 
@@ -159,3 +163,53 @@ def test_a_cell_that_is_not_in_the_grid_is_named(finished: Path) -> None:
     recipe = small_recipe(*settings(finished.parent / "data"), "restore.layer_cells=[b1-n8-s0]")
     with RunDirectory(finished) as directory, pytest.raises(RecipeError, match=r"restore\.layer_cells: b1-n8-s0"):
         Experiment(recipe, directory, say=lambda text: None).run()
+
+
+def test_other_tasks_are_trained_and_analysed_as_the_recipe_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes, snapshots, trackers, region and order hold for Table 5, too; they are the recipe's."""
+    write_stand_in(tmp_path / "data", train=10, test=3)
+    recipe = small_recipe(
+        *settings(tmp_path / "data"),
+        "accelerate.processes=2",
+        "tracking.save_steps=3",
+        "parameters.region=attention",
+        "parameters.strategy=bottom",
+        "parameters.epsilon=0.5",
+        "parameters.arithmetic=bfloat16",
+    )
+    launched: list[dict[str, Any]] = []
+    analysed: list[dict[str, Any]] = []
+
+    def train(work: Any, base: Any, material: Any, **given: Any) -> TrainedModel:
+        launched.append(given)
+        again = pickle.loads(pickle.dumps(material))
+        assert (again.harness.task.name, again.size, again.seed) == ("xsum", 8, 0)
+        return cast(TrainedModel, work(base, again, given["out"], recipe=given["recipe"], options=TrainingOptions()))
+
+    def analyse(base: Path, tuned: Path, levels: Any, **order: Any) -> Any:
+        analysed.append(order)
+        return really(base, tuned, levels, **order)
+
+    really = checkpoint_pairs.analyse
+    monkeypatch.setattr("sftknow.run.training.train_launched", train)
+    monkeypatch.setattr(checkpoint_pairs, "analyse", analyse)
+    with RunDirectory(tmp_path / "run") as directory:
+        Experiment(recipe, directory, say=lambda text: None).other_tasks()
+        Experiment(recipe, directory, say=lambda text: pytest.fail(text)).other_tasks()
+    (given,) = launched
+    assert given["section"].processes == 2
+    assert given["options"].save_steps == 3
+    (order,) = analysed
+    wanted = {"region": "attention", "strategy": "bottom", "epsilon": 0.5, "arithmetic": "bfloat16"}
+    assert {key: order[key] for key in wanted} == wanted
+    ability = tmp_path / "run" / "ability"
+    assert read_plan(ability / "xsum" / "changes" / "plan.json").region == "attention"
+    assert json.loads((ability / "stages" / "xsum" / "changes.json").read_text())["inputs"]["order"] == wanted
+
+
+def test_the_key_of_what_was_made_by_the_defaults_is_the_old_one(finished: Path) -> None:
+    marks = finished / "ability" / "stages" / "xsum"
+    assert set(json.loads((marks / "changes.json").read_text())["inputs"]) == {"tuned", "levels"}
+    assert set(json.loads((marks / "scores" / "5pct.json").read_text())["inputs"]) == {"tuned", "level", "asked"}

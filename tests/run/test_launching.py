@@ -20,15 +20,15 @@ from sftknow.artifacts.files import read_json
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import DeviceError, MissingExtraError, ModelError, RecipeError, RunError
-from sftknow.models.resolving import resolve_base
+from sftknow.models.resolving import BaseModel, resolve_base
 from sftknow.recipes.load import load_recipe
 from sftknow.recipes.schema import AccelerateSection
 from sftknow.records import ModelRef, TrainedModel
 from sftknow.run import launching
-from sftknow.run.cell_stages import CellStages
+from sftknow.run.cell_steps import CellSteps
 from sftknow.run.cells import Cell
 from sftknow.run.launching import Launch, check_devices, plan_launch, train_launched
-from sftknow.run.training import train_cell
+from sftknow.run.training import FactDraw, TrainingSetup, train
 from sftknow.run.workbench import Workbench
 from sftknow.training.recipe import LoraSettings, SFTRecipe
 from sftknow.training.train import TrainingOptions
@@ -242,6 +242,18 @@ def dataset(tiny_dataset: Path) -> MasteryData:
     return MasteryData(tiny_dataset)
 
 
+def trained(
+    base: BaseModel,
+    dataset: MasteryData,
+    cell: Cell,
+    out: Path,
+    recipe: SFTRecipe,
+    accelerate: AccelerateSection | None = None,
+) -> TrainedModel:
+    setup = TrainingSetup(recipe=recipe, accelerate=accelerate or AccelerateSection())
+    return train(base, FactDraw(dataset=dataset, cell=cell), out, setup)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [False, True])
 def test_accelerate_launch_trains_what_this_process_does(
@@ -249,8 +261,8 @@ def test_accelerate_launch_trains_what_this_process_does(
 ) -> None:
     recipe = dataclasses.replace(RECIPE, lora=LoraSettings(rank=2) if lora else None)
     base, cell = resolve_base(str(tiny_model), None, None), Cell(bucket=None, size=19, seed=1, lora=lora)
-    one = train_cell(base, dataset, cell, tmp_path / "one", recipe=recipe)
-    two = train_cell(base, dataset, cell, tmp_path / "two", recipe=recipe, accelerate=TWO)
+    one = trained(base, dataset, cell, tmp_path / "one", recipe)
+    two = trained(base, dataset, cell, tmp_path / "two", recipe, TWO)
     same_training(one.checkpoint, two.checkpoint)
     assert (two.steps, two.recipe, two.base) == (one.steps, one.recipe, one.base)
     assert two.final_loss == pytest.approx(one.final_loss)
@@ -267,7 +279,7 @@ def test_its_errors_are_one_line(tiny_model: Path, dataset: MasteryData, tmp_pat
     base, cell = resolve_base(str(tiny_model), None, None), Cell(bucket=None, size=8, seed=1)
     recipe = dataclasses.replace(RECIPE, max_length=8)
     with pytest.raises(RecipeError, match=r"^fact .* tokens and max_length is 8; raise max_length$"):
-        train_cell(base, dataset, cell, tmp_path / "out", recipe=recipe, accelerate=TWO)
+        trained(base, dataset, cell, tmp_path / "out", recipe, TWO)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,10 +324,10 @@ def test_a_run_trains_its_cells_in_processes(tiny_dataset: Path, tmp_path: Path)
     with RunDirectory(tmp_path / "run") as directory:
         bench = Workbench(small_recipe(*settings), directory, say=lambda text: None)
         shutil.copytree(tiny_dataset, bench.path / "mastery" / "dataset")
-        cell = CellStages(bench, Cell(bucket=0, size=4, seed=0))
-        cell.fine_tune()
+        cell = CellSteps(bench, Cell(bucket=0, size=4, seed=0))
+        cell.training.do(bench.say)
         assert cell.training.complete
         assert "loaded_base" not in vars(bench), "the weights are in the processes alone"
-    one = train_cell(bench.base, bench.dataset, cell.cell, tmp_path / "one", recipe=bench.sft(cell.cell))
+    one = trained(bench.base, bench.dataset, cell.cell, tmp_path / "one", bench.training(cell.cell).recipe)
     same_training(one.checkpoint, cell.folder)
     assert read_json(cell.folder / "sftknow.json")["sft"]["processes"] == 2

@@ -10,10 +10,11 @@ import pytest
 from sftknow.artifacts.manifests import dataset_of_model, write_manifest
 from sftknow.cli.main import main
 from sftknow.errors import ModelError
+from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import load_model
-from sftknow.models.resolving import resolve_base, weights_sha256
+from sftknow.models.resolving import resolve_base
 from sftknow.records import ModelRef
-from sftknow.run.stored_cells import store_small, weights_digest, whole
+from sftknow.run.stored_cells import store_small, whole
 from tests.tiny import tiny_llama, tiny_mastery_data, tiny_tokenizer
 
 
@@ -27,9 +28,9 @@ def stored(tmp_path: Path) -> Path:
     named = {"path": "../../data", "fingerprint": "f"}
     write_manifest(cell, "model", {"base": {"path": str(base)}, "mastery_dataset": named})
     assert data.is_dir()
-    before = weights_digest(cell)
+    before = weights_sha256(cell)
     store_small(resolve_base(str(base), None, None), cell)
-    assert weights_digest(cell) == before == weights_sha256_of(tmp_path, cell)
+    assert weights_sha256(cell) == before == weights_sha256_of(tmp_path, cell)
     return cell
 
 

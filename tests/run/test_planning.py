@@ -10,7 +10,7 @@ import pytest
 from sftknow.artifacts.files import write_json
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cli.main import main
-from sftknow.errors import FactsError, RecipeError
+from sftknow.errors import FactsAwayError, FactsError, HubError, RecipeError
 from sftknow.recipes.load import load_recipe
 from sftknow.recipes.schema import Recipe
 from sftknow.report.paper import distributions, table
@@ -125,6 +125,31 @@ def test_what_cannot_be_reached_is_said_and_the_rest_is_told(
     text = capsys.readouterr().out
     assert "3,540 facts, 74,340 statements × 4 samples = 297,360" in text
     assert "disk: not known without the model" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (HubError("down for today"), True),
+        (HubError("not in the cache", reason="offline"), True),
+        (FactsAwayError("down for today"), True),
+        (HubError("org/facts could not be fetched: there is none", reason="missing"), False),
+        (HubError("org/facts has no revision v9 in the cache", reason="revision"), False),
+        (FactsError("line 3 is not in the cache of anybody"), False),
+    ],
+)
+def test_what_is_away_is_told_by_the_kind_of_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, away: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sftknow.run.workbench.load_facts", fail)
+    if away:
+        assert plan(tmp_path, "facts.source=org/facts").unread == [f"the facts: {error}"]
+    else:
+        with pytest.raises(type(error)):
+            plan(tmp_path, "facts.source=org/facts")
 
 
 def test_the_recorded_counts_are_the_papers() -> None:

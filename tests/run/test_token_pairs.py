@@ -11,7 +11,7 @@ from sftknow.artifacts.divergence import read_divergence
 from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.cli.main import main
 from sftknow.errors import MasteryDataError
-from sftknow.models.resolving import weights_sha256
+from sftknow.models.identity import weights_sha256
 from sftknow.records import ModelRef
 from sftknow.run.token_pairs import DivergenceOptions, diverge_pairs
 from tests.tiny import graded, tiny_facts, tiny_llama, tiny_tokenizer
