@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from sftknow.artifacts.levels import by_share, level_share
+from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS, SPLITS
 from sftknow.report.aggregate import Estimate, estimate
 from sftknow.report.blocks import report_block
@@ -233,13 +233,8 @@ def _best_of(report: Report, title: str, key: str, candidates: Sequence[tuple[st
 
 def restored_candidates(report: Report, size: int | None) -> list[tuple[str, list[Model]]]:
     """Every training of a size (every training for None) at every level that all its restored seeds have."""
-    found = []
-    for training in report.trainings:
-        runs = [report.restored(c.name) for c in training.cells if c.name in report.restored_cells]
-        if runs and size in (None, training.size):
-            levels = by_share(set.intersection(*(set(run) for run in runs)) - {"0%"})
-            found += [(f"{training.title}, {level} restored", [run[level] for run in runs]) for level in levels]
-    return found
+    found = [r for r in report.restored_trainings if r.in_grid and size in (None, r.size)]
+    return [(f"{r.name}, {level} restored", r.at(level)) for r in found for level in r.shared_levels]
 
 
 @report_block("table-7", section="accuracy")

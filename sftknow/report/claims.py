@@ -10,7 +10,7 @@ from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import Difference, compare
 from sftknow.report.blocks import report_block
-from sftknow.report.contents import Model, Report, Training
+from sftknow.report.contents import Report, Restored, Training
 from sftknow.report.divergence import (
     compare_divergence,
     divergence_estimate,
@@ -155,43 +155,34 @@ def _related(report: Report) -> tuple[str, Verdict]:
 
 
 @dataclass(frozen=True)
-class Restored:
-    """A training restored at the level nearest to `LEVEL`, seed by seed."""
+class Gain:
+    """What restoring a training at the level nearest to `LEVEL` adds in-domain."""
 
-    training: Training
+    training: Restored
     level: str
-    restored: Sequence[Model]
-    plain: Sequence[Model]
-
-    @property
-    def gain(self) -> Difference | None:
-        """What restoring adds in-domain."""
-        return compare(self.restored, self.plain, "test", same_runs=True)
+    found: Difference | None
+    seeds: int
 
 
-def _restored(report: Report) -> list[Restored]:
-    """Every training that was restored at a level near 10 %, by ratio and within a factor of 2."""
+def _gains(report: Report) -> list[Gain]:
+    """Of every training that was restored at a level near 10 %, by ratio and within a factor of 2."""
 
     def ratio(level: str) -> float:
         return float(level_share(level) / level_share(LEVEL))
 
-    done = []
-    for training in report.trainings:
-        cells = [c.name for c in training.cells if c.name in report.restored_cells]
-        runs = [report.restored(name) for name in cells]
-        shared = set.intersection(*(set(run) - {"0%"} for run in runs)) if runs else set()
-        near = [level for level in shared if 0.5 <= ratio(level) <= 2]
-        if near:
+    gains = []
+    for r in report.restored_trainings:
+        near = [level for level in r.shared_levels if 0.5 <= ratio(level) <= 2]
+        if r.in_grid and near:
             level = min(near, key=lambda s: (round(abs(math.log(ratio(s))), 9), level_share(s)))
-            plain = [report.models[name] for name in cells]
-            done.append(Restored(training, level, [run[level] for run in runs], plain))
-    return done
+            found = compare(r.at(level), r.plain(level), "test", same_runs=True)
+            gains.append(Gain(r, level, found, len(r.runs)))
+    return gains
 
 
 def _unnecessary(report: Report) -> tuple[str, Verdict]:
-    effects = []
-    for r in _restored(report):
-        effects += _effect(f"{r.training.title}, {r.level} restored", r.gain, len(r.plain))
+    gains = _gains(report)
+    effects = [e for g in gains for e in _effect(f"{g.training.title}, {g.level} restored", g.found, g.seeds)]
     test = (
         f"In-domain accuracy with {LEVEL} of the elements restored (or the level nearest to it) less without, for "
         "each restored training; questions and seeds paired. The level is fixed beforehand: all ten models of the "
@@ -200,18 +191,17 @@ def _unnecessary(report: Report) -> tuple[str, Verdict]:
     return test, unnecessary(together(effects))
 
 
-def _contrast(name: str, one: Restored, two: Restored) -> list[Effect]:
+def _contrast(name: str, one: Gain, two: Gain) -> list[Effect]:
     """How much more the first gains than the second; nothing where they were restored at different levels."""
-    a, b = one.gain, two.gain
-    if a is None or b is None or one.level != two.level:
+    if one.found is None or two.found is None or one.level != two.level:
         return []
-    stderr, freedom = math.hypot(a.stderr, b.stderr), min(a.freedom, b.freedom)
-    seeds = min(len(one.plain), len(two.plain))
-    return [Effect(name=name, value=a.value - b.value, stderr=stderr, freedom=freedom, seeds=seeds)]
+    value, stderr = one.found.value - two.found.value, math.hypot(one.found.stderr, two.found.stderr)
+    freedom, seeds = min(one.found.freedom, two.found.freedom), min(one.seeds, two.seeds)
+    return [Effect(name=name, value=value, stderr=stderr, freedom=freedom, seeds=seeds)]
 
 
 def _more_affected(report: Report) -> tuple[str, Verdict]:
-    found = [r for r in _restored(report) if r.training.bucket is not None]
+    found = [g for g in _gains(report) if g.training.bucket is not None]
     by_size, by_bucket = [], []
     for source in sorted({r.training.source for r in found}):
         own = sorted((r for r in found if r.training.source == source), key=lambda r: r.training.size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,6 +62,34 @@ class Training(Kind):
     def name(self) -> str:
         """Such as ``b2-n240``."""
         return f"{self.source}-n{'all' if self.all else self.size}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored(Kind):
+    """A training with those of its seeds that were scored after restoring; or a model beside the grid by itself."""
+
+    name: str
+    """In words."""
+    in_grid: bool
+    runs: Mapping[str, Mapping[str, Model]]
+    """For each cell its models by level, smallest share first; ``0%`` is the cell itself."""
+
+    def at(self, level: str) -> list[Model]:
+        """The models at a level, one for each seed that was restored at it."""
+        return [run[level] for run in self.runs.values() if level in run]
+
+    def plain(self, level: str) -> list[Model]:
+        """The same seeds as they were trained."""
+        return [run["0%"] for run in self.runs.values() if level in run]
+
+    @property
+    def shared_levels(self) -> list[str]:
+        """Levels that every seed was restored at, smallest share first."""
+        return by_share(set.intersection(*(set(run) for run in self.runs.values())) - {"0%"})
+
+    def scored(self, split: str) -> Restored:
+        """The seeds whose unrestored model was scored on a split."""
+        return replace(self, runs={name: run for name, run in self.runs.items() if run["0%"].score(split)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +253,20 @@ class Report:
         versions = self._versions.get(cell, {}).items()
         found |= {level_of_folder(level): model for level, model in versions if layer_range(level) is None}
         return {level: found[level] for level in by_share(found)}
+
+    @cached_property
+    def restored_trainings(self) -> tuple[Restored, ...]:
+        """Every training of which a seed was restored, then restored models beside the grid."""
+        found = []
+        for t in self.trainings:
+            runs = {c.name: self.restored(c.name) for c in t.cells if c.name in self.restored_cells}
+            if runs:
+                found.append(Restored(source=t.source, size=t.size, all=t.all, name=t.title, in_grid=True, runs=runs))
+        others = [name for name in self.restored_cells if name not in self.cells]
+        return (
+            *found,
+            *(Restored(source=n, size=0, all=False, name=n, in_grid=False, runs={n: self.restored(n)}) for n in others),
+        )
 
     def layer_ranges(self, cell: str) -> dict[str, Model]:
         """The evaluated versions of a cell with whole layers set back, by range such as ``0-3``, in layer order."""

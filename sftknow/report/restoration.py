@@ -6,15 +6,15 @@ Every function gives None where the run does not hold what the table or figure n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from sftknow.artifacts.levels import best_level, by_share, level_share
 from sftknow.report.aggregate import SURE, compare, estimate
 from sftknow.report.blocks import report_block
-from sftknow.report.cells import Cell
-from sftknow.report.contents import BASE, SPLIT_TITLES, Model, Report
+from sftknow.report.cells import Kind
+from sftknow.report.contents import BASE, SPLIT_TITLES, Report, Restored
 from sftknow.report.entries import change_entry, estimate_entry, moved_entry, percent, share_entry, signed
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, Value, figure, tabulate
 from sftknow.report.paper import nearest_size, table
@@ -53,43 +53,15 @@ MOST_LINES = 7
 """Lines of one drawing."""
 
 
-@dataclass(frozen=True)
-class RestoredLine:
-    """A restored training: its models by level."""
-
-    title: str
-    source: str
-    bucket: int | None
-    size: int
-    levels: Mapping[str, list[Model]]
-
-
-def _restored_lines(report: Report, split: str) -> list[RestoredLine]:
-    def levels(names: Sequence[str]) -> dict[str, list[Model]]:
-        found: dict[str, list[Model]] = {}
-        for name in names:
-            for level, model in report.restored(name).items():
-                if model.score(split):
-                    found.setdefault(level, []).append(model)
-        return {level: found[level] for level in by_share(found)}
-
-    lines = []
-    for t in report.trainings:
-        names = [c.name for c in t.cells if c.name in report.restored_cells]
-        if found := levels(names):
-            title = report.title(names[0]) if len(names) == 1 else t.title
-            lines.append(RestoredLine(title, t.source, t.bucket, t.size, found))
-    others = [name for name in report.restored_cells if name not in report.cells]
-    return lines + [RestoredLine(name, name, None, 0, found) for name in others if (found := levels([name]))]
-
-
 @report_block("figure-e", section="restoration")
 def accuracy_by_level(report: Report) -> Figure | None:
     """Figure E: accuracy against the share restored, one line a restored training."""
     panels: list[Panel] = []
     rows: list[tuple[Value, ...]] = []
     for split in report.scored("test", "testood"):
-        lines = _restored_lines(report, split)
+        lines = [
+            r for r in report.restored_trainings if any(m.score(split) for run in r.runs.values() for m in run.values())
+        ]
         # Seven lines are told apart by colour and marker; more are cut by training size.
         cut: list[int | None] = [*sorted({line.size for line in lines})] if len(lines) > MOST_LINES else [None]
         for size in cut:
@@ -109,11 +81,15 @@ def accuracy_by_level(report: Report) -> Figure | None:
     )
 
 
+def _scored_levels(lines: Iterable[Restored], split: str) -> list[str]:
+    return by_share({k for line in lines for run in line.runs.values() for k, m in run.items() if m.score(split)})
+
+
 def _restoration_panel(
-    report: Report, split: str, lines: Sequence[RestoredLine], rows: list[tuple[Value, ...]], size: int | None
+    report: Report, split: str, lines: Sequence[Restored], rows: list[tuple[Value, ...]], size: int | None
 ) -> Panel:
     """Lines over the levels; what they show is added to `rows`. A `size` stands in the title and the file's name."""
-    levels = by_share({level for line in lines for level in line.levels})
+    levels = _scored_levels(lines, split)
     with chart(
         id=f"figure-e-restoration-{split}" + (f"-{size}" if size is not None else ""),
         title=SPLIT_TITLES[split].capitalize() + (f", {size:,} facts" if size is not None else ""),
@@ -126,15 +102,15 @@ def _restoration_panel(
         for line in lines:
             style = look(line.bucket, line.source)
             turn = styles[style.colour] = styles.get(style.colour, -1) + 1  # several sizes of one bucket differ by line
-            estimates = {level: estimate(models, split) for level, models in line.levels.items()}
-            found = [(levels.index(level), e) for level, e in estimates.items() if e]
+            title = report.title(next(iter(line.runs))) if len(line.runs) == 1 else line.name
+            found = [(x, e) for x, level in enumerate(levels) if (e := estimate(line.at(level), split))]
             values = [100 * e.value for _, e in found]
             errors = [100 * e.error if math.isfinite(e.error) else 0.0 for _, e in found]
             dashes = ("-", "--", ":", "-.")[turn % 4]
-            line_with_bars(axes, [x for x, _ in found], values, errors, style, line.title, line=dashes)
-            rows += [(split, line.title, levels[x], e.runs, 100 * e.value, 100 * e.error) for x, e in found]
+            line_with_bars(axes, [x for x, _ in found], values, errors, style, title, line=dashes)
+            rows += [(split, title, levels[x], e.runs, 100 * e.value, 100 * e.error) for x, e in found]
             at = ", ".join(f"{v:.1f} at {levels[x]}" for v, (x, _) in zip(values, found, strict=True))
-            made.said.append(f"{line.title}: {at}")
+            made.said.append(f"{title}: {at}")
         choice = report.choice
         if choice and choice.level in levels and report.cells.get(choice.cell):
             chosen = report.cells[choice.cell]
@@ -214,35 +190,29 @@ def restoration(report: Report, split: str) -> Table | None:
     Seeds of a training stand together: means over those that were restored at the level, and the spread where there
     are several.
     """
-    columns = [(t.title, [c.name for c in t.cells if c.name in report.restored_cells]) for t in report.trainings]
-    columns += [(name, [name]) for name in report.restored_cells if name not in report.cells]
-    columns = [(title, [n for n in names if report.models[n].score(split)]) for title, names in columns]
-    columns = [(title, names) for title, names in columns if names]
-    runs = {name: report.restored(name) for _, names in columns for name in names}
-    levels = by_share({level for run in runs.values() for level in run})
+    columns = [r for found in report.restored_trainings if (r := found.scored(split)).runs]
+    levels = by_share({level for r in columns for run in r.runs.values() for level in run})
 
-    def accuracy(names: Sequence[str], level: str) -> Entry:
-        pairs = [(runs[n][level], report.models[n]) for n in names if level in runs[n]]
-        restored, plain = [one for one, _ in pairs], [two for _, two in pairs]
-        here = estimate(restored, split)
+    def accuracy(r: Restored, level: str) -> Entry:
+        here = estimate(r.at(level), split)
         if here is None:
             return Entry(text="not run")
-        return moved_entry(here, compare(restored, plain, split, same_runs=True) if level != "0%" else None)
+        moved = compare(r.at(level), r.plain(level), split, same_runs=True) if level != "0%" else None
+        return moved_entry(here, moved)
 
-    def shown(entries: Mapping[str, Entry], best: Value, names: Sequence[str], level: str) -> Entry:
+    def shown(entries: Mapping[str, Entry], best: Value, r: Restored, level: str) -> Entry:
         entry = replace(entries[level], strong=best is not None and entries[level].value == best)
-        cell = report.cells.get(names[0])
-        return _beside_paper(report, entry, cell, level, split) if cell else entry
+        return _beside_paper(report, entry, r, level, split) if r.in_grid else entry
 
     fields = []
-    for title, names in columns:
-        entries = {level: accuracy(names, level) for level in levels}
+    for r in columns:
+        entries = {level: accuracy(r, level) for level in levels}
         best = max((e.value for e in entries.values() if isinstance(e.value, float)), default=None)
-        fields.append(Field(title, partial(shown, entries, best, names), group="Trained on", unit="%"))
+        fields.append(Field(r.name, partial(shown, entries, best, r), group="Trained on", unit="%"))
     note = _NOTE.format(ranking=ranking(report), sure=SURE) if split == "test" else "As in Table 4a."
     if split == "train":
         note += " Each model answers the facts that it was trained on."
-    if any(len(names) > 1 for _, names in columns):
+    if any(len(r.runs) > 1 for r in columns):
         note += " Behind ±: standard deviation over seeds."
     return tabulate(
         levels,
@@ -259,7 +229,7 @@ for _split, _part in _PARTS.items():
     report_block(f"table-{_part}", section="restoration")(partial(restoration, split=_split))
 
 
-def _beside_paper(report: Report, entry: Entry, cell: Cell, level: str, split: str) -> Entry:
+def _beside_paper(report: Report, entry: Entry, cell: Kind, level: str, split: str) -> Entry:
     """The paper's value for the same bucket and level, at the size of its two that is nearest."""
     size = nearest_size(cell.size)
     number = 6 if split == "train" else 4
