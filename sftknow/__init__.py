@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         DeviceError as DeviceError,
     )
     from sftknow.errors import (
+        FactsAwayError as FactsAwayError,
         FactsError as FactsError,
     )
     from sftknow.errors import (
@@ -113,6 +114,7 @@ _HOMES = {
     "DeviceError": "sftknow.errors",
     "Experiment": "sftknow.run.experiment",
     "Fact": "sftknow.records",
+    "FactsAwayError": "sftknow.errors",
     "FactsError": "sftknow.errors",
     "GeneralTaskError": "sftknow.errors",
     "Harness": "sftknow.evaluation.harness",
