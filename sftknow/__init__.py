@@ -11,57 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sftknow.answers import (
         MatchRule as MatchRule,
-    )
-    from sftknow.answers import (
         Synonyms as Synonyms,
-    )
-    from sftknow.answers import (
         contains as contains,
     )
-    from sftknow.artifacts.mastery_data import MasteryData as MasteryData
-    from sftknow.artifacts.mastery_data import write_mastery_data as write_mastery_data
+    from sftknow.artifacts.mastery_data import MasteryData as MasteryData, write_mastery_data as write_mastery_data
     from sftknow.artifacts.stages import RunDirectory as RunDirectory
     from sftknow.divergence.analysis import measure_divergence as measure_divergence
     from sftknow.divergence.base import measure_base as measure_base
     from sftknow.divergence.selection import select_prompts as select_prompts
     from sftknow.errors import (
         CheckpointError as CheckpointError,
-    )
-    from sftknow.errors import (
         ClusterError as ClusterError,
-    )
-    from sftknow.errors import (
         DependencyError as DependencyError,
-    )
-    from sftknow.errors import (
         DeviceError as DeviceError,
-    )
-    from sftknow.errors import (
         FactsAwayError as FactsAwayError,
         FactsError as FactsError,
-    )
-    from sftknow.errors import (
         GeneralTaskError as GeneralTaskError,
-    )
-    from sftknow.errors import (
         HubError as HubError,
-    )
-    from sftknow.errors import (
         MasteryDataError as MasteryDataError,
-    )
-    from sftknow.errors import (
         MissingExtraError as MissingExtraError,
-    )
-    from sftknow.errors import (
         ModelError as ModelError,
-    )
-    from sftknow.errors import (
         RecipeError as RecipeError,
-    )
-    from sftknow.errors import (
         RunError as RunError,
-    )
-    from sftknow.errors import (
         SftknowError as SftknowError,
     )
     from sftknow.evaluation.harness import Harness as Harness
@@ -70,31 +41,20 @@ if TYPE_CHECKING:
     from sftknow.facts.topics import load_topics as load_topics
     from sftknow.grading.shards import grade_facts as grade_facts
     from sftknow.grading.transformers_sampler import TransformersSampler as TransformersSampler
-    from sftknow.models.loading import load_model as load_model
-    from sftknow.models.loading import load_tokenizer as load_tokenizer
+    from sftknow.models.loading import load_model as load_model, load_tokenizer as load_tokenizer
     from sftknow.models.pull import pull as pull
     from sftknow.parameters.change import analyse as analyse
-    from sftknow.parameters.in_memory import ModelLevels as ModelLevels
-    from sftknow.parameters.in_memory import restore_ as restore_
-    from sftknow.parameters.patch import apply_patch as apply_patch
-    from sftknow.parameters.patch import write_patch as write_patch
-    from sftknow.parameters.restore import restore as restore
-    from sftknow.parameters.restore import restore_levels as restore_levels
-    from sftknow.parameters.tables import read_plan as read_plan
-    from sftknow.parameters.tables import write_plan as write_plan
+    from sftknow.parameters.in_memory import ModelLevels as ModelLevels, restore_ as restore_
+    from sftknow.parameters.patch import apply_patch as apply_patch, write_patch as write_patch
+    from sftknow.parameters.restore import restore as restore, restore_levels as restore_levels
+    from sftknow.parameters.tables import read_plan as read_plan, write_plan as write_plan
     from sftknow.publishing.plan import plan_publication as plan_publication
     from sftknow.publishing.publish import publish as publish
     from sftknow.recipes.load import load_recipe as load_recipe
     from sftknow.records import (
         Fact as Fact,
-    )
-    from sftknow.records import (
         ModelRef as ModelRef,
-    )
-    from sftknow.records import (
         RestorePlan as RestorePlan,
-    )
-    from sftknow.records import (
         SamplingPolicy as SamplingPolicy,
     )
     from sftknow.report.collect import results as results

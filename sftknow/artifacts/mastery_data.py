@@ -15,8 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sftknow.artifacts.continuations import FOLDER as CONTINUATIONS
-from sftknow.artifacts.continuations import read_continuations, read_own_aliases, write_continuations
+from sftknow.artifacts.continuations import (
+    FOLDER as CONTINUATIONS,
+    read_continuations,
+    read_own_aliases,
+    write_continuations,
+)
 from sftknow.artifacts.files import atomic_folder, digest, file_sha256
 from sftknow.artifacts.manifests import read_manifest, write_manifest
 from sftknow.artifacts.tables import to_record

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers import models as models_of_tokenizers
+from tokenizers import Tokenizer, models as models_of_tokenizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sftknow.answers import DEFAULT_RULE

@@ -10,8 +10,7 @@ from typing import Any
 
 import evaluate
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sftknow.errors import FactsError
 from sftknow.evaluation import metric as module

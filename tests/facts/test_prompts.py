@@ -3,8 +3,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from sftknow.facts.prompts import Statements, question_for, statements_for, subject_of
 from sftknow.facts.topics import load_topics

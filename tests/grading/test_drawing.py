@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sftknow.errors import ModelError
 from sftknow.grading.drawing import draw_tokens

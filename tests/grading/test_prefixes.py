@@ -1,6 +1,5 @@
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sftknow.grading.prefixes import shared_prefix
 

@@ -1,7 +1,6 @@
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from transformers.cache_utils import DynamicCache
 
 from sftknow.grading.slot_cache import SlotCache

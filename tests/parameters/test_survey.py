@@ -10,8 +10,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sftknow.artifacts.levels import parse_level
 from sftknow.errors import CheckpointError
