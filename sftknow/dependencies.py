@@ -6,18 +6,17 @@ the installed versions, and it looks through this package for inside names that 
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from sftknow.errors import DependencyError, MissingExtraError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 QUIET = {
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",
@@ -27,32 +26,6 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Environment variables that keep the Hub's clients from calls that nobody asked for. They are read once, at import."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inside:
-    """One place where sftknow leans on the inside of another package."""
-
-    package: str
-    """Name of the distribution."""
-    what: str
-    """By `kind`: ``package.module.Class.attribute``, ``package.module.function(argument)``, or words of its source."""
-    kind: Literal["name", "argument", "source"]
-    """An importable name, an argument, or words that stand in the package's source: environment variables, attributes
-    that are set at run time, file names, logger names, error texts."""
-    where: tuple[str, ...]
-    """The modules of sftknow that lean on it, below ``sftknow/``."""
-    why: str
-    since: str
-    """The first version that is known to have it: the lower bound of what is tested, or that in which it came."""
-    without: str
-    """What happens where it is missing: ``refused`` with the one line of `DependencyError`, or what is done instead."""
-
-
-def insides() -> list[Inside]:
-    """The rows of ``sftknow/insides.toml``."""
-    rows = tomllib.loads(Path(__file__).with_name("insides.toml").read_text(encoding="utf-8"))["inside"]
-    return [Inside(**{**row, "where": tuple(row["where"])}) for row in rows]
 
 
 @contextmanager
@@ -106,33 +79,29 @@ def installed(package: str) -> str | None:
 
 def supported(package: str) -> str:
     """The versions that sftknow works with, as pip writes them, such as ``>=5.19,<6``; empty where none are named."""
-    try:
-        named = requires("sftknow") or []
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return ""
-    for line in named:
-        match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^\]]*\])?\s*([^;]*)", line)
-        if match and _normal(match[1]) == _normal(package):
-            return ",".join(sorted((part.strip() for part in match[2].split(",")), reverse=True))
+    from packaging.utils import canonicalize_name
+
+    for requirement in _requirements():
+        if canonicalize_name(requirement.name) == canonicalize_name(package):
+            return ",".join(sorted(map(str, requirement.specifier), reverse=True))
     return ""
 
 
 def outside() -> list[str]:
     """Installed packages whose version is outside the range that sftknow works with, each as a few words."""
-    from packaging.requirements import Requirement
-
-    try:
-        named = requires("sftknow") or []
-    except PackageNotFoundError:
-        return []
     found = []
-    for line in named:
-        requirement = Requirement(line)
+    for requirement in _requirements():
         here = installed(requirement.name)
         if here is not None and not requirement.specifier.contains(here, prereleases=True):
             found.append(f"{requirement.name} {here} (works with {requirement.specifier})")
     return found
 
 
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _requirements() -> list[Requirement]:
+    """What sftknow asks for, extras included; nothing where it runs from a checkout that is not installed."""
+    from packaging.requirements import Requirement  # only a failure asks: `sftknow --help` need not load it
+
+    try:
+        return [Requirement(line) for line in requires("sftknow") or ()]
+    except PackageNotFoundError:
+        return []

@@ -6,19 +6,21 @@ import ast
 import importlib.metadata
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from sftknow.cli.main import main
-from sftknow.dependencies import Inside, insides, installed, needs, outside, supported, unsuitable
+from sftknow.dependencies import installed, needs, outside, supported, unsuitable
 from sftknow.errors import DependencyError
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sftknow"
@@ -35,7 +37,24 @@ ENVIRONMENT = re.compile(r"(HF|ACCELERATE|FSDP|DISABLE|TRL|NUMBA|TRANSFORMERS|DA
 OWN_ENVIRONMENT = {"HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_DISABLE_XET"}
 """Variables that their packages document for users."""
 
-ROWS = insides()
+
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """A row of the table, whose head says what the columns mean."""
+
+    package: str
+    what: str
+    kind: Literal["name", "argument", "source"]
+    where: tuple[str, ...]
+    why: str
+    since: str
+    without: str
+
+
+ROWS = [
+    Inside(**{**row, "where": tuple(row["where"])})
+    for row in tomllib.loads((PACKAGE / "insides.toml").read_text(encoding="utf-8"))["inside"]
+]
 
 
 def row_id(row: Inside) -> str:

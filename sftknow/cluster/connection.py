@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TextIO
 
 from sftknow import __version__
+from sftknow.dependencies import installed
 from sftknow.errors import ClusterError, MissingExtraError, first_line
 
 
@@ -170,13 +170,8 @@ class _WithoutRay:
 
 
 def installed_versions() -> dict[str, str]:
-    found = {"sftknow": __version__}
-    for name in SAME_RESULTS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    found = {name: here for name in SAME_RESULTS if (here := installed(name)) is not None}
+    return {"sftknow": __version__, **found}
 
 
 def check_version(driver: dict[str, str]) -> dict[str, str]:

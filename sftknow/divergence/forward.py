@@ -131,13 +131,16 @@ def greedy(
     ids, mask, positions = _padded(prompts, model.device)
     texts: list[list[int]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
+    lacking = ModelError(f"{type(model).__name__} keeps no key-value cache, so it cannot complete prompts here")
     name, cache = cache_name(model), None
+    if name is None:
+        raise lacking
     with _evaluating(model):
         for _ in range(max(limits)):
-            out = _step(model, ids, mask, positions, use_cache=True, **({name: cache} if name else {}))
-            cache = getattr(out, name, None) if name else None
+            out = _step(model, ids, mask, positions, use_cache=True, **{name: cache})
+            cache = getattr(out, name, None)
             if cache is None:
-                raise ModelError(f"{type(model).__name__} keeps no key-value cache, so it cannot complete prompts here")
+                raise lacking
             logits_bv = out.logits[:, -1]
             if logits_bv.isnan().any():
                 raise ModelError(

@@ -28,7 +28,7 @@ import yaml
 
 from sftknow import errors
 from sftknow.artifacts.lock import Lock
-from sftknow.errors import DeviceError, MissingExtraError, RecipeError, RunError, SftknowError
+from sftknow.errors import DeviceError, MissingExtraError, RecipeError, RunError, SftknowError, first_line
 from sftknow.machine import available_processors
 from sftknow.recipes.schema import AccelerateSection
 from sftknow.records import TrainedModel
@@ -175,7 +175,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is no YAML ({str(error).splitlines()[0]})") from None
+        raise RecipeError(f"{path} is no YAML ({first_line(error)})") from None
     if not isinstance(content, dict) or "compute_environment" not in content:
         raise RecipeError(f"{path} is no configuration of accelerate; write one with `accelerate config`")
     return content

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from sftknow.dependencies import installed
 from sftknow.facts.sources import FactSet
 from sftknow.models.resolving import BaseModel
 from sftknow.recipes.schema import Recipe
@@ -21,7 +21,7 @@ _PACKAGES = (
 def provenance(recipe: Recipe, base: BaseModel, facts: FactSet, hashes: dict[str, str]) -> dict[str, Any]:
     """Everything that a reader needs to repeat the run. No path of this machine but the user's own words."""
     return {
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: installed(name) or "not installed" for name in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -42,10 +42,3 @@ def provenance(recipe: Recipe, base: BaseModel, facts: FactSet, hashes: dict[str
             "parameters": recipe.parameters.seed,
         },
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -53,6 +53,9 @@ def training_arguments(
     """
     check_trackers(report_to)
     parts = batch_parts(recipe, processes.count())
+    known = inspect.signature(SFTConfig).parameters
+    # 5.19 has the second name alone.
+    old = "gradient_checkpointing" in known and "activation_checkpointing" not in known
     options: dict[str, Any] = {
         "output_dir": str(scratch),
         "seed": seed,
@@ -72,7 +75,7 @@ def training_arguments(
         "train_sampling_strategy": "sequential",
         "max_length": None,
         "dataset_kwargs": {"skip_prepare_dataset": True},
-        _checkpointing(): False,
+        "gradient_checkpointing" if old else "activation_checkpointing": False,
         "save_strategy": "steps" if save_steps else "no",
         "save_steps": save_steps or 500,
         "save_total_limit": 2,
@@ -86,7 +89,7 @@ def training_arguments(
         "log_level_replica": "error",
         "disable_tqdm": True,
     }
-    if unknown := sorted(set(options) - set(inspect.signature(SFTConfig).parameters)):
+    if unknown := sorted(set(options) - set(known)):
         raise unsuitable("trl", f"SFTConfig({', '.join(unknown)})")
     config = SFTConfig(**options)
     if config.world_size != parts.processes:  # as under mpirun
@@ -102,13 +105,6 @@ def training_arguments(
     if config.deepspeed_plugin is not None:
         check_deepspeed(recipe)
     return config
-
-
-def _checkpointing() -> str:
-    """What transformers calls the switch that computes activations twice; 5.19 has the second name alone."""
-    known = inspect.signature(SFTConfig).parameters
-    old = "gradient_checkpointing" in known and "activation_checkpointing" not in known
-    return "gradient_checkpointing" if old else "activation_checkpointing"
 
 
 def _check_precision(config: Any, recipe: SFTRecipe) -> None:
