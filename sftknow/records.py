@@ -1,4 +1,4 @@
-"""The records that pass between rooms: frozen, named, standard library only.
+"""The records that pass between rooms: frozen, named, and quickly loaded.
 
 Every record here is plain data. `to_json` turns any of them into JSON-ready values; the storage room writes them.
 """
@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from sftknow.options import Count, Options, Positive
 
 Split = Literal["train", "dev", "test", "testood"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test", "testood")
@@ -66,14 +68,21 @@ class ModelRef:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingPolicy:
-    """How R was measured (paper, 3.3 and appendix F.1)."""
+class SamplingPolicy(Options):
+    """How R was measured (paper, 3.3 and appendix F.1).
 
-    samples: int = 10
-    """N_sample: continuations drawn for each statement template."""
-    temperature: float = 0.7
-    max_new_tokens: int = 32
+    Raises:
+        OptionError: a value that nothing can be drawn with.
+    """
+
+    samples: Count = 10
+    """Continuations drawn for each statement template (N_sample)."""
+    temperature: Positive = 0.7
+    """Sampling temperature."""
+    max_new_tokens: Count = 32
+    """Longest continuation in tokens."""
     seed: int = 0
+    """Seed of the draws."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from sftknow.cli.main import main
 from sftknow.errors import CheckpointError
 from sftknow.parameters import passes
 from sftknow.parameters.change import analyse
-from sftknow.parameters.passes import Resources
+from sftknow.parameters.options import Resources
 from sftknow.parameters.restore import restore_levels
 from sftknow.parameters.strategies import STRATEGIES, check_strategy
 from tests.parameters.checkpoint_pairs import Plain, Tensor, read_checkpoint, stored, write_checkpoint

@@ -14,12 +14,13 @@ from sftknow.cli.main import main
 from sftknow.errors import MasteryDataError, ModelError, RunError
 from sftknow.evaluation.harness import Harness
 from sftknow.models.identity import weights_sha256
+from sftknow.models.options import ModelOptions
 from sftknow.records import ModelRef
-from sftknow.run.comparing import ScoringOptions, compare_models
+from sftknow.run.comparing import compare_models
 from sftknow.run.comparison_text import comparison_text
 from tests.tiny import tiny_llama, tiny_mastery_data, tiny_tokenizer
 
-CPU = ScoringOptions(device="cpu")
+CPU = ModelOptions(device="cpu")
 
 
 @pytest.fixture(scope="module")

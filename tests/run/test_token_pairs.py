@@ -10,10 +10,11 @@ import pytest
 from sftknow.artifacts.divergence import read_divergence
 from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.cli.main import main
+from sftknow.divergence.options import DivergenceOptions
 from sftknow.errors import MasteryDataError
 from sftknow.models.identity import weights_sha256
 from sftknow.records import ModelRef
-from sftknow.run.token_pairs import DivergenceOptions, diverge_pairs
+from sftknow.run.token_pairs import diverge_pairs
 from tests.tiny import graded, tiny_facts, tiny_llama, tiny_tokenizer
 
 OPTIONS = DivergenceOptions(window=12, device="cpu")
