@@ -134,6 +134,6 @@ def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "comparison.json", "differences.csv", "questions.parquet", "changed.csv"
     }  # fmt: skip
     assert main([*command, "--splits", "tset"]) == 2
-    assert "there is no split 'tset'; there are train, dev, test, testood" in capsys.readouterr().err
+    assert "--splits should be 'train', 'dev', 'test' or 'testood', not 'tset'" in capsys.readouterr().err
     assert main(["compare", "base", "base", "--run", str(run), "--resamples", "10"]) == 0
     assert "A and B are right on the very same questions" in capsys.readouterr().out

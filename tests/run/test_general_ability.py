@@ -88,7 +88,7 @@ def test_refused_in_one_line(place: Path, tmp_path: Path, capsys: pytest.Capture
         ([*score, "xsum", "--data", str(data)], "give a task and a folder, such as --data xsum=path/to/xsum"),
         ([*score, "xsum", "--data", f"xsum={data / 'gsm8k'}"], "lacks the column document"),
         ([*score, "xsum", "--data", f"xsum={data}"], "no file of the split test"),
-        ([*score, "gsm8k", "--fewshot", "-1", "--data", f"gsm8k={data / 'gsm8k'}"], "give 0 or more"),
+        ([*score, "gsm8k", "--fewshot", "-1", "--data", f"gsm8k={data / 'gsm8k'}"], "--fewshot should be greater than or equal to 0, not '-1'"),
         ([*score, "xsum"], "pass --data xsum=FOLDER"),
         (train, "give --mastery DATA and --bucket N"),
         ([*train, "--task", "xsum", "--bucket", "1"], "leave --mastery and --bucket out"),
