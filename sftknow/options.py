@@ -8,7 +8,7 @@ fields, so that a default, a range and an explanation stand in one place:
         samples: Count = 10
         \"\"\"Continuations for each statement; what `sftknow … --help` says, too.\"\"\"
 
-Loading this module loads no pydantic: only making an instance does.
+Loading this module loads the standard library only: pydantic comes with the first instance.
 """
 
 from __future__ import annotations
@@ -22,21 +22,37 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt
-
 from sftknow.errors import OptionError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-Count = Annotated[int, Ge(1)]
+
+@dataclass(frozen=True)
+class Limits:
+    """A constraint: the range of a number (``ge`` stands for ≥), or the least length of a text or tuple."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    min_length: int | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic import Field
+
+        given: dict[str, Any] = {name: value for name, value in vars(self).items() if value is not None}
+        return handler(Annotated[source, Field(**given)])
+
+
+Count = Annotated[int, Limits(ge=1)]
 """A whole number of at least 1."""
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
-Share = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Limits(gt=0)]
+NotNegative = Annotated[float, Limits(ge=0)]
+Share = Annotated[float, Limits(ge=0, lt=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
-Bucket = Annotated[int, Ge(0), Le(4)]
+Bucket = Annotated[int, Limits(ge=0, le=4)]
 """A mastery bucket (paper, 3.1)."""
 
 

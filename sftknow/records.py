@@ -1,4 +1,4 @@
-"""The records that pass between rooms: frozen, named, and quickly loaded.
+"""The records that pass between rooms: frozen, named, standard library only.
 
 Every record here is plain data. `to_json` turns any of them into JSON-ready values; the storage room writes them.
 """

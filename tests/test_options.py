@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from annotated_types import Ge
 
 from sftknow.cli.main import main
 from sftknow.errors import OptionError, RecipeError
@@ -18,6 +17,7 @@ from sftknow.options import (
     Bytes,
     Count,
     Level,
+    Limits,
     Options,
     explanations,
     from_settings,
@@ -40,7 +40,7 @@ class Inner(Options):
 class Outer(Options):
     names: tuple[str, ...] | Literal["all"] = "all"
     level: Level | None = None
-    rate: Annotated[float, Ge(0)] = 0.5
+    rate: Annotated[float, Limits(ge=0)] = 0.5
     inner: Inner = field(default_factory=Inner)
     hidden: int = field(default=0, metadata=NOT_IN_RECIPES)
 

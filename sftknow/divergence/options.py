@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MinLen
-
 from sftknow.models.options import ModelOptions
-from sftknow.options import NOT_IN_RECIPES, Bucket, Count, Dtype, shown_as
+from sftknow.options import NOT_IN_RECIPES, Bucket, Count, Dtype, Limits, shown_as
 from sftknow.records import BUCKETS
 
 Shown = Literal["statement", "question"]
@@ -27,9 +25,9 @@ class DivergenceOptions(ModelOptions):
     """What the base is shown: a statement to complete (the paper's reading), or the question of fine-tuning."""
     tuned_prompt: Shown = "statement"
     """What the fine-tuned model is shown."""
-    buckets: Annotated[tuple[Bucket, ...], MinLen(1)] = BUCKETS
+    buckets: Annotated[tuple[Bucket, ...], Limits(min_length=1)] = BUCKETS
     """Test buckets to measure. The headline is the highest; the paper measures 4."""
-    bootstrap: Annotated[int, Ge(100)] = 2000
+    bootstrap: Annotated[int, Limits(ge=100)] = 2000
     """Resamples behind the interval of the mean."""
     dtype: Dtype | None = field(default=None, metadata=NOT_IN_RECIPES)
     """Load in that dtype; None for float32, since rounded logits diverge by themselves."""

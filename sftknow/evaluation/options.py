@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge
-
 from sftknow.evaluation.general.tasks import ARTICLE_WORDS, TASKS
 from sftknow.models.options import ModelOptions
-from sftknow.options import Count, Level, Options
+from sftknow.options import Count, Level, Limits, Options
 from sftknow.records import Split
 from sftknow.registry import Registered
 
@@ -33,7 +31,7 @@ class EvaluationOptions(Options):
 class GeneralOptions(ModelOptions):
     """How a general-ability task is asked (paper, Table 5), and where the model runs."""
 
-    few_shot: Annotated[int, Ge(0)] | None = None
+    few_shot: Annotated[int, Limits(ge=0)] | None = None
     """gsm8k: examples before each question; None for 5, as in lm-eval."""
     limit: Count | None = None
     """Score only the first rows of each test split; None for all."""
@@ -59,9 +57,9 @@ class AbilityOptions(GeneralOptions):
     seed: int = 0
     levels: tuple[Level, ...] | None = None
     """Levels to restore; None for those that the grid's models are restored at."""
-    few_shot: Annotated[int, Ge(0)] = 0
+    few_shot: Annotated[int, Limits(ge=0)] = 0
     """gsm8k: examples before each question."""
-    max_length: Annotated[int, Ge(8)] = 2048
+    max_length: Annotated[int, Limits(ge=8)] = 2048
     """Longest training row in tokens, in place of that of ``sft``; whatever else stands in ``sft`` holds here too."""
     batch_size: Count = 16
     """Rows at once while scoring."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
-
 from sftknow.machine import available_processors
-from sftknow.options import NOT_IN_RECIPES, Bytes, Count, Level, NotNegative, Options, shown_as
+from sftknow.options import NOT_IN_RECIPES, Bytes, Count, Level, Limits, NotNegative, Options, shown_as
 from sftknow.parameters.strategies import STRATEGIES
 from sftknow.registry import Registered
 
@@ -30,7 +28,7 @@ class Resources(Options):
     """Bytes of an output that are written at a time, at most: with so many a disk takes as much as it ever does."""
     quiet: NotNegative = 1.0
     """Work that takes fewer seconds than this, on two cores, shows no progress bar."""
-    sampled_from: Annotated[int, Ge(0)] = 1 << 24
+    sampled_from: Annotated[int, Limits(ge=0)] = 1 << 24
     """Elements from which on a region is sampled, which saves a second pass over it."""
     sample: Count = 8192
     """Elements that are sampled in one place."""
@@ -54,7 +52,7 @@ class PairOptions(Options):
     """Which parameters come first; ``top`` takes the most changed."""
     seed: int = 0
     """Seed of the strategy ``random``."""
-    epsilon: Annotated[float, Ge(0), Le(1e30)] = 1e-8
+    epsilon: Annotated[float, Limits(ge=0, le=1e30)] = 1e-8
     """Added to |p| in the relative change |s−p| ÷ (|p| + ε), as the authors do."""
     arithmetic: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16`` reproduces the authors' rounding."""

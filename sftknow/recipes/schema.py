@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge
-
 from sftknow.cluster import Cluster
 from sftknow.divergence.options import DivergenceOptions
 from sftknow.evaluation.options import AbilityOptions, EvaluationOptions
 from sftknow.grading.options import GradingOptions
-from sftknow.options import Bucket, Count, Dtype, Level, Options, Pattern, shown_as
+from sftknow.options import Bucket, Count, Dtype, Level, Limits, Options, Pattern, shown_as
 from sftknow.parameters.options import ChangeOptions
 from sftknow.records import BUCKETS
 from sftknow.training.recipe import AccelerateOptions, LoraSettings, SFTRecipe, TrainingOptions
@@ -93,7 +91,7 @@ class RestoreSection(Options):
     A list may hold ``best`` as well."""
     levels: tuple[Level, ...] | None = None
     """Levels to restore; None for those of ``parameters``."""
-    layers: Annotated[int, Ge(0)] = 0
+    layers: Annotated[int, Limits(ge=0)] = 0
     """Also set whole layers back, this many at a time, and score each range on the test split (paper, Table 11);
     0 for none. Nothing is kept on disk but the scores."""
     layer_cells: tuple[str, ...] | None = None

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MinLen
-
 from sftknow.errors import OptionError
-from sftknow.options import NOT_IN_RECIPES, Count, Dtype, NotNegative, Options, Positive, Share, shown_as
+from sftknow.options import NOT_IN_RECIPES, Count, Dtype, Limits, NotNegative, Options, Positive, Share, shown_as
 
 Optimizer = Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"]
 """Optimizers, by their names in transformers, that need no further package."""
@@ -30,7 +28,9 @@ class LoraSettings(Options):
     alpha: Count = 16
     """The adapters' product is scaled by alpha ÷ rank."""
     dropout: Share = 0.0
-    target_modules: Annotated[str, MinLen(1)] | Annotated[tuple[str, ...], MinLen(1)] = "all-linear"
+    target_modules: Annotated[str, Limits(min_length=1)] | Annotated[tuple[str, ...], Limits(min_length=1)] = (
+        "all-linear"
+    )
     """Names of layers, or ``all-linear``: every linear layer but the output head."""
     learning_rate: Positive | None = None
     """None for the recipe's own; adapters usually take ten times that."""
@@ -75,7 +75,7 @@ class SFTRecipe(Options):
     """Dtype of the arithmetic: that of the weights, or autocast to ``bfloat16`` or ``float16`` over float32 weights."""
     save_dtype: Dtype = "bfloat16"
     """Dtype of the weights on disk: ``float32``, ``bfloat16`` or ``float16``."""
-    max_length: Annotated[int, Ge(8)] = 256
+    max_length: Annotated[int, Limits(ge=8)] = 256
     """Longest allowed example in tokens. Nothing is ever cut: a longer one is an error, as its answer would be lost."""
 
     lora: LoraSettings | None = field(default=None, metadata=NOT_IN_RECIPES)
