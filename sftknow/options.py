@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast, get_type_hints
 
 from sftknow.errors import OptionError
 
@@ -118,6 +118,9 @@ class Options:
         OptionError: a value that its field does not allow, or values that do not go together.
     """
 
+    leading: ClassVar[tuple[str, ...]] = ()
+    """Keys that a recipe names before the others, where a class extends another and wants its own among them."""
+
     def __post_init__(self) -> None:
         for name in _adapters(type(self), strict=True):
             object.__setattr__(self, name, check_value(type(self), name, getattr(self, name)))
@@ -192,7 +195,9 @@ def recipe_keys(kind: type[Options]) -> dict[str, type[Options] | None]:
     """The keys of a class in a recipe, each with the class of its section, or None where it is no section."""
     hints = get_type_hints(kind)
     written = [field.name for field in fields(kind) if field.metadata.get("in_recipes", True)]
-    return {name: hints[name] if _is_section(hints[name]) else None for name in written}
+    return {
+        name: hints[name] if _is_section(hints[name]) else None for name in dict.fromkeys((*kind.leading, *written))
+    }
 
 
 @_cached

@@ -79,6 +79,12 @@ def test_a_mistake_names_its_keys(settings: dict[str, object], keys: tuple[str, 
     assert str(pickle.loads(pickle.dumps(caught.value))) == message
 
 
+def test_a_class_that_extends_another_may_have_its_own_keys_among_its() -> None:
+    assert list(recipe_keys(Recipe(name="x").grading.__class__))[:5] == [
+        "samples", "temperature", "max_new_tokens", "templates", "seed",
+    ]  # fmt: skip
+
+
 def test_sizes_are_read_as_people_write_them() -> None:
     assert from_settings(Inner, {"size": "2KB"}).size == 2000
 

@@ -22,7 +22,7 @@ from sftknow.cli.sft import parse_size, training_recipe
 from sftknow.evaluation.options import AbilityOptions
 from sftknow.models.options import ModelOptions
 from sftknow.options import Options
-from sftknow.parameters.options import ChangeOptions
+from sftknow.parameters.options import PairOptions
 from sftknow.records import ModelRef
 from sftknow.training.recipe import SFTRecipe
 
@@ -46,7 +46,7 @@ def add_parser(commands: Commands) -> None:
     add_data(parser)
     parser.add_argument("--size", required=True, metavar="N", help="training rows of each task, or `all`")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and of training (default: 0)")
-    levels = ",".join(ChangeOptions.levels)
+    levels = ",".join(PairOptions.levels)
     parser.add_argument(
         "--top",
         default=levels,

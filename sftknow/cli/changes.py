@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from sftknow.cli.options import Commands, add_model, add_options, command, options_of, say
-from sftknow.parameters.options import ChangeOptions, PairOptions, Resources
+from sftknow.parameters.options import PairOptions, Resources
 
 
 def add_parser(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add_parser(commands: Commands) -> None:
     add_model(parser, "base", "the pretrained checkpoint")
     add_model(parser, "tuned", "the fine-tuned checkpoint")
     add_order(parser)
-    add_options(parser, ChangeOptions, "levels")
+    add_options(parser, PairOptions, "levels")
     parser.add_argument(
         "--layer-sweep",
         metavar="N|RANGES",
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     from sftknow.run.change_report import range_changes, write_change_report
     from sftknow.run.checkpoint_pairs import analyse_pair
 
-    options = options_of(ChangeOptions, arguments, resources=options_of(Resources, arguments))
+    options = options_of(PairOptions, arguments, resources=options_of(Resources, arguments))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that nothing changed is said below
         analysis = analyse_pair(arguments.base, arguments.tuned, options.levels, options)

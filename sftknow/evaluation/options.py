@@ -48,6 +48,8 @@ class GeneralOptions(ModelOptions):
 class AbilityOptions(GeneralOptions):
     """Other tasks (paper, Table 5): the base is fine-tuned on each task's own train split, restored and scored."""
 
+    leading = ("tasks", "data", "size", "seed", "levels", "few_shot", "limit", "article_words", "max_length")
+
     tasks: tuple[TaskName, ...] = ()
     """Which: xsum, gsm8k and those that were added; none unless they are named here."""
     data: Mapping[TaskName, str] = field(default_factory=dict)

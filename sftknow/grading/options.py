@@ -34,6 +34,8 @@ class VLLMOptions(Options):
 class GradingOptions(SamplingPolicy):
     """What is asked of the model for each fact (`SamplingPolicy`), what a hit is, and where the asking is done."""
 
+    leading = ("samples", "temperature", "max_new_tokens", "templates")
+
     templates: tuple[int, ...] | None = None
     """Indices of the statement templates to use; None for all 21."""
     shard_size: Count = 256

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from sftknow.machine import available_processors
@@ -41,13 +41,15 @@ class Resources(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PairOptions(Options):
-    """How the parameters of a pair are put in order (paper, 5.1 and B.2)."""
+    """How the parameters of a pair are put in order (paper, 5.1 and B.2), and the shares that are looked at."""
 
     region: str = field(default="transformer", metadata=shown_as("NAME"))
     """``transformer`` (the decoder layers without norms, as the authors), ``attention``, ``mlp``, ``embedding``,
     ``all``, or ``re:EXPRESSION`` over tensor names."""
     layers: str | None = field(default=None, metadata=shown_as("A-B"))
     """A range of decoder layers such as ``0-3``; None for all."""
+    levels: tuple[Level, ...] = ("1%", "3%", "5%", "10%", "20%", "40%", "60%")
+    """Shares of the region, in that order."""
     strategy: Annotated[str, Registered(STRATEGIES)] = "top"
     """Which parameters come first; ``top`` takes the most changed."""
     seed: int = 0
@@ -63,16 +65,8 @@ class PairOptions(Options):
 
     @property
     def order(self) -> dict[str, Any]:
-        """Keywords of `sftknow.parameters.change.analyse`."""
-        return {each.name: getattr(self, each.name) for each in fields(PairOptions)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChangeOptions(PairOptions):
-    """The order, and the shares of it that are reported."""
-
-    levels: tuple[Level, ...] = ("1%", "3%", "5%", "10%", "20%", "40%", "60%")
-    """Shares of the region, in that order."""
+        """Keywords of `sftknow.parameters.change.analyse`: everything but the levels."""
+        return {name: value for name, value in vars(self).items() if name != "levels"}
 
 
 @dataclass(frozen=True, kw_only=True)

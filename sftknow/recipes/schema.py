@@ -11,7 +11,7 @@ from sftknow.divergence.options import DivergenceOptions
 from sftknow.evaluation.options import AbilityOptions, EvaluationOptions
 from sftknow.grading.options import GradingOptions
 from sftknow.options import Bucket, Count, Dtype, Level, Limits, Options, Pattern, shown_as
-from sftknow.parameters.options import ChangeOptions
+from sftknow.parameters.options import PairOptions
 from sftknow.records import BUCKETS
 from sftknow.training.recipe import AccelerateOptions, LoraSettings, SFTRecipe, TrainingOptions
 
@@ -114,6 +114,6 @@ class Recipe(Options):
     grid: GridSection = field(default_factory=GridSection)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     divergence: DivergenceOptions = field(default_factory=DivergenceOptions)
-    parameters: ChangeOptions = field(default_factory=ChangeOptions)
+    parameters: PairOptions = field(default_factory=PairOptions)
     restore: RestoreSection = field(default_factory=RestoreSection)
     general: AbilityOptions = field(default_factory=AbilityOptions)
