@@ -204,7 +204,7 @@ def recipe_keys(kind: type[Options]) -> dict[str, type[Options] | None]:
 def explanations(kind: type[Options]) -> dict[str, str]:
     """The docstring under each field, those of the classes that it extends included, on one line each."""
     found: dict[str, str] = {}
-    for each in reversed([base for base in kind.__mro__ if issubclass(base, Options)]):
+    for each in reversed(kind.__mro__[: kind.__mro__.index(Options)]):
         try:
             source = inspect.getsource(each)
         except OSError:  # installed without its sources
