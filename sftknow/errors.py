@@ -2,6 +2,7 @@
 
     SftknowError              the user can mend it: one line, exit code 2, nothing lost
     ├── RecipeError           a recipe file or a --set that cannot be used
+    │   └── OptionError       a value that an option cannot have; carries the option's keys
     ├── FactsError            a facts source, a topics file or a synonyms file
     │   └── FactsAwayError    it may be right, and cannot be fetched now
     ├── MasteryDataError      a graded (mastery-split) data set
@@ -21,6 +22,8 @@ in sftknow and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SftknowError(Exception):
     """Base of all errors a user can mend. ``str(error)`` is one line that names the thing and the way out."""
@@ -30,6 +33,26 @@ class SftknowError(Exception):
 
 class RecipeError(SftknowError):
     """A recipe, or a ``--set`` on top of it, cannot be used."""
+
+
+class OptionError(RecipeError):
+    """An option cannot have that value.
+
+    Args:
+        complaint: what is wrong, with ``{key}`` where the option's name belongs.
+        keys: the sections and the field that lead to it, such as ``("grid", "sizes", "0")``.
+    """
+
+    def __init__(self, complaint: str, keys: Sequence[str] = ()) -> None:
+        super().__init__(complaint, tuple(keys))
+        self.complaint, self.keys = complaint, tuple(keys)
+
+    def __str__(self) -> str:
+        return self.named(".".join(self.keys))
+
+    def named(self, name: str) -> str:
+        """The message with the option called by that name."""
+        return self.complaint.replace("{key}", name, 1)
 
 
 class FactsError(SftknowError):

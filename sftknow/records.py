@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sftknow.options import Count, Options, Positive
+
 Split = Literal["train", "dev", "test", "testood"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test", "testood")
 """The four parts of a graded data set: training, in-domain dev, in-domain test, out-of-domain test (paper, 3.1)."""
@@ -66,14 +68,21 @@ class ModelRef:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingPolicy:
-    """How R was measured (paper, 3.3 and appendix F.1)."""
+class SamplingPolicy(Options):
+    """How R was measured (paper, 3.3 and appendix F.1).
 
-    samples: int = 10
-    """N_sample: continuations drawn for each statement template."""
-    temperature: float = 0.7
-    max_new_tokens: int = 32
+    Raises:
+        OptionError: a value that nothing can be drawn with.
+    """
+
+    samples: Count = 10
+    """Continuations drawn for each statement template (N_sample)."""
+    temperature: Positive = 0.7
+    """Sampling temperature."""
+    max_new_tokens: Count = 32
+    """Longest continuation in tokens."""
     seed: int = 0
+    """Seed of the draws."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,9 +78,11 @@ def test_a_task_that_ends_its_process_each_time_is_given_up(address, tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("ask", "words"), [({"gpus": 1.0}, "1 CPU and 1 GPU"), ({"cpus": 64.0}, "64 CPU and 0 GPU")])
+@pytest.mark.parametrize(
+    ("ask", "words"), [({"gpus_per_replica": 1.0}, "1 CPU and 1 GPU"), ({"cpus_per_replica": 64.0}, "64 CPU and 0 GPU")]
+)
 def test_a_worker_that_fits_nowhere_is_refused(address, ask, words):
-    cluster = Cluster(address=address, wait=0.0, **ask)
+    cluster = Cluster(address=address, wait_seconds=0.0, **ask)
     with pytest.raises(ClusterError, match=f"no node of the Ray cluster holds a worker of {words}.*most on one"):
         list(run_tasks(nothing, [1], cluster))
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sftknow.cli.options import Commands, add_device, add_dtype, command, positive, resolve_dataset
+from sftknow.cli.options import (
+    Commands,
+    add_running,
+    add_splits,
+    command,
+    options_of,
+    positive,
+    resolve_dataset,
+)
+from sftknow.models.options import ModelOptions
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,9 +38,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--mastery", metavar="DATA", help="graded data set: a folder or Hub id (default: that of A or B)"
     )
-    parser.add_argument(
-        "--splits", metavar="A,B", help="of train, dev, test, testood (default: all that both were scored on)"
-    )
+    add_splits(parser, "all that both were scored on")
     parser.add_argument(
         "--metric", choices=("acc", "acc_word", "exact_match"), default="acc", help="shown by bucket (default: acc)"
     )
@@ -45,32 +52,25 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write it as JSON, CSV and Parquet, every question with both answers"
     )
-    add_device(parser)
-    add_dtype(parser)
+    add_running(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Compare and print."""
-    from sftknow.errors import MasteryDataError
-    from sftknow.records import SPLITS
-    from sftknow.run.comparing import ScoringOptions, compare_models
+    from sftknow.run.comparing import compare_models
     from sftknow.run.comparison_text import comparison_text
 
-    splits = tuple(part.strip() for part in arguments.splits.split(",")) if arguments.splits else None
-    for split in splits or ():
-        if split not in SPLITS:
-            raise MasteryDataError(f"--splits: there is no split {split!r}; there are {', '.join(SPLITS)}")
     comparison = compare_models(
         arguments.a,
         arguments.b,
         run=arguments.directory,
         dataset=resolve_dataset(arguments.mastery) if arguments.mastery else None,
-        splits=splits,
+        splits=arguments.splits,
         resamples=arguments.resamples,
         seed=arguments.seed,
         out=arguments.out,
-        scoring=ScoringOptions(dtype=arguments.dtype, device=arguments.device, batch_size=arguments.batch_size),
+        scoring=options_of(ModelOptions, arguments),
     )
     print(comparison_text(comparison, metric=arguments.metric, examples=max(0, arguments.examples)))
     if arguments.out:

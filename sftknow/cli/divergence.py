@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sftknow.cli.options import (
     Commands,
-    add_device,
-    add_dtype,
     add_mastery,
     add_model,
+    add_options,
+    add_running,
     command,
-    positive,
+    options_of,
     resolve_dataset,
 )
-
-if TYPE_CHECKING:
-    from sftknow.records import TokenDivergence
+from sftknow.divergence.options import DivergenceOptions
+from sftknow.records import ModelRef, TokenDivergence
 
 
 def add_parser(commands: Commands) -> None:
@@ -36,75 +34,31 @@ def add_parser(commands: Commands) -> None:
         nargs="+",
         help="the fine-tuned model or models: folders or org/name[@revision]; the base runs once for all",
     )
-    add_mastery(parser)
-    parser.add_argument("--k", type=positive, default=10, metavar="N", help="largest logits compared (default: 10)")
-    parser.add_argument(
-        "--window", type=positive, default=3, metavar="N", help="the answer starts within N tokens (default: 3)"
+    add_mastery(parser, required=True)
+    add_options(
+        parser,
+        DivergenceOptions,
+        *("k", "window", "base_prompt", "tuned_prompt", "buckets", "any_base"),
+        topics="topics_file",
     )
-    for name, whom in (("base", "the base"), ("tuned", "a fine-tuned model")):
-        parser.add_argument(
-            f"--{name}-prompt",
-            choices=("statement", "question"),
-            default="statement",
-            help=f"what {whom} is shown: a statement to complete (default, the paper's reading) or the question",
-        )
-    parser.add_argument(
-        "--buckets",
-        type=_buckets,
-        default=(0, 1, 2, 3, 4),
-        metavar="LIST",
-        help="test buckets, such as 4; the highest is the headline (default: all five)",
-    )
-    parser.add_argument(
-        "--any-base", action="store_true", help="measure also where the facts were graded by another model than BASE"
-    )
-    parser.add_argument("--topics", metavar="FILE", help="topics file, merged over the paper's 24 topics")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write divergence.json, examples.parquet and skipped.parquet there"
     )
-    add_device(parser)
-    add_dtype(parser, "float32, since rounded logits diverge by themselves")
+    add_running(parser, DivergenceOptions)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure and print."""
-    from sftknow.records import ModelRef
-    from sftknow.run.token_pairs import DivergenceOptions, diverge_pairs
+    from sftknow.run.token_pairs import diverge_pairs
 
-    options = DivergenceOptions(
-        k=arguments.k,
-        window=arguments.window,
-        base_prompt=arguments.base_prompt,
-        tuned_prompt=arguments.tuned_prompt,
-        buckets=arguments.buckets,
-        topics_file=Path(arguments.topics) if arguments.topics else None,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        any_base=arguments.any_base,
-    )
-    measured = diverge_pairs(
-        ModelRef.parse(arguments.base, dtype=arguments.dtype),
-        [ModelRef.parse(name, dtype=arguments.dtype) for name in arguments.tuned],
-        resolve_dataset(arguments.mastery),
-        options,
-        out=arguments.out,
-    )
+    options = options_of(DivergenceOptions, arguments)
+    base, *tuned = [ModelRef.parse(name, dtype=options.dtype) for name in (arguments.base, *arguments.tuned)]
+    measured = diverge_pairs(base, tuned, resolve_dataset(arguments.mastery), options, out=arguments.out)
     for name, summary in zip(arguments.tuned, measured, strict=True):
-        if len(arguments.tuned) > 1:
+        if len(tuned) > 1:
             print(f"\n{name}")
         _say(summary)
-
-
-def _buckets(text: str) -> tuple[int, ...]:
-    """An argparse type: numbers of mastery buckets."""
-    try:
-        buckets = tuple(sorted({int(part) for part in text.split(",")}))
-    except ValueError:
-        buckets = ()
-    if not buckets or not set(buckets) <= set(range(5)):
-        raise argparse.ArgumentTypeError(f"{text} names no buckets; give numbers from 0 to 4, such as 4 or 0,2,4")
-    return buckets
 
 
 def _say(summary: TokenDivergence) -> None:

@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sftknow.cli.general_tasks import add_tasks, score, split_tasks
-from sftknow.cli.options import Commands, add_device, add_dtype, command, positive
+from sftknow.cli.general_tasks import add_tasks, data_folders, score, split_tasks
+from sftknow.cli.options import Commands, add_mastery, add_options, add_running, add_splits, command, options_of
+from sftknow.evaluation.options import EvaluationOptions, GeneralOptions
+from sftknow.records import ModelRef
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,16 +27,12 @@ def add_parser(commands: Commands) -> None:
         nargs="+",
         help="the models to score: folders, org/name[@revision], or `lab`; tasks are built once for all of them",
     )
-    parser.add_argument(
-        "--mastery", metavar="DATA", help="graded data set: a folder or org/name[@revision] (default: the model's own)"
-    )
+    add_mastery(parser, help="graded data set: a folder or org/name[@revision] (default: the model's own)")
     parser.add_argument(
         "--recipe", metavar="FILE", help="take evaluation.dataset of this recipe for a model that names no data set"
     )
-    parser.add_argument(
-        "--splits", default="test,testood", metavar="A,B", help="of train, dev, test, testood (default: test,testood)"
-    )
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N questions of every bucket")
+    add_splits(parser, "test,testood", ("test", "testood"))
+    add_options(parser, EvaluationOptions, "limit")
     parser.add_argument(
         "--out",
         type=Path,
@@ -43,37 +41,31 @@ def add_parser(commands: Commands) -> None:
         "already is not scored again, and a stopped evaluation goes on",
     )
     add_tasks(parser)
-    add_device(parser)
-    add_dtype(parser)
+    add_running(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Score and print the tables."""
-    from sftknow.errors import MasteryDataError
     from sftknow.recipes.load import load_recipe
-    from sftknow.records import SPLITS, ModelRef
     from sftknow.report.terminal import accuracy_table
     from sftknow.run.scoring import score_models
 
     general, questions = split_tasks(arguments.tasks)
+    options = options_of(GeneralOptions, arguments)
     if general:
-        score(arguments, general)
+        score(arguments.models, general, data_folders(arguments.data, general), arguments.out, options)
     if not questions:
         return
-    splits = tuple(split.strip() for split in arguments.splits.split(","))
-    for split in splits:
-        if split not in SPLITS:
-            raise MasteryDataError(f"--splits: there is no split {split}; there are {', '.join(SPLITS)}")
     scored = score_models(
-        [ModelRef.parse(model, dtype=arguments.dtype) for model in arguments.models],
+        [ModelRef.parse(model, dtype=options.dtype) for model in arguments.models],
         arguments.mastery,
-        splits=splits,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
+        splits=arguments.splits,
+        batch_size=options.batch_size,
+        device=options.device,
         out=arguments.out,
         default=load_recipe(arguments.recipe).evaluation.dataset if arguments.recipe else None,
-        limit=arguments.limit,
+        limit=options.limit,
     )
     for number, one in enumerate(scored):
         if len(arguments.models) > 1:

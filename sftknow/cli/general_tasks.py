@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sftknow.cli.options import positive
+from sftknow.cli.options import add_options, comma_separated
+from sftknow.errors import GeneralTaskError
+from sftknow.evaluation.options import GeneralOptions
+from sftknow.records import ModelRef
 
 if TYPE_CHECKING:
     from sftknow.artifacts.general_scores import GeneralScores
-    from sftknow.run.general_ability import GeneralOptions
 
 QUESTIONS = "cbqa_mastery"
 
@@ -25,9 +27,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         metavar="TASK=DIR",
         help="folder of a task's data (test.parquet or test.jsonl, train.…) in place of the Hub's",
     )
-    parser.add_argument(
-        "--article-words", type=positive, metavar="N", help="xsum: words of an article that are shown (default: 1000)"
-    )
+    add_options(parser, GeneralOptions, "article_words")
 
 
 def add_tasks(parser: argparse.ArgumentParser) -> None:
@@ -38,21 +38,19 @@ def add_tasks(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help=f"of {QUESTIONS} (default) and, for general ability, xsum, gsm8k and those that you added",
     )
-    parser.add_argument(
-        "--fewshot", type=int, metavar="N", help="gsm8k: examples before each question (default: 5, as in lm-eval)"
-    )
+    add_options(parser, GeneralOptions, fewshot="few_shot")
     add_data(parser)
 
 
 def split_tasks(text: str) -> tuple[list[str], bool]:
     """The general-ability tasks in ``--tasks``, and whether the questions are asked for too."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    names = list(dict.fromkeys(name for name in comma_separated(text) if name))
     return [name for name in names if name != QUESTIONS], QUESTIONS in names or not names
 
 
-def data_folders(texts: Sequence[str]) -> dict[str, Path]:
-    """``--data`` as folders by task."""
-    from sftknow.errors import GeneralTaskError
+def data_folders(texts: Sequence[str], tasks: Sequence[str]) -> dict[str, Path]:
+    """``--data`` as folders by task. Raises GeneralTaskError for a task that is unknown or was not asked for."""
+    from sftknow.run.general_ability import check_tasks
 
     folders = {}
     for text in texts:
@@ -60,40 +58,23 @@ def data_folders(texts: Sequence[str]) -> dict[str, Path]:
         if not (name and equals and folder):
             raise GeneralTaskError(f"--data {text}: give a task and a folder, such as --data xsum=path/to/xsum")
         folders[name] = Path(folder).expanduser()
+    check_tasks(tasks, folders)
     return folders
 
 
-def general_options(arguments: argparse.Namespace) -> GeneralOptions:
-    """How the tasks are asked."""
-    from sftknow.evaluation.general.xsum import ARTICLE_WORDS
-    from sftknow.run.general_ability import GeneralOptions
-
-    return GeneralOptions(
-        few_shot=arguments.fewshot,
-        limit=arguments.limit,
-        article_words=arguments.article_words or ARTICLE_WORDS,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        dtype=arguments.dtype,
-    )
-
-
-def score(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Score the models of `sftknow evaluate` on these tasks and print a table for each."""
-    from sftknow.errors import GeneralTaskError
-    from sftknow.records import ModelRef
+def score(
+    models: Sequence[str], names: Sequence[str], data: Mapping[str, Path], out: Path | None, options: GeneralOptions
+) -> None:
+    """Score models on these tasks and print a table for each."""
     from sftknow.run.general_ability import score_general
 
-    if arguments.fewshot is not None and arguments.fewshot < 0:
-        raise GeneralTaskError(f"--fewshot {arguments.fewshot}: give 0 or more examples")
-    options = general_options(arguments)
-    several = len(arguments.models) > 1
-    for model in arguments.models:
+    several = len(models) > 1
+    for model in models:
         ref = ModelRef.parse(model)
-        folder = arguments.out
+        folder = out
         if folder is not None and several:
             folder = folder / (Path(ref.path).name if Path(ref.path).is_dir() else str(ref).replace("/", "--"))
-        scores = score_general(ref, names, data=data_folders(arguments.data), out=folder, options=options)
+        scores = score_general(ref, names, data=data, out=folder, options=options)
         print(f"{model}\n{table(scores)}" if several else table(scores))
         if folder:
             print(f"scores and answers: {', '.join(str(folder / f'{one.task}.json') for one in scores)}")

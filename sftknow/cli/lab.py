@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sftknow.cli.options import Commands, command, positive
+from sftknow.cli.options import Commands, add_options, command, options_of
+from sftknow.recipes.schema import FactsSection
 
 
 def add_parser(commands: Commands) -> None:
@@ -26,8 +27,8 @@ def add_parser(commands: Commands) -> None:
     pretrain.add_argument(
         "--facts", default="world", metavar="SOURCE", help="`world` (the lab's own, default) or any facts source"
     )
-    pretrain.add_argument("--limit", type=positive, metavar="N", help="at most N training facts, balanced over topics")
-    pretrain.add_argument("--seed", type=int, default=0, metavar="N")
+    add_options(pretrain, FactsSection, "limit")
+    pretrain.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and of training (default: 0)")
     pretrain.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets model/ and facts.parquet")
     pretrain.set_defaults(run=run_pretrain)
     path = command(actions, "path", "print the folder of the model that ships", "sftknow lab path")
@@ -38,7 +39,8 @@ def run_pretrain(arguments: argparse.Namespace) -> None:
     """Train and say how to go on."""
     from sftknow.run.laboratory import build_lab
 
-    built = build_lab(arguments.facts, arguments.out, limit=arguments.limit, seed=arguments.seed)
+    limit = options_of(FactsSection, arguments).limit
+    built = build_lab(arguments.facts, arguments.out, limit=limit, seed=arguments.seed)
     print(f"{built.facts:,} facts in {built.documents:,} documents, {built.steps:,} steps")
     print(f"model: {built.model}\nfacts with their exposure: {built.facts_file}")
     print(

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sftknow import __version__, processes
 from sftknow.cli import (
@@ -39,9 +40,16 @@ _COMMANDS = (
 _MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake on the command line as one in a recipe is told: by an error of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RecipeError(f"{message}; see: {self.prog} --help")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all subcommands. Imports nothing heavy."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sftknow",
         description="What did fine-tuning do to what a language model knows, and how to undo the damage.",
         epilog="Start here: sftknow run lab        (offline, two CPU cores, minutes)",
@@ -55,10 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 well, 2 a mistake that the user can mend, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
+        arguments = build_parser().parse_args(argv)
         if processes.count() > 1 and arguments.run is not sft.run:
             raise RecipeError("a launcher starts `sftknow sft` alone; for whole runs set accelerate.processes")
         arguments.run(arguments)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from sftknow.cli.changes import add_order, pair_options
-from sftknow.cli.options import Commands, add_device, add_dtype, command, resolve_dataset, say
+from sftknow.cli.changes import add_order
+from sftknow.cli.options import (
+    Commands,
+    add_options,
+    add_running,
+    command,
+    options_of,
+    resolve_dataset,
+    say,
+)
 from sftknow.errors import CheckpointError
+from sftknow.models.options import ModelOptions
+from sftknow.options import Options, shown_as
+from sftknow.parameters.options import PairOptions, Resources, WriteOptions
+from sftknow.records import RestoredCheckpoint
 
 if TYPE_CHECKING:
-    from sftknow.records import RestoredCheckpoint
     from sftknow.run.checkpoint_pairs import Restoration
     from sftknow.run.choosing import Choice
 
@@ -40,146 +51,128 @@ def add_parser(commands: Commands) -> None:
         "tuned", metavar="TUNED", nargs="?", help="the fine-tuned checkpoint; with --apply-patch give one model only"
     )
     what = parser.add_argument_group("what is restored")
-    what.add_argument(
-        "--top",
-        metavar="SHARE",
-        help="share or shares of the region in the order of --strategy, such as 5%% or 1%%,5%%",
-    )
-    what.add_argument("--plan", type=Path, metavar="FILE", help="a plan.json of `sftknow changes`; --top picks from it")
-    what.add_argument(
-        "--layer-sweep",
-        metavar="N|RANGES",
-        help="whole layers instead of a share: every N layers, or ranges such as 0-3,4-7, a folder each",
-    )
-    what.add_argument("--apply-patch", type=Path, metavar="FILE", help="what a patch says, forwards or back")
+    add_options(what, RestoreRequest, "top", "plan", "layer_sweep", "apply_patch")
     add_order(parser)
     writing = parser.add_argument_group("how it is written")
-    writing.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="one folder a share where several are given"
-    )
-    writing.add_argument(
-        "--patch", action="store_true", help="write a sparse file of the difference instead of a model"
-    )
-    writing.add_argument(
-        "--shard-size", metavar="SIZE", help="largest shard, such as 5GB (default: the shards of TUNED)"
-    )
+    add_options(writing, RestoreRequest, "out", "patch")
+    add_options(writing, WriteOptions, shard_size="shard_bytes")
     writing.add_argument(
         "--no-links",
-        action="store_true",
+        action="store_false",
+        dest="links",
         help="never let two outputs share a file that is the same in both (by default a read-only hard link)",
     )
     choosing = parser.add_argument_group("choosing a level")
-    choosing.add_argument(
-        "--choose-on",
-        choices=("dev", "test"),
-        metavar="SPLIT",
-        help="dev or test: write only the level that is best there",
-    )
-    choosing.add_argument("--mastery", metavar="DATA", help="the graded data set to choose by: a folder or org/name")
-    add_device(parser)
-    add_dtype(parser)
+    add_options(choosing, RestoreRequest, "choose_on", "mastery")
+    add_running(parser)
     parser.set_defaults(run=run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreRequest(Options):
+    """What `sftknow restore` is asked for. Raises CheckpointError for what does not go together."""
+
+    base: str
+    tuned: str | None = None
+    top: str | None = field(default=None, metadata=shown_as("A,B"))
+    """Share or shares of the region in the order of --strategy, such as 5% or 1%,5%."""
+    plan: Path | None = field(default=None, metadata=shown_as("FILE"))
+    """A plan.json of `sftknow changes`; --top picks from it."""
+    layer_sweep: str | None = field(default=None, metadata=shown_as("N|RANGES"))
+    """Whole layers instead of a share: every N layers, or ranges such as 0-3,4-7, a folder each."""
+    apply_patch: Path | None = field(default=None, metadata=shown_as("FILE"))
+    """What a patch says, forwards or back."""
+    out: Path = field(metadata=shown_as("DIR"))
+    """One folder a share where several are given."""
+    patch: bool = False
+    """Write a sparse file of the difference instead of a model."""
+    choose_on: Literal["dev", "test"] | None = None
+    """Write only the level that is best on that split."""
+    mastery: str | None = field(default=None, metadata=shown_as("DATA"))
+    """The graded data set to choose by: a folder or org/name."""
+    order: PairOptions
+    write: WriteOptions
+    running: ModelOptions
+
+    def check(self) -> None:
+        given = [_flag(name) for name in ("top", "plan", "layer_sweep", "apply_patch") if getattr(self, name)]
+        if not given:
+            raise CheckpointError("say what to restore: --top 5%, --plan FILE, --layer-sweep 4 or --apply-patch FILE")
+        if len(given) > 1 and given != ["--top", "--plan"]:
+            raise CheckpointError(f"{' and '.join(given)} do not go together; give one of them")
+        if self.apply_patch and self.tuned:
+            raise CheckpointError("--apply-patch takes one model, the one to change; leave the other out")
+        if not self.apply_patch and not self.tuned:
+            raise CheckpointError("give both checkpoints: sftknow restore BASE TUNED …")
+        if self.layer_sweep and self.order.layers:
+            raise CheckpointError("--layer-sweep and --layers do not go together; give the ranges to --layer-sweep")
+        for name in ("layer_sweep", "apply_patch", "plan"):
+            if getattr(self, name) and self.choose_on:
+                raise CheckpointError(f"--choose-on chooses among the shares of --top, not with {_flag(name)}")
+        for name in ("layer_sweep", "apply_patch", "choose_on"):
+            if getattr(self, name) and self.patch:
+                raise CheckpointError(f"--patch and {_flag(name)} do not go together")
+        if bool(self.choose_on) != bool(self.mastery):
+            raise CheckpointError("--choose-on SPLIT and --mastery DATA go together")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Restore and say where it is."""
-    _check(arguments)
-    way = next((way for option, way in _WAYS.items() if getattr(arguments, option)), _models)
-    way(_asked(arguments), arguments)
+    asked = options_of(
+        RestoreRequest,
+        arguments,
+        order=options_of(PairOptions, arguments, resources=options_of(Resources, arguments)),
+        write=options_of(WriteOptions, arguments),
+        running=options_of(ModelOptions, arguments),
+    )
+    restore(asked)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Refuse what does not go together, before anything is read."""
-    given = [
-        name
-        for name, value in (
-            ("--top", arguments.top),
-            ("--plan", arguments.plan),
-            ("--layer-sweep", arguments.layer_sweep),
-            ("--apply-patch", arguments.apply_patch),
-        )
-        if value
-    ]
-    if not given:
-        raise CheckpointError("say what to restore: --top 5%, --plan FILE, --layer-sweep 4 or --apply-patch FILE")
-    if len(given) > 1 and given != ["--top", "--plan"]:
-        raise CheckpointError(f"{' and '.join(given)} do not go together; give one of them")
-    if arguments.apply_patch and arguments.tuned:
-        raise CheckpointError("--apply-patch takes one model, the one to change; leave the other out")
-    if not arguments.apply_patch and not arguments.tuned:
-        raise CheckpointError("give both checkpoints: sftknow restore BASE TUNED …")
-    if arguments.layer_sweep and arguments.layers:
-        raise CheckpointError("--layer-sweep and --layers do not go together; give the ranges to --layer-sweep")
-    for name in ("layer_sweep", "apply_patch", "plan"):
-        if getattr(arguments, name) and arguments.choose_on:
-            raise CheckpointError(f"--choose-on chooses among the shares of --top, not with --{name.replace('_', '-')}")
-    for name in ("layer_sweep", "apply_patch", "choose_on"):
-        if getattr(arguments, name) and arguments.patch:
-            raise CheckpointError(f"--patch and --{name.replace('_', '-')} do not go together")
-    if bool(arguments.choose_on) != bool(arguments.mastery):
-        raise CheckpointError("--choose-on SPLIT and --mastery DATA go together")
+def restore(asked: RestoreRequest) -> None:
+    """Do what is asked and print what came of it."""
+    from sftknow.run.checkpoint_pairs import Restoration
 
-
-def _asked(arguments: argparse.Namespace) -> Restoration:
-    from sftknow.checkpoints.layout import parse_size
-    from sftknow.run.checkpoint_pairs import Restoration, WriteOptions
-
-    return Restoration(
-        base=arguments.base,
-        tuned=arguments.tuned or "",
-        out=arguments.out,
-        levels=arguments.top.split(",") if arguments.top else (),
-        plan_file=arguments.plan,
-        order=pair_options(arguments),
-        write=WriteOptions(
-            links=not arguments.no_links,
-            shard_bytes=parse_size(arguments.shard_size) if arguments.shard_size else None,
-        ),
+    restoration = Restoration(
+        base=asked.base,
+        tuned=asked.tuned or "",
+        out=asked.out,
+        levels=asked.top.split(",") if asked.top else (),
+        plan_file=asked.plan,
+        order=asked.order,
+        write=asked.write,
         say=say,
     )
-
-
-def _models(asked: Restoration, _: argparse.Namespace) -> None:
-    _tell(asked.models())
-
-
-def _layers(asked: Restoration, arguments: argparse.Namespace) -> None:
-    _tell(asked.layers(arguments.layer_sweep))
-
-
-def _patches(asked: Restoration, _: argparse.Namespace) -> None:
-    for level, file, values in asked.patches():
-        print(f"{level}: {values:,} values; patch: {file}")
-
-
-def _apply_patch(asked: Restoration, arguments: argparse.Namespace) -> None:
-    done = asked.patched(arguments.apply_patch)
-    way = "taken back" if done.level == "0%" else f"applied ({done.level})"
-    print(f"patch {way}: {done.restored:,} parameters set; model: {done.checkpoint}")
-
-
-def _choose(asked: Restoration, arguments: argparse.Namespace) -> None:
-    from sftknow.run.choosing import ScoringOptions, choose_level
-
-    scoring = ScoringOptions(
-        mastery=resolve_dataset(arguments.mastery),
-        chosen_on=arguments.choose_on,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        batch_size=arguments.batch_size,
-    )
-    choice, restored = choose_level(asked, scoring)
-    print("\n".join(_choice_lines(choice)))
-    _tell([restored])
-
-
-_WAYS = {"apply_patch": _apply_patch, "choose_on": _choose, "patch": _patches, "layer_sweep": _layers}
-"""What does it, by the option that asks for it; `_models` where none does."""
-
-
-def _tell(models: Iterable[RestoredCheckpoint]) -> None:
+    if asked.apply_patch:
+        done = restoration.patched(asked.apply_patch)
+        way = "taken back" if done.level == "0%" else f"applied ({done.level})"
+        print(f"patch {way}: {done.restored:,} parameters set; model: {done.checkpoint}")
+        return
+    if asked.patch:
+        for level, file, values in restoration.patches():
+            print(f"{level}: {values:,} values; patch: {file}")
+        return
+    if asked.choose_on:
+        models = [_chosen(restoration, asked)]
+    elif asked.layer_sweep:
+        models = restoration.layers(asked.layer_sweep)
+    else:
+        models = restoration.models()
     for restored in models:
         print(f"{restored.level}: {restored.restored:,} parameters set back; restored model: {restored.checkpoint}")
+
+
+def _chosen(restoration: Restoration, asked: RestoreRequest) -> RestoredCheckpoint:
+    from sftknow.run.choosing import ScoringOptions, choose_level
+
+    data = resolve_dataset(asked.mastery or "")
+    scoring = ScoringOptions(mastery=data, chosen_on=asked.choose_on or "dev", **vars(asked.running))
+    choice, restored = choose_level(restoration, scoring)
+    print("\n".join(_choice_lines(choice)))
+    return restored
 
 
 def _choice_lines(choice: Choice) -> list[str]:

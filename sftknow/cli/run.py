@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import time
 import webbrowser
+from dataclasses import fields
 from pathlib import Path
 
-from sftknow.cli.options import Commands, add_settings, at_least_zero, command, positive, say
+from sftknow.cli.options import Commands, add_options, add_settings, command, say
+from sftknow.cluster import Cluster
+from sftknow.grading.options import GradingOptions
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,15 +33,10 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print stages, samples, steps, disk and an estimate of time; do nothing"
     )
-    parser.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        help="of grading and grid: this process, or a Ray cluster whose nodes see the run directory",
-    )
-    parser.add_argument("--address", metavar="HOST:PORT", help="Ray: the cluster (default: this machine's; or `local`)")
-    parser.add_argument("--replicas", type=positive, metavar="N", help="Ray: most workers at once (default: what fits)")
-    parser.add_argument("--cpus", type=at_least_zero, metavar="X", help="Ray: for a worker (default: the recipe's)")
-    parser.add_argument("--gpus", type=at_least_zero, metavar="X", help="Ray: for a worker (default: 1 if any)")
+    usual = "the recipe's"
+    add_options(parser, GradingOptions, "engine", otherwise=usual)
+    cores = {"cpus": "cpus_per_replica", "gpus": "gpus_per_replica"}
+    add_options(parser, Cluster, "address", "replicas", otherwise=usual, **cores)
     parser.add_argument("--open", action="store_true", help="open the report in a browser at the end")
     parser.set_defaults(run=run)
 
@@ -85,16 +84,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _ray_settings(arguments: argparse.Namespace) -> list[str]:
     """The options about Ray as settings: they hold for the grading and for the grid."""
-    given = {
-        "engine": arguments.engine,
-        "ray.address": f"'{arguments.address}'" if arguments.address else None,
-        "ray.replicas": arguments.replicas,
-        "ray.cpus_per_replica": arguments.cpus,
-        "ray.gpus_per_replica": arguments.gpus,
-    }
-    return [
-        f"{section}.{key}={value}"
-        for key, value in given.items()
-        if value is not None
-        for section in ("grading", "grid")
-    ]
+    keys = {"engine": "engine"} | {field.name: f"ray.{field.name}" for field in fields(Cluster)}
+    given = {key: getattr(arguments, name) for name, key in keys.items() if hasattr(arguments, name)}
+    return [f"{part}.{key}={json.dumps(value)}" for key, value in given.items() for part in ("grading", "grid")]

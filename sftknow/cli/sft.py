@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sftknow import processes
 from sftknow.cli.general_tasks import add_data, data_folders
-from sftknow.cli.options import Commands, add_settings, command, positive, resolve_dataset, say
+from sftknow.cli.options import (
+    Commands,
+    add_mastery,
+    add_options,
+    add_settings,
+    command,
+    options_of,
+    resolve_dataset,
+    say,
+)
+from sftknow.errors import RecipeError
+from sftknow.evaluation.options import AbilityOptions, GeneralOptions
+from sftknow.records import ModelRef, TrainedModel
+from sftknow.training.recipe import AccelerateOptions, LoraSettings, SFTRecipe, TrainingOptions
 
 if TYPE_CHECKING:
-    from sftknow.records import TrainedModel
     from sftknow.run.training import Material, TrainingSetup
-    from sftknow.training.recipe import SFTRecipe
 
 
 def add_parser(commands: Commands) -> None:
@@ -33,7 +45,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--model", required=True, metavar="MODEL", help="the base: a folder, org/name[@revision], `lab`"
     )
-    parser.add_argument("--mastery", metavar="DATA", help="graded data set: a folder or org/name[@revision] on the Hub")
+    add_mastery(parser)
     parser.add_argument("--bucket", metavar="N", help="0 to 4, or mixed: drawn over all buckets")
     parser.add_argument(
         "--task", metavar="NAME", help="xsum or gsm8k, in place of --mastery and --bucket (the paper's Table 5)"
@@ -48,36 +60,29 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="print the first batch as text, in [[brackets]] what counts in the loss, and train nothing",
     )
-    parser.add_argument(
-        "--save-steps", type=positive, metavar="N", help="keep a snapshot every N steps, from which a kill goes on"
-    )
-    parser.add_argument(
-        "--report-to",
-        action="append",
-        default=[],
-        choices=("trackio", "wandb", "tensorboard"),
-        help="also tell a tracker (default: none, nothing leaves the machine)",
-    )
-    parser.add_argument(
-        "--processes",
-        type=positive,
-        metavar="N",
-        help="train in N processes, one a GPU (or on CPUs where there is none)",
-    )
-    parser.add_argument(
-        "--accelerate",
-        metavar="CONFIG",
-        help="with accelerate's configuration in that file, or one that ships: fsdp-8b, fsdp-70b, deepspeed-zero3-8b, "
-        "deepspeed-zero3-70b",
-    )
+    add_options(parser, TrainingOptions, "save_steps", "report_to")
+    add_options(parser, AccelerateOptions, "processes", accelerate="config")
     add_settings(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Fine-tune and say where the checkpoint is; or show the first batch."""
-    from sftknow.errors import RecipeError
+    _check(arguments)
+    tracking, accelerate = options_of(TrainingOptions, arguments), options_of(AccelerateOptions, arguments)
+    note_lone_process()
+    if processes.count() > 1:
+        if accelerate != AccelerateOptions():
+            raise RecipeError("--processes and --accelerate start a launcher, and one has started this: leave them out")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    train = train_task if arguments.task else train_facts
+    trained = train(arguments, tracking, accelerate)
+    if trained is not None and processes.is_main():
+        print(f"{trained.steps} steps, final loss {trained.final_loss:.3f}; fine-tuned model: {trained.checkpoint}")
 
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what does not go together, before anything is read."""
     if not (arguments.out or arguments.show_batch):
         raise RecipeError("give --out DIR, the folder of the fine-tuned checkpoint (or --show-batch to train nothing)")
     if arguments.task and (arguments.mastery or arguments.bucket):
@@ -86,51 +91,41 @@ def run(arguments: argparse.Namespace) -> None:
         raise RecipeError(
             "give --mastery DATA and --bucket N to train on graded facts, or --task NAME for another task"
         )
-    note_lone_process()
-    if processes.count() > 1:
-        if arguments.processes or arguments.accelerate:
-            raise RecipeError("--processes and --accelerate start a launcher, and one has started this: leave them out")
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    trained = (train_task if arguments.task else train_facts)(arguments)
-    if trained is not None and processes.is_main():
-        print(f"{trained.steps} steps, final loss {trained.final_loss:.3f}; fine-tuned model: {trained.checkpoint}")
 
 
-def train_facts(arguments: argparse.Namespace) -> TrainedModel | None:
+def train_facts(
+    arguments: argparse.Namespace, tracking: TrainingOptions, accelerate: AccelerateOptions
+) -> TrainedModel | None:
     """Fine-tune on facts of a bucket; None where the batch was only shown."""
     from sftknow.artifacts.mastery_data import MasteryData
-    from sftknow.recipes.load import override_section
-    from sftknow.recipes.schema import LoraSection, SFTSection
     from sftknow.run.cells import Cell
-    from sftknow.run.training import FactDraw, sft_recipe
+    from sftknow.run.training import FactDraw, TrainingSetup
 
-    cell = Cell(
-        bucket=parse_bucket(arguments.bucket),
-        size=parse_size(arguments.size),
-        seed=arguments.seed,
-    )
-    recipe = sft_recipe(override_section(SFTSection, arguments.settings), LoraSection() if arguments.lora else None)
-    setup = training_setup(arguments, recipe)
+    cell = Cell(bucket=parse_bucket(arguments.bucket), size=parse_size(arguments.size), seed=arguments.seed)
+    recipe = training_recipe(arguments.settings, lora=arguments.lora)
+    setup = TrainingSetup(recipe=recipe, options=tracking, accelerate=accelerate)
+    setup.check()
     return _train(arguments, FactDraw(dataset=MasteryData(resolve_dataset(arguments.mastery)), cell=cell), setup)
 
 
-def train_task(arguments: argparse.Namespace) -> TrainedModel | None:
+def train_task(
+    arguments: argparse.Namespace, tracking: TrainingOptions, accelerate: AccelerateOptions
+) -> TrainedModel | None:
     """Fine-tune on a task's own train split; None where the batch was only shown."""
-    from sftknow.evaluation.general.xsum import ARTICLE_WORDS
-    from sftknow.run.general_ability import GeneralOptions, TaskRows, check_tasks, open_task
+    from sftknow.run.general_ability import TaskRows, open_task
+    from sftknow.run.training import TrainingSetup
 
     size = parse_size(arguments.size)
-    data = data_folders(arguments.data)
-    check_tasks([arguments.task], data)
-    options = GeneralOptions(few_shot=0, article_words=arguments.article_words or ARTICLE_WORDS)
-    setup = training_setup(arguments, task_recipe(arguments.settings, lora=arguments.lora))
-    rows = TaskRows(harness=open_task(arguments.task, data, options), size=size, seed=arguments.seed)
-    return _train(arguments, rows, setup)
+    data = data_folders(arguments.data, [arguments.task])
+    recipe = training_recipe(arguments.settings, lora=arguments.lora, max_length=AbilityOptions.max_length)
+    setup = TrainingSetup(recipe=recipe, options=tracking, accelerate=accelerate)
+    setup.check()
+    harness = open_task(arguments.task, data, options_of(GeneralOptions, arguments, few_shot=0))
+    return _train(arguments, TaskRows(harness=harness, size=size, seed=arguments.seed), setup)
 
 
 def _train(arguments: argparse.Namespace, material: Material, setup: TrainingSetup) -> TrainedModel | None:
     from sftknow.models.resolving import resolve_base
-    from sftknow.records import ModelRef
     from sftknow.run.training import show, train
 
     model = ModelRef.parse(arguments.model)
@@ -139,21 +134,6 @@ def _train(arguments: argparse.Namespace, material: Material, setup: TrainingSet
         print(show(base, material, setup.recipe))
         return None
     return train(base, material, arguments.out, setup)
-
-
-def training_setup(arguments: argparse.Namespace, recipe: SFTRecipe) -> TrainingSetup:
-    """The recipe with ``--processes``, ``--accelerate``, ``--save-steps`` and ``--report-to``, checked."""
-    from sftknow.recipes.schema import AccelerateSection
-    from sftknow.run.training import TrainingSetup
-    from sftknow.training.train import TrainingOptions
-
-    setup = TrainingSetup(
-        recipe=recipe,
-        options=TrainingOptions(report_to=tuple(arguments.report_to), save_steps=arguments.save_steps),
-        accelerate=AccelerateSection(processes=arguments.processes, config=arguments.accelerate),
-    )
-    setup.check()
-    return setup
 
 
 def note_lone_process() -> None:
@@ -165,8 +145,6 @@ def note_lone_process() -> None:
 
 def parse_bucket(text: str) -> int | None:
     """``--bucket``: a mastery bucket, or None for a draw over all of them."""
-    from sftknow.errors import RecipeError
-
     if text not in ("0", "1", "2", "3", "4", "mixed"):
         raise RecipeError(f"--bucket {text}: there is no such strategy; give a bucket from 0 to 4, or mixed")
     return None if text == "mixed" else int(text)
@@ -174,19 +152,14 @@ def parse_bucket(text: str) -> int | None:
 
 def parse_size(text: str) -> int | None:
     """``--size``: a number, or None for all."""
-    from sftknow.errors import RecipeError
-
     if text != "all" and not (text.isdigit() and int(text)):
         raise RecipeError(f"--size {text}: give a whole number of at least 1, or `all`")
     return None if text == "all" else int(text)
 
 
-def task_recipe(settings: list[str], *, lora: bool = False) -> SFTRecipe:
-    """The recipe for a task's rows, which are longer than questions; ``--set`` on top of it."""
+def training_recipe(settings: list[str], *, lora: bool = False, **given: Any) -> SFTRecipe:
+    """How to train, with ``--set`` on top of the defaults."""
     from sftknow.recipes.load import override_section
-    from sftknow.recipes.schema import LoraSection, SFTSection
-    from sftknow.run.general_ability import MAX_LENGTH
-    from sftknow.run.training import sft_recipe
 
-    section = override_section(SFTSection, [f"max_length={MAX_LENGTH}", *settings])
-    return sft_recipe(section, LoraSection() if lora else None)
+    recipe = override_section(SFTRecipe, settings, **given)
+    return replace(recipe, lora=LoraSettings()) if lora else recipe

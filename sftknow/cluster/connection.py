@@ -10,29 +10,50 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TextIO
 
 from sftknow import __version__
 from sftknow.dependencies import installed
-from sftknow.errors import ClusterError, MissingExtraError, first_line
+from sftknow.errors import ClusterError, MissingExtraError, RecipeError, first_line
+from sftknow.options import Count, NotNegative, Options, shown_as
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
+class Cluster(Options):
     """Which Ray cluster, and how much of it."""
 
-    address: str | None = None
-    """``host:port``; ``local`` starts a cluster of this machine alone; None or ``auto`` finds the one that this machine
-    belongs to (RAY_ADDRESS, or a running ``ray start``)."""
-    replicas: int | None = None
-    """Most workers at once; None for as many as fit."""
-    cpus: float = 1.0
-    """CPU cores for each worker."""
-    gpus: float | None = None
-    """GPUs for each worker; None for one where the cluster has any."""
-    wait: float = 30.0
-    """Seconds to wait for a node that can hold a worker; more where machines are started on demand."""
+    address: str | None = field(default=None, metadata=shown_as("HOST:PORT"))
+    """Ray: the cluster as ``host:port``, or ``local`` for one of this machine alone; None for the one that this machine
+    belongs to."""
+    replicas: Count | None = None
+    """Ray: most workers at once; None for as many as fit."""
+    cpus_per_replica: NotNegative = 1.0
+    """Ray: CPU cores for each worker."""
+    gpus_per_replica: NotNegative | None = None
+    """Ray: GPUs for each worker; None for one where the cluster has GPUs; for tensor × data parallel with vLLM on CUDA;
+    and for as many as ``accelerate`` has processes where it spreads the weights (FSDP, DeepSpeed) or ``model.device``
+    is ``cuda``."""
+    wait_seconds: NotNegative = 30.0
+    """How long to wait for a node that can hold a worker; more where machines are started on demand."""
+
+    def on_device(self, device: str, *, option: str, gpus: float | None) -> Cluster:
+        """The same with the GPUs that each worker has.
+
+        Args:
+            device: of every worker: ``auto``, ``cpu``, ``cuda``.
+            option: what the user calls the device.
+            gpus: GPUs for each worker where none are named and the device is no CPU; None for one where the cluster
+                has any.
+
+        Raises:
+            RecipeError: the device is a single one.
+        """
+        if ":" in device:
+            raise RecipeError(f"Ray gives each worker its GPUs; take {option} cuda in place of {device}")
+        if self.gpus_per_replica is not None:
+            return self
+        return replace(self, gpus_per_replica=0.0 if device == "cpu" else gpus)
 
 
 _CONNECT_SECONDS = 5.0
@@ -110,19 +131,20 @@ def _short(node: dict[str, Any]) -> str:
 
 def capacity(ray: Any, cluster: Cluster) -> tuple[float, int]:
     """GPUs for each worker, and how many workers the nodes hold together. Waits for a node that holds one."""
-    deadline = time.monotonic() + cluster.wait
+    cpus, asked_gpus = cluster.cpus_per_replica, cluster.gpus_per_replica
+    deadline = time.monotonic() + cluster.wait_seconds
     asked = False
     while True:
         have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = cluster.gpus if cluster.gpus is not None else float(any(each.get("GPU", 0) >= 1 for each in have))
-        wanted = wanted_of(cluster.cpus, gpus)
+        gpus = float(any(each.get("GPU", 0) >= 1 for each in have)) if asked_gpus is None else asked_gpus
+        wanted = wanted_of(cpus, gpus)
         fit = sum(fitting(each, wanted) for each in have)
         if fit or not wanted:
             return gpus, fit
         if time.monotonic() >= deadline:
             largest = {name: max((each.get(name, 0) for each in have), default=0) for name in ("CPU", "GPU")}
             raise ClusterError(
-                f"no node of the Ray cluster holds a worker of {cluster.cpus:g} CPU and {gpus:g} GPU (the most on one "
+                f"no node of the Ray cluster holds a worker of {cpus:g} CPU and {gpus:g} GPU (the most on one "
                 f"node: {largest['CPU']:g} CPU, {largest['GPU']:g} GPU); ask for less, or start more nodes"
             )
         if not asked:

@@ -89,11 +89,11 @@ def run_tasks(
         ray = stack.enter_context(connected(cluster.address))
         gpus, fit = capacity(ray, cluster)
         replicas = min(fit, len(packed), cluster.replicas or fit)
-        each = f"{cluster.cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+        each = f"{cluster.cpus_per_replica:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
         say(f"Ray: {len(alive(ray))} nodes, {replicas} workers of {each} each")
         finished: set[int] = set()
         nodes = alive(ray)
-        outcomes = _map(ray, make_worker, packed, cpus=cluster.cpus, gpus=gpus, replicas=replicas)
+        outcomes = _map(ray, make_worker, packed, cpus=cluster.cpus_per_replica, gpus=gpus, replicas=replicas)
         for outcome in stack.enter_context(closing(outcomes)):
             now = alive(ray)
             for name in sorted(nodes[lost] for lost in nodes.keys() - now.keys()):
@@ -124,7 +124,7 @@ def on_every_node(work: Callable[[], None], cluster: Cluster) -> dict[str, str]:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         gpus, _ = capacity(ray, cluster)
-        wanted = wanted_of(cluster.cpus, gpus)
+        wanted = wanted_of(cluster.cpus_per_replica, gpus)
         names = alive(ray)
         nodes = [node for node in ray.nodes() if node["Alive"] and fitting(node["Resources"], wanted)]
         attempt = ray.remote(_attempt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sftknow.errors import FactsError, ModelError, RecipeError
+from sftknow.errors import FactsError, ModelError
 from sftknow.grading.sampling import SampleRequest
 from sftknow.records import SamplingPolicy
 
@@ -43,11 +43,3 @@ def encode_statements(
                 f"{policy.max_new_tokens} new ones exceeds the model's {positions} positions"
             )
     return encoded
-
-
-def check_policy(policy: SamplingPolicy) -> None:
-    """Refuse a temperature, length or number of samples that nothing can be drawn with (RecipeError)."""
-    if not policy.temperature > 0:
-        raise RecipeError(f"temperature is {policy.temperature}; it must be above 0, or there is nothing to draw")
-    if policy.samples < 1 or policy.max_new_tokens < 1:
-        raise RecipeError("samples and max_new_tokens must be at least 1")

@@ -17,7 +17,7 @@ from sftknow.errors import DeviceError, ModelError
 from sftknow.grading.batch import Batch, Ints
 from sftknow.grading.cache_check import check_cache, check_layers
 from sftknow.grading.decoding import decoder_for
-from sftknow.grading.encoding import check_policy, encode_statements
+from sftknow.grading.encoding import encode_statements
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.slot_cache import SlotCache
 from sftknow.models.forward import takes
@@ -76,12 +76,10 @@ class TransformersSampler:
         Nothing of the model's generation config is used but its end tokens: no top-k, top-p or repetition penalty.
 
         Raises:
-            RecipeError: a temperature, length or number of samples that nothing can be drawn with.
             FactsError: a statement without any token.
             ModelError: the model's logits are not finite, or its context is too short.
             DeviceError: the GPU's memory does not hold so many rows.
         """
-        check_policy(policy)
         if not requests:
             return []
         encoded = encode_statements(self.tokenizer, requests, policy, ends=self._end_ids, positions=self._positions)

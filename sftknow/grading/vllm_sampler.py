@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from sftknow.answers import Matcher
 from sftknow.errors import DeviceError, MissingExtraError, ModelError, RecipeError, first_line
 from sftknow.grading.decoding import decoder_for
-from sftknow.grading.encoding import check_policy, encode_statements
+from sftknow.grading.encoding import encode_statements
 from sftknow.grading.sampling import SampleRequest
 from sftknow.models.limits import end_ids, most_positions
 from sftknow.models.loading import load_tokenizer, quiet_libraries
@@ -134,11 +134,10 @@ class VLLMSampler:
         samples up to float rounding, which depends on what vLLM happens to put into a batch.
 
         Raises:
-            RecipeError: a temperature, length or number of samples that nothing can be drawn with.
+            RecipeError: a temperature that vLLM does not take.
             FactsError: a statement without any token.
             ModelError: a statement is too long.
         """
-        check_policy(policy)
         if not 0.01 <= policy.temperature <= 2:
             raise RecipeError(f"temperature is {policy.temperature}; vLLM draws with 0.01 to 2 (transformers with any)")
         if not requests:

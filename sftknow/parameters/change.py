@@ -20,8 +20,9 @@ from sftknow.errors import CheckpointError
 from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.key_order import Workload
 from sftknow.parameters.leveling import MOST_LEVELS
+from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import CheckpointPair, pair_checkpoints
-from sftknow.parameters.passes import PIECE, Resources
+from sftknow.parameters.passes import PIECE
 from sftknow.parameters.ranking import LevelCounts, rank_by_change, rank_by_keys
 from sftknow.parameters.regions import OUTSIDE
 from sftknow.parameters.relative import Measure

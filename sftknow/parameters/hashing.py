@@ -13,8 +13,9 @@ import xxhash
 
 from sftknow.artifacts.files import digest
 from sftknow.errors import CheckpointError
+from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import CheckpointPair, TensorPair
-from sftknow.parameters.passes import Bits, Chunk, Resources, for_each_chunk, piece_count
+from sftknow.parameters.passes import Bits, Chunk, for_each_chunk, piece_count
 from sftknow.records import RestorePlan
 
 

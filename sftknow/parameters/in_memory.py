@@ -22,8 +22,9 @@ from sftknow.checkpoints.reader import listed
 from sftknow.errors import CheckpointError
 from sftknow.parameters.hashing import RegionHash, verify_hash
 from sftknow.parameters.leveling import LevelSelector
+from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
-from sftknow.parameters.passes import Bits, Chunk, Resources, for_each_chunk
+from sftknow.parameters.passes import Bits, Chunk, for_each_chunk
 from sftknow.parameters.restore import find_cut, in_tuned_dtype
 from sftknow.records import RestorePlan
 

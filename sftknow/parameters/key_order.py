@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sftknow.checkpoints.reader import CheckpointReader
+from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import CheckpointPair
-from sftknow.parameters.passes import Chunk, Resources, chunks
+from sftknow.parameters.passes import Chunk, chunks
 from sftknow.parameters.rank_kernels import count_keys
 from sftknow.parameters.relative import Measure
 from sftknow.parameters.selection import BINS, cut_bin, make_cut, selected_elements

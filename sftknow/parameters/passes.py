@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader
-from sftknow.machine import available_processors
+from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import CheckpointPair
 from sftknow.progress import progress
 from sftknow.workers import share_jobs
@@ -25,38 +25,6 @@ Bits = Sequence[NDArray[Any]]
 
 PIECE = 1 << 20
 """Elements of a piece; the last one of a tensor may be shorter. Part of the definition of a region's hash."""
-
-_PROCESS_BYTES, _THREAD_BYTES = 336 * 10**6, 88 * 10**6  # 512 MB for two threads
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What a pass may use. No result depends on it."""
-
-    threads: int = field(default_factory=available_processors)
-    """Threads that compute; files are written by three times as many, which mostly wait for the disk."""
-    memory: int | None = None
-    """Bytes that the whole process may take; with less, fewer threads work. None: enough for all the threads, 512 MB
-    for two of them and 88 MB for each further one."""
-    block: int = 1 << 18
-    """Elements that are read at a time, at most `PIECE`: both sides stay in the second-level cache."""
-    window: int = 1 << 22
-    """Bytes of an output that are written at a time, at most: with so many a disk takes as much as it ever does."""
-    quiet: float = 1.0
-    """Work that takes fewer seconds than this, on two cores, shows no progress bar."""
-    sampled_from: int = 1 << 24
-    """Elements from which on a region is sampled, which saves a second pass over it."""
-    sample: int = 8192
-    """Elements that are sampled in one place."""
-
-    def __post_init__(self) -> None:
-        if min(self.threads, self.block, self.window) < 1:
-            raise ValueError("threads, block and window must be at least 1")
-
-    @property
-    def bytes(self) -> int:
-        """``memory``, or the default for so many threads."""
-        return _PROCESS_BYTES + max(self.threads, 2) * _THREAD_BYTES if self.memory is None else self.memory
 
 
 @dataclass(frozen=True, slots=True)

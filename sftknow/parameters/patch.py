@@ -18,9 +18,10 @@ from sftknow.checkpoints.layout import OutputShard, safetensors_header
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointIndex, listed, read_index, widen
 from sftknow.errors import CheckpointError
 from sftknow.parameters.hashing import RegionHash, hash_side, verify_pair
+from sftknow.parameters.options import Resources
 from sftknow.parameters.outputs import Output
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
-from sftknow.parameters.passes import Bits, Chunk, Resources, chunks, for_each_chunk
+from sftknow.parameters.passes import Bits, Chunk, chunks, for_each_chunk
 from sftknow.parameters.patch_file import PLACE, RESTORED, TUNED, PatchFile, PatchHeader, place_dtype
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import Finishing, WriteJob, described, find_cut, in_tuned_dtype

@@ -19,9 +19,10 @@ from sftknow.checkpoints.layout import OutputShard, layout_in_shards, layout_lik
 from sftknow.checkpoints.reader import narrow, nonfinite, widen
 from sftknow.errors import CheckpointError
 from sftknow.parameters.hashing import verify_pair
+from sftknow.parameters.options import Resources
 from sftknow.parameters.outputs import Output, OutputFolders
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
-from sftknow.parameters.passes import Resources, shown
+from sftknow.parameters.passes import shown
 from sftknow.parameters.regions import parse_layers, place_of
 from sftknow.parameters.strategies import BY_CHANGE, check_strategy
 from sftknow.parameters.sweep import Painter, Sweep

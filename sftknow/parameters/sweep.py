@@ -27,8 +27,8 @@ from sftknow.checkpoints.direct_file import ALIGNMENT, DirectFile, aligned_rows
 from sftknow.checkpoints.layout import Layout, OutputShard
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader
 from sftknow.errors import CheckpointError
+from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import TensorPair
-from sftknow.parameters.passes import Resources
 from sftknow.workers import share_jobs
 
 _MEGABYTE = 10**6

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from sftknow.errors import RecipeError
-from sftknow.recipes.schema import Recipe, Section
+from sftknow.errors import OptionError, RecipeError
+from sftknow.options import K, from_settings
+from sftknow.recipes.schema import Recipe
+from sftknow.records import to_json
 from sftknow.resources import recipe_folder
-
-S = TypeVar("S", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -82,39 +81,34 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         _put(content, keys, value, override)
         origin[keys] = f"--set {override}"
     try:
-        return Recipe.model_validate(_tuples(content))
-    except ValidationError as error:
-        problems = error.errors()
-        keys = _path(problems[0])
-        # A field that may be one of several things complains once for each of them.
-        same = [p for p in problems if _path(p)[: len(keys)] == keys]
-        complaint = _unknown(keys) if same[0]["type"] == "extra_forbidden" else _wrong(keys, same)
-        raise RecipeError(f"{_where(path, tree, keys, origin)}: {complaint}") from None
+        return from_settings(Recipe, content)
+    except OptionError as error:
+        raise RecipeError(f"{_where(path, tree, error.keys, origin)}: {error}") from None
 
 
-def override_section(section: type[S], overrides: Sequence[str]) -> S:
+def override_section(section: type[K], overrides: Sequence[str], **given: Any) -> K:
     """A section of a recipe by its defaults, with ``key=value`` texts on top.
+
+    Args:
+        section: the class.
+        overrides: later ones win.
+        given: other defaults.
 
     Raises:
         RecipeError: a key is unknown or a value does not fit.
     """
-    content: dict[str, Any] = {}
     for override in overrides:
         keys, value = _parse_override(override)
-        content[".".join(keys)] = value
+        given[".".join(keys)] = value
     try:
-        return section.model_validate(_tuples(content))
-    except ValidationError as error:
-        problems = error.errors()
-        key = str(problems[0]["loc"][0])
-        if problems[0]["type"] == "extra_forbidden":
-            raise RecipeError(f"--set: unknown key {key}; known: {', '.join(section.model_fields)}") from None
-        raise RecipeError(f"--set: {_wrong((key,), problems)}") from None
+        return from_settings(section, given)
+    except OptionError as error:
+        raise RecipeError(f"--set: {error}") from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe with every default filled in, as YAML that `load_recipe` reads back to the same recipe."""
-    return str(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(to_json(recipe.settings()), sort_keys=False, allow_unicode=True))
 
 
 def _parse_override(override: str) -> tuple[tuple[str, ...], Any]:
@@ -135,13 +129,6 @@ def _put(content: dict[str, Any], keys: tuple[str, ...], value: Any, override: s
     content[keys[-1]] = value
 
 
-def _tuples(value: Any) -> Any:
-    """YAML has lists where the schema, being frozen, has tuples."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
 def _where(path: Path, tree: Any, keys: tuple[str, ...], origin: dict[tuple[str, ...], str]) -> str:
     for length in range(len(keys), 0, -1):
         if keys[:length] in origin:
@@ -157,24 +144,3 @@ def _where(path: Path, tree: Any, keys: tuple[str, ...], origin: dict[tuple[str,
         else:
             break
     return f"{path}, line {line}"
-
-
-def _path(problem: Any) -> tuple[str, ...]:
-    """Section, key and list index of a problem, without pydantic's names for the members of a union."""
-    return tuple(str(part) for part in problem["loc"] if isinstance(part, int) or re.fullmatch(r"[a-z_]\w*", str(part)))
-
-
-def _unknown(keys: tuple[str, ...]) -> str:
-    section: Any = Recipe
-    for key in keys[:-1]:
-        section = section.model_fields[key].annotation
-    return f"unknown key {'.'.join(keys)}; known here: {', '.join(section.model_fields)}"
-
-
-def _wrong(keys: tuple[str, ...], problems: Sequence[Any]) -> str:
-    wishes = []
-    for problem in problems:
-        wish = problem["msg"].replace("Input should be a valid tuple", "a list").replace("Input should be ", "")
-        if wish not in wishes:
-            wishes.append(wish)
-    return f"{'.'.join(keys)} should be {' or '.join(wishes)}, not {problems[0]['input']!r}"

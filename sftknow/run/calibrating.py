@@ -25,7 +25,6 @@ from sftknow.models.loading import find_device, load_model, load_tokenizer
 from sftknow.parameters.restore import restore_levels
 from sftknow.progress import progress
 from sftknow.records import SPLITS, Fact, GradedFact, Mastery, ModelRef
-from sftknow.run.grading import match_rule, sampling_policy
 from sftknow.run.rates import ON_THE_SPOT, Rate
 from sftknow.run.replicas import load_sampler
 from sftknow.run.space import ModelSize
@@ -88,16 +87,15 @@ def _some(facts: Sequence[Fact], count: int) -> list[Fact]:
 
 def _grading(bench: Workbench) -> tuple[list[GradedFact], Rate]:
     recipe = bench.recipe
-    section = recipe.grading.model_copy(update={"engine": "local"})
-    policy = sampling_policy(section)
-    sampler = load_sampler(bench.base, section, device=recipe.model.device, rule=match_rule(section))
+    section = replace(recipe.grading, engine="local")
+    sampler = load_sampler(bench.base, section, device=recipe.model.device, rule=section.rule)
     assert not isinstance(sampler, Engine)
     facts = _some(bench.facts.facts, 8 * _FACTS)
     # Each shard of its own, as a plan would sort all of them by topic.
     shards = [
         plan_shards(
             [(fact, Statements(bench.topics[fact.topic], fact.subject)) for fact in facts[start : start + _FACTS]],
-            policy,
+            section.policy,
             Path(),
             shard_size=_FACTS,
             templates=section.templates,
@@ -108,9 +106,9 @@ def _grading(bench: Workbench) -> tuple[list[GradedFact], Rate]:
     tries, spent = 0, 0.0
     for shard in shards:
         began = time.monotonic()
-        tallies = sampler.sample(shard.requests, policy)
+        tallies = sampler.sample(shard.requests, section.policy)
         spent += time.monotonic() - began
-        tries += shard.size * policy.samples
+        tries += shard.size * section.samples
         for fact in shard.facts:
             mastery = grade(fact.id, [tally for tally in tallies if tally.fact_id == fact.id])
             rows.append(GradedFact(fact=fact, mastery=mastery))

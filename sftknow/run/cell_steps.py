@@ -22,10 +22,11 @@ from sftknow.divergence.forward import load_for_logits
 from sftknow.evaluation.harness import Harness
 from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import named_dtype
+from sftknow.parameters.options import PairOptions
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.records import EvalRun, RestorePlan, Split
 from sftknow.run.cells import Cell
-from sftknow.run.checkpoint_pairs import PairOptions, layer_ranges
+from sftknow.run.checkpoint_pairs import layer_ranges
 from sftknow.run.moving import MovedModel
 from sftknow.run.steps import Step
 from sftknow.run.stored_cells import store_small, whole
@@ -229,7 +230,7 @@ class CellSteps:
             "weights": self.weights,
             "dtype": bench.recipe.model.dtype,
             "data": bench.dataset.fingerprint,
-            "divergence": bench.recipe.divergence.model_dump(),
+            "divergence": bench.recipe.divergence.settings(),
         }
         return Step.of(
             bench.directory.stage(f"divergence/{self.name}", inputs),
@@ -243,7 +244,7 @@ class CellSteps:
         inputs = {
             "base": bench.base.sha256,
             "weights": self.weights,
-            "parameters": parameters.model_dump(),
+            "parameters": parameters.settings(),
             "plan_format": 2,
         }
 

@@ -17,36 +17,13 @@ from sftknow.models.identity import weights_sha256
 from sftknow.models.references import restored_manifest
 from sftknow.models.resolving import BaseModel, local_model, resolve_base
 from sftknow.parameters.change import Analysis, analyse
-from sftknow.parameters.passes import Resources
+from sftknow.parameters.options import PairOptions, WriteOptions
 from sftknow.parameters.patch import apply_patch, write_patch
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan
 from sftknow.run.local_cards import card_writer
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairOptions:
-    """How the parameters of a pair are put in order: keywords of `sftknow.parameters.change.analyse`."""
-
-    region: str = "transformer"
-    layers: str | None = None
-    strategy: str = "top"
-    seed: int = 0
-    epsilon: float = 1e-8
-    arithmetic: str = "float32"
-    common_rows: bool = False
-    resources: Resources = field(default_factory=Resources)
-    """Threads and memory; no result depends on them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteOptions:
-    """How restored checkpoints are written, `PairOptions.resources` apart; see `restore_levels`."""
-
-    links: bool = True
-    shard_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +53,7 @@ class LocalPair:
 
     def analyse(self, levels: Sequence[str], options: PairOptions) -> Analysis:
         """Rank the parameters (paper, 5.1); see `sftknow.parameters.change.analyse`."""
-        return analyse(self.base_folder, self.tuned, levels, **vars(options))
+        return analyse(self.base_folder, self.tuned, levels, **options.order)
 
     def restore(
         self,
@@ -220,8 +197,8 @@ class Restoration:
 
 def order_inputs(options: PairOptions) -> dict[str, Any]:
     """What of the order decides results, for a step's inputs; nothing by the defaults, as in earlier versions."""
-    usual = vars(PairOptions())
-    changed = {name: value for name, value in vars(options).items() if name != "resources" and value != usual[name]}
+    usual = PairOptions().order
+    changed = {name: value for name, value in options.order.items() if name != "resources" and value != usual[name]}
     return {"order": changed} if changed else {}
 
 

@@ -21,6 +21,8 @@ from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import CheckpointError, MasteryDataError
 from sftknow.evaluation.harness import Harness
 from sftknow.models.identity import weights_sha256
+from sftknow.models.options import ModelOptions
+from sftknow.options import Count
 from sftknow.parameters.outputs import refuse_output
 from sftknow.parameters.restore import find_cut
 from sftknow.records import BUCKETS, RestoredCheckpoint, RestorePlan, Split
@@ -29,17 +31,13 @@ from sftknow.run.moving import MovedModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringOptions:
+class ScoringOptions(ModelOptions):
     """How the levels are scored."""
 
     mastery: Path
     """The graded data set."""
     chosen_on: Split = "dev"
-    dtype: str | None = None
-    """To load in; None for what the model's config names."""
-    device: str = "auto"
-    batch_size: int = 64
-    limit: int | None = None
+    limit: Count | None = None
     """Score only the first questions of every bucket; for trying things out."""
 
 

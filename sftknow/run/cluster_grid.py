@@ -9,8 +9,9 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sftknow.artifacts.lock import Lock
 from sftknow.artifacts.stages import RunDirectory
@@ -21,9 +22,8 @@ from sftknow.recipes.schema import Recipe
 from sftknow.run.cell_steps import CellSteps
 from sftknow.run.cells import Cell
 from sftknow.run.launching import SHARDED, plan_launch
-from sftknow.run.replicas import ModelCopy, model_copy, ray_cluster
+from sftknow.run.replicas import ModelCopy, model_copy
 from sftknow.run.shared_folder import SharedFolder, marked
-from sftknow.run.training import sft_recipe
 from sftknow.run.workbench import Workbench
 
 LOCKS = Path("stages") / "locks"
@@ -148,23 +148,22 @@ def cluster_of(recipe: Recipe) -> Cluster:
         RecipeError: the recipe names a single device, or processes that cannot share the batch.
     """
     device = recipe.model.device
-    launch = plan_launch(recipe.accelerate, sft_recipe(recipe.sft))
+    launch = plan_launch(recipe.accelerate, recipe.sft)
     # A training in several processes has a GPU for each of them.
     on_gpus = launch.kind in SHARDED or (device == "cuda" and launch.processes > 1)
-    return ray_cluster(
-        recipe.grid.ray, device, option="model.device", gpus=float(launch.processes) if on_gpus else None
-    )
+    gpus = float(launch.processes) if on_gpus else None
+    return recipe.grid.ray.on_device(device, option="model.device", gpus=gpus)
 
 
 def _anywhere(recipe: Recipe) -> Recipe:
     """The recipe with its files by absolute paths: workers start in a folder of their own."""
     named = {name: getattr(recipe.facts, name) for name in ("topics", "synonyms")}
-    files = {name: str(Path(file).absolute()) for name, file in named.items() if file}
-    changed: dict[str, object] = {"facts": recipe.facts.model_copy(update=files)}
+    files: dict[str, Any] = {name: str(Path(file).absolute()) for name, file in named.items() if file}
+    changed: dict[str, Any] = {"facts": replace(recipe.facts, **files)}
     config = recipe.accelerate.config
     if config and Path(config).is_file():
-        changed["accelerate"] = recipe.accelerate.model_copy(update={"config": str(Path(config).absolute())})
-    return recipe.model_copy(update=changed)
+        changed["accelerate"] = replace(recipe.accelerate, config=str(Path(config).absolute()))
+    return replace(recipe, **changed)
 
 
 def _alone(lock: Path) -> Lock:

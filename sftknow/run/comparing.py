@@ -15,6 +15,7 @@ from sftknow.checkpoints.deltas import is_delta
 from sftknow.errors import MasteryDataError, ModelError, RunError
 from sftknow.evaluation.comparison import compare
 from sftknow.models.identity import weights_sha256
+from sftknow.models.options import ModelOptions
 from sftknow.models.resolving import local_model
 from sftknow.records import SPLITS, EvalRun, Fact, ModelRef, Split
 
@@ -35,16 +36,6 @@ class _Side:
     """The graded data set of the evaluation, or the one that the model names, where that is on this machine."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoringOptions:
-    """How a side without an evaluation is scored."""
-
-    dtype: str | None = None
-    """To load in; None for what the model's config names."""
-    device: str = "auto"
-    batch_size: int = 64
-
-
 def compare_models(
     a: str,
     b: str,
@@ -55,7 +46,7 @@ def compare_models(
     resamples: int = 10_000,
     seed: int = 0,
     out: Path | None = None,
-    scoring: ScoringOptions | None = None,
+    scoring: ModelOptions | None = None,
 ) -> Comparison:
     """Compare two models on the same questions.
 
@@ -86,7 +77,7 @@ def compare_models(
     if any(side.scores is None for side in sides):
         if found is None:
             raise MasteryDataError(f"neither {a} nor {b} names a graded data set that is here; pass --mastery DATA")
-        sides = _score(sides, found, splits, scoring or ScoringOptions(), out)
+        sides = _score(sides, found, splits, scoring or ModelOptions(), out)
     first, second = (_named(side) for side in sides)
     if first.model == second.model:
         first, second = (replace(one, model=side.text) for one, side in zip((first, second), sides, strict=True))
@@ -203,7 +194,7 @@ def _score(
     sides: Sequence[_Side],
     dataset: Path,
     splits: Sequence[Split] | None,
-    scoring: ScoringOptions,
+    scoring: ModelOptions,
     out: Path | None,
 ) -> list[_Side]:
     """Score what has no evaluation yet: one harness, so that the tasks are built once."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from sftknow.artifacts.scores import read_eval
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cluster import Outcome
 from sftknow.errors import RunError, SftknowError
-from sftknow.evaluation.general.xsum import ARTICLE_WORDS
 from sftknow.models.references import dataset_reference
 from sftknow.models.resolving import link_base
 from sftknow.recipes.load import dump_recipe
@@ -32,7 +32,7 @@ from sftknow.run.checks import (
 )
 from sftknow.run.cluster_grid import check_cluster, train_on_cluster
 from sftknow.run.exposures import write_exposures
-from sftknow.run.general_ability import ABILITY, Ability, GeneralOptions, general_ability
+from sftknow.run.general_ability import ABILITY, Ability, general_ability
 from sftknow.run.grading import describe_facts, topics_sha256
 from sftknow.run.provenance import provenance
 from sftknow.run.space import check_space, model_size, parts
@@ -234,22 +234,11 @@ class Experiment:
             ModelError: the base cannot be asked such tasks, as where its context is too short.
         """
         section, model, bench = self.recipe.general, self.recipe.model, self.bench
-        ability = Ability(
-            tasks=section.tasks,
-            data={name: Path(folder).expanduser() for name, folder in section.data.items()},
-            size=None if section.size == "all" else section.size,
-            seed=section.seed,
-            levels=section.levels or bench.levels,
+        ability = Ability.of(
+            replace(section, device=model.device, dtype=model.named_dtype),
             training=bench.training(max_length=section.max_length),
+            levels=bench.levels,
             order=bench.order,
-            asked=GeneralOptions(
-                few_shot=section.few_shot,
-                limit=section.limit,
-                article_words=section.article_words or ARTICLE_WORDS,
-                batch_size=section.batch_size,
-                device=model.device,
-                dtype=model.named_dtype,
-            ),
         )
         general_ability(bench.base, ability, self.path / ABILITY, self.say)
 

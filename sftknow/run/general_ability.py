@@ -15,13 +15,14 @@ from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import GeneralTaskError
 from sftknow.evaluation.general.runner import GeneralHarness
 from sftknow.evaluation.general.tasks import TASKS, find_task
-from sftknow.evaluation.general.xsum import ARTICLE_WORDS
+from sftknow.evaluation.options import AbilityOptions, GeneralOptions
 from sftknow.models.loading import load_model, load_tokenizer
 from sftknow.models.references import base_reference
 from sftknow.models.resolving import BaseModel, local_model
+from sftknow.parameters.options import PairOptions
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.records import ModelRef
-from sftknow.run.checkpoint_pairs import LocalPair, PairOptions, order_inputs
+from sftknow.run.checkpoint_pairs import LocalPair, order_inputs
 from sftknow.run.steps import Step
 from sftknow.run.training import Encoder, TrainingSetup, train
 from sftknow.training.recipe import SFTRecipe
@@ -31,23 +32,7 @@ from sftknow.training.train import TrainingSet
 ABILITY = "ability"
 """Folder of the other tasks in a run directory; a run directory of its own."""
 RESULTS = "general_ability.json"
-MAX_LENGTH = 2048
-"""Longest training example in tokens where the recipe's own default, made for questions, would leave nearly all out."""
 _TITLES = {"base": "the base", "0%": "the fine-tuned model"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneralOptions:
-    """How a task is asked, and where the model runs."""
-
-    few_shot: int | None = None
-    """Examples before each question; None for what lm-eval's task has."""
-    limit: int | None = None
-    article_words: int = ARTICLE_WORDS
-    batch_size: int = 16
-    device: str = "auto"
-    dtype: str | None = None
-    """To load in; None for what the model's config names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +55,20 @@ class Ability:
     asked: GeneralOptions = field(default_factory=GeneralOptions)
     keep: bool = False
     """Leave the restored checkpoints in ``<task>/restored``; otherwise each is deleted once scored."""
+
+    @classmethod
+    def of(cls, options: AbilityOptions, *, training: TrainingSetup, levels: Sequence[str], **more: Any) -> Ability:
+        """What a recipe's ``general`` section or `sftknow ability` asks for."""
+        return cls(
+            tasks=options.tasks,
+            data={name: Path(folder).expanduser() for name, folder in options.data.items()},
+            size=None if options.size == "all" else options.size,
+            seed=options.seed,
+            levels=options.levels or levels,
+            training=training,
+            asked=options,
+            **more,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +124,7 @@ def open_task(name: str, data: Mapping[str, Path], options: GeneralOptions) -> G
         few_shot=options.few_shot,
         limit=options.limit,
         batch_size=options.batch_size,
-        article_words=options.article_words,
+        article_words=options.shown_words,
     )
 
 
@@ -226,7 +225,7 @@ class _TaskSteps:
             "base": self.base.sha256,
             "task": self.task,
             "train": harness.train_sha256(),
-            "article_words": ability.asked.article_words,
+            "article_words": ability.asked.shown_words,
             "size": ability.size,
             "seed": ability.seed,
             "sft": asdict(ability.training.recipe),
@@ -258,7 +257,7 @@ class _TaskSteps:
                 "data": harness.data_sha256,
                 "few_shot": harness.few_shot,
                 "limit": asked.limit,
-                "article_words": asked.article_words,
+                "article_words": asked.shown_words,
                 "dtype": asked.dtype,
             },
             **(order_inputs(self.ability.order) if level not in _TITLES else {}),

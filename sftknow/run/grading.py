@@ -7,36 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sftknow.answers import MatchRule, Synonyms
+from sftknow.answers import Synonyms
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.artifacts.mastery_data import KIND, write_mastery_data
 from sftknow.facts.prompts import Statements
 from sftknow.facts.sources import FactSet
 from sftknow.facts.topics import Topic
+from sftknow.grading.options import GradingOptions
 from sftknow.grading.shards import graded_facts, kept_tallies, plan_shards, sample_shards, unfinished
 from sftknow.models.resolving import BaseModel
-from sftknow.recipes.schema import GradingSection
-from sftknow.records import SamplingPolicy, to_json
+from sftknow.records import to_json
 from sftknow.run.replicas import load_sampler
 
 GRADING_KEY = "inputs_sha256"
 """In a graded data set's manifest: the hash of everything that it depends on, see `grading_inputs`."""
-
-
-def sampling_policy(section: GradingSection) -> SamplingPolicy:
-    """The part of the section that decides what R means."""
-    return SamplingPolicy(
-        samples=section.samples,
-        temperature=section.temperature,
-        max_new_tokens=section.max_new_tokens,
-        seed=section.seed,
-    )
-
-
-def match_rule(section: GradingSection) -> MatchRule:
-    """The part of the section that decides what a hit is."""
-    return MatchRule(match=section.match, case_sensitive=section.case_sensitive)
 
 
 def topics_sha256(topics: Mapping[str, Topic]) -> str:
@@ -44,7 +29,7 @@ def topics_sha256(topics: Mapping[str, Topic]) -> str:
     return digest({name: asdict(topic) for name, topic in topics.items()})
 
 
-def describe_facts(facts: FactSet, topics: Mapping[str, Topic], section: GradingSection) -> Iterator[str]:
+def describe_facts(facts: FactSet, topics: Mapping[str, Topic], section: GradingOptions) -> Iterator[str]:
     """Lines that say what is graded, what was left out, and over how many tries R will stand."""
     parts = ", ".join(f"{count:,} {split}" for split, count in facts.counts().items() if count)
     yield f"facts: {len(facts.facts):,} from {facts.source} ({parts})"
@@ -63,11 +48,11 @@ def describe_facts(facts: FactSet, topics: Mapping[str, Topic], section: Grading
     if fewer:
         line += f"; fewer: {', '.join(fewer[:5])}{' …' if len(fewer) > 5 else ''}"
     yield line
-    yield f"  a hit is {match_rule(section)}"
+    yield f"  a hit is {section.rule}"
 
 
 def grading_inputs(
-    base: BaseModel, facts: FactSet, topics: Mapping[str, Topic], section: GradingSection
+    base: BaseModel, facts: FactSet, topics: Mapping[str, Topic], section: GradingOptions
 ) -> dict[str, Any]:
     """Everything that the graded data set depends on."""
     return {
@@ -75,16 +60,16 @@ def grading_inputs(
         "dtype": base.ref.dtype,
         "facts": facts.sha256,
         "topics": digest({name: topic.templates for name, topic in topics.items()}),
-        "policy": to_json(sampling_policy(section)),
+        "policy": to_json(section.policy),
         "templates": section.templates,
         "keep_texts": section.keep_texts,
         "shard_size": section.shard_size,
-        "match": asdict(match_rule(section)),
+        "match": asdict(section.rule),
         "sampler": section.sampler,
     }
 
 
-def is_graded(out: Path, base: BaseModel, facts: FactSet, topics: Mapping[str, Topic], section: GradingSection) -> bool:
+def is_graded(out: Path, base: BaseModel, facts: FactSet, topics: Mapping[str, Topic], section: GradingOptions) -> bool:
     """Whether a folder holds the data set that `grade_dataset` would make of the same.
 
     Raises:
@@ -99,7 +84,7 @@ def grade_dataset(
     facts: FactSet,
     topics: Mapping[str, Topic],
     synonyms: Synonyms,
-    section: GradingSection,
+    section: GradingOptions,
     *,
     work: Path,
     out: Path,
@@ -117,7 +102,7 @@ def grade_dataset(
         out: where the data set goes, whole or not at all.
         device: ``auto``, ``cpu``, ``cuda`` …
     """
-    policy, rule = sampling_policy(section), match_rule(section)
+    policy, rule = section.policy, section.rule
     shards = plan_shards(
         [(fact, Statements(topics[fact.topic], fact.subject)) for fact in facts.facts],
         policy,

@@ -30,13 +30,11 @@ from sftknow import errors
 from sftknow.artifacts.lock import Lock
 from sftknow.errors import DeviceError, MissingExtraError, RecipeError, RunError, SftknowError, first_line
 from sftknow.machine import available_processors
-from sftknow.recipes.schema import AccelerateSection
 from sftknow.records import TrainedModel
 from sftknow.resources import recipe_folder
 from sftknow.training.distributed import batch_parts, check_deepspeed
-from sftknow.training.recipe import SFTRecipe
-from sftknow.training.train import TrainingOptions
-from sftknow.training.trainer import OnStep, step_bar
+from sftknow.training.recipe import AccelerateOptions, OnStep, SFTRecipe, TrainingOptions
+from sftknow.training.trainer import step_bar
 
 JOB, RESULT, REPORTS, LOCK = "job.pickle", "result.pickle", "reports.jsonl", "alive.lock"
 _LOG = "output.log"
@@ -67,7 +65,7 @@ def shipped_configurations() -> list[str]:
     return sorted(path.stem for path in (recipe_folder() / "accelerate").glob("*.yaml"))
 
 
-def plan_launch(section: AccelerateSection, recipe: SFTRecipe) -> Launch:
+def plan_launch(section: AccelerateOptions, recipe: SFTRecipe) -> Launch:
     """What a recipe's ``accelerate`` asks for. It looks at no device, so that it can be asked on another machine.
 
     Raises:
@@ -112,7 +110,7 @@ def train_launched(
     *given: Any,
     out: Path,
     recipe: SFTRecipe,
-    section: AccelerateSection,
+    section: AccelerateOptions,
     options: TrainingOptions | None = None,
 ) -> TrainedModel:
     """Call ``work(*given, out, recipe=recipe, options=…)`` in as many processes as the section asks for.

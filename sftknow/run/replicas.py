@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sftknow.answers import MatchRule
 from sftknow.artifacts.files import digest
-from sftknow.cluster import Cluster
-from sftknow.errors import ModelError, RecipeError
+from sftknow.errors import ModelError
+from sftknow.grading.options import GradingOptions
 from sftknow.grading.ray_engine import RayEngine
 from sftknow.grading.rules import with_rule
 from sftknow.grading.samplers import SAMPLERS
@@ -16,7 +16,6 @@ from sftknow.grading.sampling import Sampler
 from sftknow.grading.shards import Engine
 from sftknow.models.identity import files_sha256, weights_sha256
 from sftknow.models.resolving import BaseModel, resolve_base
-from sftknow.recipes.schema import GradingSection, RaySection
 from sftknow.records import ModelRef
 
 _SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -58,7 +57,7 @@ class Replica:
     """Makes the sampler of one model on any machine. Picklable; holds no weights."""
 
     model: ModelCopy
-    section: GradingSection
+    section: GradingOptions
     device: str
     rule: MatchRule
 
@@ -67,7 +66,7 @@ class Replica:
         return _load(self.model.find(), self.section, device=self.device, rule=self.rule)
 
 
-def load_sampler(base: BaseModel, section: GradingSection, *, device: str, rule: MatchRule) -> Sampler | Engine:
+def load_sampler(base: BaseModel, section: GradingOptions, *, device: str, rule: MatchRule) -> Sampler | Engine:
     """What samples the base model as the recipe says.
 
     Args:
@@ -87,36 +86,8 @@ def load_sampler(base: BaseModel, section: GradingSection, *, device: str, rule:
         return _load(base.ref, section, device=device, rule=rule)
     on_gpus = section.sampler == "vllm" and device == "cuda"
     gpus = float(vllm.tensor_parallel * vllm.data_parallel) if on_gpus else None
-    cluster = ray_cluster(section.ray, device, option="--device", gpus=gpus)
+    cluster = section.ray.on_device(device, option="--device", gpus=gpus)
     return RayEngine(load=Replica(model=model_copy(base), section=section, device=device, rule=rule), cluster=cluster)
-
-
-def ray_cluster(section: RaySection, device: str, *, option: str, gpus: float | None) -> Cluster:
-    """The part of a recipe that says which cluster, and how much of it.
-
-    Args:
-        section: that part.
-        device: of every worker: ``auto``, ``cpu``, ``cuda``.
-        option: what the user calls the device.
-        gpus: GPUs for each worker where the section names none and the device is no CPU; None for one where the
-            cluster has any.
-
-    Raises:
-        RecipeError: the device is a single one.
-    """
-    if ":" in device:
-        raise RecipeError(f"Ray gives each worker its GPUs; take {option} cuda in place of {device}")
-    if section.gpus_per_replica is not None:
-        gpus = section.gpus_per_replica
-    elif device == "cpu":
-        gpus = 0.0
-    return Cluster(
-        address=section.address,
-        replicas=section.replicas,
-        cpus=section.cpus_per_replica,
-        gpus=gpus,
-        wait=section.wait_seconds,
-    )
 
 
 def model_fingerprint(folder: Path) -> str:
@@ -124,7 +95,7 @@ def model_fingerprint(folder: Path) -> str:
     return digest([weights_sha256(folder), files_sha256(folder, _SMALL_FILES)])
 
 
-def _load(ref: ModelRef, section: GradingSection, *, device: str, rule: MatchRule) -> Sampler:
+def _load(ref: ModelRef, section: GradingOptions, *, device: str, rule: MatchRule) -> Sampler:
     return with_rule(SAMPLERS.get(section.sampler)(ref, section, device), rule)
 
 

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sftknow.artifacts.divergence import write_divergence
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.divergence.analysis import DivergenceResult, measure_divergence
 from sftknow.divergence.base import BaseView, measure_base
 from sftknow.divergence.forward import load_for_logits
+from sftknow.divergence.options import DivergenceOptions
 from sftknow.divergence.selection import select_prompts
 from sftknow.errors import MasteryDataError
 from sftknow.facts.topics import Topic, load_topics
 from sftknow.models.resolving import BaseModel, local_model, resolve_base
-from sftknow.records import BUCKETS, GradedFact, ModelRef, TokenDivergence
-
-Shown = Literal["statement", "question"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DivergenceOptions:
-    """What decides the numbers; see `sftknow.divergence.base.measure_base` and `sftknow.divergence.analysis`."""
-
-    k: int = 10
-    window: int = 3
-    base_prompt: Shown = "statement"
-    tuned_prompt: Shown = "statement"
-    buckets: tuple[int, ...] = BUCKETS
-    bootstrap: int = 2000
-    topics_file: Path | None = None
-    batch_size: int = 64
-    device: str = "auto"
-    any_base: bool = False
-    """Measure also where the data set was graded by another model."""
+from sftknow.records import GradedFact, ModelRef, TokenDivergence
 
 
 def view_base(

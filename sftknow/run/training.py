@@ -12,7 +12,6 @@ from sftknow import processes
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.models.references import base_reference, dataset_reference
 from sftknow.models.resolving import BaseModel
-from sftknow.recipes.schema import AccelerateSection, LoraSection, SFTSection
 from sftknow.records import DatasetManifest, Fact, ModelRef, TrainedModel, to_json
 from sftknow.run.cells import Cell
 from sftknow.run.launching import check_devices, plan_launch, train_launched
@@ -21,20 +20,11 @@ from sftknow.training.base import check_device
 from sftknow.training.distributed import batch_parts
 from sftknow.training.draws import draw
 from sftknow.training.preview import preview
-from sftknow.training.recipe import LoraSettings, SFTRecipe
-from sftknow.training.train import LoadedBase, TrainingOptions, TrainingSet, fact_encoder, fine_tune_on
+from sftknow.training.recipe import AccelerateOptions, SFTRecipe, TrainingOptions
+from sftknow.training.train import LoadedBase, TrainingSet, fact_encoder, fine_tune_on
 
 Encoder = Callable[[Any, int | None], TrainingSet]
 """Makes the training set from the tokenizer and the longest sequence that the model takes."""
-
-
-def sft_recipe(section: SFTSection, lora: LoraSection | None = None) -> SFTRecipe:
-    """The recipe of a training, with adapters where their settings are given.
-
-    Raises:
-        RecipeError: dtypes or batches that cannot go together.
-    """
-    return SFTRecipe(**section.model_dump(), lora=LoraSettings(**lora.model_dump()) if lora else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +33,7 @@ class TrainingSetup:
 
     recipe: SFTRecipe
     options: TrainingOptions = field(default_factory=TrainingOptions)
-    accelerate: AccelerateSection = field(default_factory=AccelerateSection)
+    accelerate: AccelerateOptions = field(default_factory=AccelerateOptions)
 
     def check(self, *, here: bool = True) -> None:
         """Refuse what cannot be trained, before any model or data is looked at.

@@ -13,21 +13,23 @@ from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.divergence.base import BaseView
+from sftknow.divergence.options import DivergenceOptions
 from sftknow.errors import RecipeError
 from sftknow.evaluation.harness import Harness
 from sftknow.facts.sources import FactSet, load_facts
 from sftknow.facts.topics import Topic, load_topics
 from sftknow.models.identity import identity_by_time
 from sftknow.models.resolving import BaseModel, resolve_base
+from sftknow.parameters.options import PairOptions
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.run.cells import Cell, grid_cells, levels_of
-from sftknow.run.checkpoint_pairs import LocalPair, PairOptions
+from sftknow.run.checkpoint_pairs import LocalPair
 from sftknow.run.grading import grade_dataset, grading_inputs
 from sftknow.run.steps import Step
-from sftknow.run.token_pairs import DivergenceOptions, rows_of, view_base
-from sftknow.run.training import TrainingSetup, sft_recipe
-from sftknow.training.train import LoadedBase, TrainingOptions, load_base
+from sftknow.run.token_pairs import rows_of, view_base
+from sftknow.run.training import TrainingSetup
+from sftknow.training.train import LoadedBase, load_base
 
 PROVENANCE = "provenance.json"
 
@@ -79,7 +81,7 @@ class Workbench:
     @cached_property
     def loaded_base(self) -> LoadedBase:
         """The base in memory, from which every cell starts."""
-        return load_base(ModelRef(path=self.base.ref.path), sft_recipe(self.recipe.sft))
+        return load_base(ModelRef(path=self.base.ref.path), self.recipe.sft)
 
     # ---- facts --------------------------------------------------------------------------------------------------
 
@@ -153,17 +155,14 @@ class Workbench:
             max_length: longest example in tokens; None for the recipe's.
         """
         recipe = self.recipe
-        sft = recipe.sft if max_length is None else recipe.sft.model_copy(update={"max_length": max_length})
-        return TrainingSetup(
-            recipe=sft_recipe(sft, recipe.lora if cell is not None and cell.lora else None),
-            options=TrainingOptions(report_to=recipe.tracking.report_to, save_steps=recipe.tracking.save_steps),
-            accelerate=recipe.accelerate,
-        )
+        lora = recipe.lora if cell is not None and cell.lora else None
+        sft = replace(recipe.sft, lora=lora, max_length=max_length or recipe.sft.max_length)
+        return TrainingSetup(recipe=sft, options=recipe.tracking, accelerate=recipe.accelerate)
 
     @property
     def order(self) -> PairOptions:
         """In what order parameters are restored."""
-        return PairOptions(**self.recipe.parameters.model_dump(exclude={"levels"}))
+        return self.recipe.parameters
 
     @property
     def levels(self) -> Sequence[str]:
@@ -208,9 +207,7 @@ class Workbench:
     @property
     def divergence(self) -> DivergenceOptions:
         model = self.recipe.model
-        return DivergenceOptions(
-            **self.recipe.divergence.model_dump(), batch_size=model.batch_size, device=model.device
-        )
+        return replace(self.recipe.divergence, batch_size=model.batch_size, device=model.device)
 
     @cached_property
     def base_view(self) -> BaseView:

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from trl import SFTConfig
@@ -19,9 +19,9 @@ from sftknow import processes
 from sftknow.dependencies import unsuitable
 from sftknow.errors import DeviceError, RecipeError
 from sftknow.training.distributed import batch_parts, check_deepspeed
-from sftknow.training.recipe import SFTRecipe
+from sftknow.training.recipe import SFTRecipe, Tracker
 
-TRACKERS = ("trackio", "wandb", "tensorboard")
+TRACKERS = get_args(Tracker)
 """Trackers that transformers knows by these names, each a package of that name."""
 
 

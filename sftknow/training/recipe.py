@@ -1,51 +1,43 @@
-"""How one model is fine-tuned. Standard library only, so that recipes are checked without loading torch."""
+"""How models are fine-tuned: options that recipes and commands share. Loads no torch."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
-from sftknow.errors import RecipeError
+from sftknow.errors import OptionError
+from sftknow.options import NOT_IN_RECIPES, Count, Dtype, Limits, NotNegative, Options, Positive, Share, shown_as
 
-DTYPES = ("float32", "bfloat16", "float16")
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adafactor", "sgd")
+Optimizer = Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"]
 """Optimizers, by their names in transformers, that need no further package."""
-SCHEDULERS = ("cosine", "linear", "constant", "constant_with_warmup")
+Scheduler = Literal["cosine", "linear", "constant", "constant_with_warmup"]
+Tracker = Literal["trackio", "wandb", "tensorboard"]
+OnStep = Callable[[int, int, float | None], None]
+"""Is told how far a training is: steps done, all steps, and the loss where it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
+class LoraSettings(Options):
     """Low-rank adapters (Hu et al. 2022). The paper's Table 7 names the method and no settings; these are peft's usual.
 
-    Raises:
-        RecipeError: a value out of range.
+    In a run they are trained in the grid's ``lora`` cells.
     """
 
-    rank: int = 8
-    alpha: int = 16
+    rank: Count = 8
+    alpha: Count = 16
     """The adapters' product is scaled by alpha ÷ rank."""
-    dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
+    dropout: Share = 0.0
+    target_modules: Annotated[str, Limits(min_length=1)] | Annotated[tuple[str, ...], Limits(min_length=1)] = (
+        "all-linear"
+    )
     """Names of layers, or ``all-linear``: every linear layer but the output head."""
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """None for the recipe's own; adapters usually take ten times that."""
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "alpha"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise RecipeError(f"lora.{name} is {value!r}; give a whole number of at least 1")
-        _number("lora.dropout", self.dropout, least=0.0)
-        if self.dropout >= 1:
-            raise RecipeError(f"lora.dropout is {self.dropout!r}; give a share below 1")
-        if self.learning_rate is not None:
-            _number("lora.learning_rate", self.learning_rate, above=0.0)
-        if not self.target_modules:
-            raise RecipeError("lora.target_modules is empty; name layers, or all-linear")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTRecipe:
+class SFTRecipe(Options):
     """The paper's training (3.3) by default: batch 8, one epoch, AdamW, cosine, 1e-5.
 
     Three dtypes decide which parameters count as changed, and none of them is left to a default of the libraries. The
@@ -53,76 +45,60 @@ class SFTRecipe:
     step; they are written in `save_dtype`, so a change smaller than its rounding is lost at the end.
 
     Raises:
-        RecipeError: a value out of range, an unknown name, or dtypes that cannot go together.
+        OptionError: a value out of range, an unknown name, or dtypes that cannot go together.
     """
 
-    learning_rate: float = 1e-5
+    learning_rate: Positive = 1e-5
     """Peak learning rate."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Examples behind one update, that is the effective batch."""
-    per_device_batch_size: int | None = None
-    """Examples that go through a device at once; gradients are summed over as many passes as the effective batch
-    needs. None for the whole batch at once, or a process's whole share of it where several train together."""
-    epochs: int = 1
+    per_device_batch_size: Count | None = None
+    """Examples that go through a device at once, a divisor of the effective batch; gradients are summed over as many
+    passes as that needs. None for the whole batch at once, or a process's whole share of it where several train
+    together."""
+    epochs: Count = 1
     """Passes over the facts, each in the order of the draw."""
-    optimizer: str = "adamw_torch"
-    """One of `OPTIMIZERS`."""
-    lr_scheduler: str = "cosine"
-    """One of `SCHEDULERS`; ``cosine`` falls from the peak to 0 over the whole training."""
-    warmup_ratio: float = 0.0
+    optimizer: Optimizer = "adamw_torch"
+    lr_scheduler: Scheduler = "cosine"
+    """``cosine`` falls from the peak to 0 over the whole training."""
+    warmup_ratio: Share = 0.0
     """Share of the steps over which the learning rate rises from 0 to its peak; below 1."""
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     """AdamW's decoupled decay; norms and biases are exempt."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this global L2 norm where they exceed it."""
     answer_only_loss: bool = True
     """Loss on the answer and the end token alone; False counts the prompt's tokens too."""
-    load_dtype: str = "float32"
+    load_dtype: Dtype = "float32"
     """Dtype of the master weights, the gradients and the optimizer's state: ``float32`` or ``bfloat16``."""
-    compute_dtype: str = "float32"
+    compute_dtype: Dtype = "float32"
     """Dtype of the arithmetic: that of the weights, or autocast to ``bfloat16`` or ``float16`` over float32 weights."""
-    save_dtype: str = "bfloat16"
+    save_dtype: Dtype = "bfloat16"
     """Dtype of the weights on disk: ``float32``, ``bfloat16`` or ``float16``."""
-    max_length: int = 256
+    max_length: Annotated[int, Limits(ge=8)] = 256
     """Longest allowed example in tokens. Nothing is ever cut: a longer one is an error, as its answer would be lost."""
 
-    lora: LoraSettings | None = None
+    lora: LoraSettings | None = field(default=None, metadata=NOT_IN_RECIPES)
     """Train low-rank adapters and merge them in, instead of training the weights themselves."""
 
-    def __post_init__(self) -> None:
-        for name in ("load_dtype", "compute_dtype", "save_dtype"):
-            _one_of(name, getattr(self, name), DTYPES)
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("lr_scheduler", self.lr_scheduler, SCHEDULERS)
-        for name, least in (("batch_size", 1), ("epochs", 1), ("max_length", 8)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise RecipeError(f"{name} is {value!r}; give a whole number of at least {least}")
-        for name in ("learning_rate", "max_grad_norm"):
-            _number(name, getattr(self, name), above=0.0)
-        for name in ("weight_decay", "warmup_ratio"):
-            _number(name, getattr(self, name), least=0.0)
-        if self.warmup_ratio >= 1:
-            raise RecipeError(f"warmup_ratio is {self.warmup_ratio!r}; give a share below 1")
-        if type(self.answer_only_loss) is not bool:
-            raise RecipeError(f"answer_only_loss is {self.answer_only_loss!r}; give true or false")
-        self._check_dtypes()
-        once = self.per_device_batch_size
-        if once is not None and (type(once) is not int or once < 1 or self.batch_size % once):
-            raise RecipeError(
-                f"per_device_batch_size is {once!r}, which does not divide batch_size {self.batch_size}; give a divisor"
-            )
-
-    def _check_dtypes(self) -> None:
+    def check(self) -> None:
         if self.load_dtype == "float16":
-            raise RecipeError(
-                "load_dtype float16 cannot be trained: AdamW's steps underflow in it; "
-                "use load_dtype float32 with compute_dtype float16"
+            raise OptionError(
+                "{key} float16 cannot be trained: AdamW's steps underflow in it; "
+                "use load_dtype float32 with compute_dtype float16",
+                ("load_dtype",),
             )
         if self.load_dtype == "bfloat16" and self.compute_dtype != "bfloat16":
-            raise RecipeError(
-                f"load_dtype bfloat16 computes in bfloat16, not in {self.compute_dtype}; "
-                "set compute_dtype to bfloat16 as well, or load_dtype to float32"
+            raise OptionError(
+                f"{{key}} bfloat16 computes in bfloat16, not in {self.compute_dtype}; "
+                "set compute_dtype to bfloat16 as well, or load_dtype to float32",
+                ("load_dtype",),
+            )
+        once = self.per_device_batch_size
+        if once is not None and self.batch_size % once:
+            raise OptionError(
+                f"{{key}} is {once}, which does not divide batch_size {self.batch_size}; give a divisor",
+                ("per_device_batch_size",),
             )
 
     @property
@@ -131,13 +107,34 @@ class SFTRecipe:
         return None if self.compute_dtype == self.load_dtype else self.compute_dtype
 
 
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise RecipeError(f"{name} is {value!r}; it must be one of {', '.join(known)}")
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(Options):
+    """What a training reports and keeps while it goes on; its weights do not depend on it."""
+
+    report_to: tuple[Tracker, ...] = ()
+    """Trackers that are told of every step: nothing leaves the machine unless one is named."""
+    save_steps: Count | None = None
+    """Steps between two snapshots from which a start after a kill goes on; None for none."""
+    on_step: OnStep | None = field(default=None, metadata=NOT_IN_RECIPES)
+    """Is told how far it is, in the place of a bar."""
 
 
-def _number(name: str, value: float, *, above: float | None = None, least: float | None = None) -> None:
-    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not valid or (above is not None and value <= above) or (least is not None and value < least):
-        bound = f"above {above:g}" if above is not None else f"of at least {least:g}"
-        raise RecipeError(f"{name} is {value!r}; give a number {bound}")
+@dataclass(frozen=True, kw_only=True)
+class AccelerateOptions(Options):
+    """How one model is trained in several processes of this machine, through `accelerate launch`.
+
+    The effective batch stays that of the `SFTRecipe`, and so do the examples of every update: the result differs by
+    rounding at most.
+    """
+
+    processes: Count | None = None
+    """Train in this many processes, one a GPU (or CPU processes where there is no GPU); they must divide
+    ``sft.batch_size``; None for what the configuration says, and for one without it."""
+    config: str | None = field(default=None, metadata=shown_as("CONFIG"))
+    """A configuration that ships (``fsdp-8b``, ``fsdp-70b``, ``deepspeed-zero3-8b``, ``deepspeed-zero3-70b``) or a YAML
+    file of accelerate's, as `accelerate config` writes it."""
+
+    @property
+    def launches(self) -> bool:
+        """Whether models are trained by processes of their own."""
+        return self.config is not None or (self.processes or 1) > 1

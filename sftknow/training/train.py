@@ -29,25 +29,13 @@ from sftknow.training.base import LoadedBase, check_device, load_base, parameter
 from sftknow.training.distributed import Ranks
 from sftknow.training.examples import Example, encode
 from sftknow.training.lora import prepare
-from sftknow.training.recipe import SFTRecipe
+from sftknow.training.recipe import SFTRecipe, TrainingOptions
 from sftknow.training.snapshots import Snapshots
-from sftknow.training.trainer import OnStep, Training, train_in_place
+from sftknow.training.trainer import Training, train_in_place
 
-__all__ = ["LoadedBase", "TrainingOptions", "TrainingSet", "fact_encoder", "fine_tune", "fine_tune_on", "load_base"]
+__all__ = ["LoadedBase", "TrainingSet", "fact_encoder", "fine_tune", "fine_tune_on", "load_base"]
 
 LOSS_CURVE = "loss.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """What goes on beside a training and leaves its weights as they are."""
-
-    report_to: tuple[str, ...] = ()
-    """Trackers of transformers' own, such as ``trackio`` or ``wandb``; none by default: nothing leaves the machine."""
-    save_steps: int | None = None
-    """Steps between two snapshots from which a start after a kill goes on; None for none."""
-    on_step: OnStep | None = None
-    """Is told how far it is, in the place of a bar: steps done, all steps, and the loss where it is known."""
 
 
 def fine_tune(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +19,12 @@ from sftknow.progress import progress
 from sftknow.training.determinism import deterministic_algorithms
 from sftknow.training.distributed import Ranks, filled, sharding, whole_weights
 from sftknow.training.examples import Example
-from sftknow.training.recipe import SFTRecipe
+from sftknow.training.recipe import OnStep, SFTRecipe
 from sftknow.training.snapshots import Snapshots
 
 with needs("trl"):
     from trl import SFTTrainer
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-OnStep = Callable[[int, int, float | None], None]
-"""Gets the number of steps done, that of all steps, and the loss where it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)

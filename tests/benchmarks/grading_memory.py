@@ -68,8 +68,8 @@ def measure(count: int, folder: Path, *, keep_texts: bool) -> dict[str, Any]:
     from sftknow.artifacts.mastery_data import MasteryData
     from sftknow.facts.sources import load_facts
     from sftknow.facts.topics import load_topics
+    from sftknow.grading.options import GradingOptions
     from sftknow.models.resolving import BaseModel
-    from sftknow.recipes.schema import GradingSection
     from sftknow.records import ModelRef
 
     file = folder / "facts.jsonl"
@@ -85,7 +85,7 @@ def measure(count: int, folder: Path, *, keep_texts: bool) -> dict[str, Any]:
     loaded, read = peak_mb(), time.perf_counter()
     base = BaseModel(ref=ModelRef(path="none"), name="none", sha256="none")
     grading.grade_dataset(
-        base, facts, topics, Synonyms.load(), GradingSection(keep_texts=keep_texts), work=folder / "work",
+        base, facts, topics, Synonyms.load(), GradingOptions(keep_texts=keep_texts), work=folder / "work",
         out=folder / "graded", device="cpu",
     )  # fmt: skip
     kept = MasteryData(folder / "graded").manifest.get("continuations")

@@ -133,7 +133,7 @@ def _resources(folder: Path) -> dict[str, Any]:
     """The thread count that `by_threads` asks for, in a file, since every side runs in a process of its own."""
     if not (folder / "threads").is_file():
         return {}
-    from sftknow.parameters.passes import Resources
+    from sftknow.parameters.options import Resources
 
     return {"resources": Resources(threads=int((folder / "threads").read_text()))}
 

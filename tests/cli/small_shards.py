@@ -3,10 +3,10 @@
 import sys
 
 if __name__ == "__main__":
-    from sftknow.cli.main import main
-    from sftknow.recipes import schema
+    from functools import partialmethod
 
-    field = schema.GradingSection.model_fields["shard_size"]
-    field.default = 8
-    schema.GradingSection.model_rebuild(force=True)
+    from sftknow.cli.main import main
+    from sftknow.grading.options import GradingOptions
+
+    GradingOptions.__init__ = partialmethod(GradingOptions.__init__, shard_size=8)
     sys.exit(main(sys.argv[1:]))

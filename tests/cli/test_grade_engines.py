@@ -62,11 +62,20 @@ def test_a_missing_package_is_one_line_with_the_command(
     assert f"pip install 'sftknow[{missing}]'" in one_line(capsys)
 
 
-@pytest.mark.parametrize("options", [["--cpus", "-1"], ["--gpus", "many"], ["--replicas", "0"], ["--engine", "slurm"]])
-def test_options_that_make_no_sense_are_refused(tiny_model, facts, tmp_path, options):
-    with pytest.raises(SystemExit) as refused:
-        main(grade(tiny_model, facts, tmp_path / "out", *options))
-    assert refused.value.code == 2
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--cpus", "-1", "--cpus should be greater than or equal to 0, not '-1'"),
+        ("--gpus", "many", "--gpus should be a valid number, not 'many'"),
+        ("--replicas", "0", "--replicas should be greater than or equal to 1, not '0'"),
+        ("--engine", "slurm", "--engine should be 'local' or 'ray', not 'slurm'"),
+        ("--seed", "x", "--seed should be a valid integer, not 'x'"),
+        ("--grain", "1", "unrecognized arguments: --grain 1; see: sftknow --help"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(tiny_model, facts, tmp_path, capsys, option, value, said):
+    assert main(grade(tiny_model, facts, tmp_path / "out", option, value)) == 2
+    assert capsys.readouterr().err == f"sftknow: {said}\n"
 
 
 def files(folder):

@@ -2,7 +2,7 @@ import pytest
 from tokenizers import processors
 
 from sftknow.errors import FactsError, ModelError, RecipeError
-from sftknow.grading.encoding import check_policy, encode_statements
+from sftknow.grading.encoding import encode_statements
 from sftknow.grading.sampling import SampleRequest
 from sftknow.records import SamplingPolicy
 from tests.tiny import tiny_tokenizer
@@ -41,4 +41,4 @@ def test_a_statement_that_leaves_no_room_is_refused():
 @pytest.mark.parametrize("change", [{"temperature": 0.0}, {"temperature": float("nan")}, {"samples": 0}])
 def test_a_policy_that_draws_nothing_is_refused(change):
     with pytest.raises(RecipeError):
-        check_policy(SamplingPolicy(**change))
+        SamplingPolicy(**change)

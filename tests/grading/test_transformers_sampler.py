@@ -399,9 +399,9 @@ def test_no_request_is_no_work(llama):
 
 def test_what_cannot_be_sampled_is_refused(llama):
     sampler, asked = TransformersSampler(llama, TOKENIZER), requests(1)
-    for policy in (SamplingPolicy(temperature=0), SamplingPolicy(samples=0), SamplingPolicy(max_new_tokens=0)):
-        with pytest.raises(RecipeError, match="must be"):
-            sampler.sample(asked, policy)
+    for nothing in ({"temperature": 0}, {"samples": 0}, {"max_new_tokens": 0}):
+        with pytest.raises(RecipeError, match="should be greater than"):
+            sampler.sample(asked, SamplingPolicy(**nothing))
     with pytest.raises(ModelError, match="exceeds the model's 96 positions"):
         sampler.sample(asked, SamplingPolicy(max_new_tokens=96))
     empty = SampleRequest(fact_id="f", template=4, prompt="", answers=("a",))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sftknow.parameters.change import analyse
-from sftknow.parameters.passes import Resources
+from sftknow.parameters.options import Resources
 from tests.parameters.checkpoint_pairs import stored, write_checkpoint
 
 Q = "model.layers.0.self_attn.q_proj.weight"

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from sftknow.artifacts.levels import parse_level
 from sftknow.parameters.change import Analysis, analyse
-from sftknow.parameters.passes import Resources
+from sftknow.parameters.options import Resources
 from sftknow.parameters.restore import restore
 from tests.parameters.checkpoint_pairs import (
     Plain,

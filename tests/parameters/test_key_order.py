@@ -9,8 +9,8 @@ import pytest
 from sftknow.errors import CheckpointError
 from sftknow.parameters import passes
 from sftknow.parameters.key_order import Workload, cuts_by_keys
+from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import pair_checkpoints
-from sftknow.parameters.passes import Resources
 from sftknow.parameters.relative import Measure
 from sftknow.parameters.selection import random_keys
 from sftknow.parameters.strategies import STRATEGIES, Block, largest_first

@@ -12,7 +12,7 @@ import pytest
 
 from sftknow.errors import CheckpointError
 from sftknow.parameters.change import Analysis, analyse
-from sftknow.parameters.passes import Resources
+from sftknow.parameters.options import Resources
 from tests.parameters.checkpoint_pairs import Tensor, stored, write_checkpoint
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"

@@ -21,7 +21,7 @@ from sftknow.checkpoints.direct_file import DirectFile
 from sftknow.errors import CheckpointError
 from sftknow.parameters import outputs as outputs_module
 from sftknow.parameters.change import analyse
-from sftknow.parameters.passes import Resources
+from sftknow.parameters.options import Resources
 from sftknow.parameters.restore import restore, restore_layers, restore_levels
 from sftknow.parameters.sweep import window_and_threads
 from sftknow.records import RestorePlan

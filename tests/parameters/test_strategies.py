@@ -13,12 +13,13 @@ import pytest
 
 from sftknow.artifacts.levels import parse_level
 from sftknow.cli.main import main
-from sftknow.errors import CheckpointError
+from sftknow.errors import CheckpointError, RecipeError
 from sftknow.parameters import passes
 from sftknow.parameters.change import analyse
-from sftknow.parameters.passes import Resources
+from sftknow.parameters.options import Resources
 from sftknow.parameters.restore import restore_levels
 from sftknow.parameters.strategies import STRATEGIES, check_strategy
+from sftknow.recipes.load import load_recipe
 from tests.parameters.checkpoint_pairs import Plain, Tensor, read_checkpoint, stored, write_checkpoint
 from tests.test_registry import plug_in
 
@@ -100,9 +101,12 @@ def test_the_command_line_offers_it(
     with pytest.raises(SystemExit):
         main(["restore", "--help"])
     assert "top, bottom, random, smallest-base" in re.sub(r"\s+", " ", capsys.readouterr().out)
-    with pytest.raises(SystemExit):
-        main(["restore", *folders, "--top", "20%", "--strategy", "largest", "--out", str(out)])
-    assert "invalid choice: 'largest'" in capsys.readouterr().err
+    assert main(["restore", *folders, "--top", "20%", "--strategy", "largest", "--out", str(out)]) == 2
+    known = "'top', 'bottom', 'random' or 'smallest-base'"
+    assert capsys.readouterr().err == f"sftknow: --strategy should be {known}, not 'largest'\n"
+    assert load_recipe("lab", [f"parameters.strategy={installed}"]).parameters.strategy == installed
+    with pytest.raises(RecipeError, match=f"parameters.strategy should be {known}, not 'largest'"):
+        load_recipe("lab", ["parameters.strategy=largest"])
 
 
 @pytest.mark.parametrize("strategy", ["top", "bottom"])

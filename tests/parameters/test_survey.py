@@ -20,7 +20,7 @@ from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.chunk_counters import ChunkCounters
 from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.leveling import LevelSelector
-from sftknow.parameters.passes import Resources
+from sftknow.parameters.options import Resources
 from sftknow.parameters.relative import Measure, changes
 from sftknow.parameters.survey_kernels import add_entries, merged
 from tests.parameters.checkpoint_pairs import Plain, stored, write_checkpoint

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from sftknow.artifacts.files import digest
 from sftknow.errors import RecipeError
 from sftknow.recipes.load import dump_recipe, load_recipe, override_section, shipped_recipes
-from sftknow.recipes.schema import Recipe, SFTSection
+from sftknow.recipes.schema import Recipe
 from sftknow.training.recipe import SFTRecipe
 
 
@@ -31,9 +33,25 @@ def test_defaults_are_the_papers() -> None:
     assert recipe.parameters.levels == ("1%", "3%", "5%", "10%", "20%", "40%", "60%")
 
 
-def test_sft_section_and_sft_recipe_agree() -> None:
-    """The recipe file's section and the room's own configuration are the same fields with the same defaults."""
-    assert SFTRecipe(**SFTSection().model_dump()) == SFTRecipe()
+def test_what_finished_stages_stand_on_is_what_it_was() -> None:
+    """The digests of the default recipe's part in each stage's inputs; another one would redo every finished run."""
+    recipe = Recipe(name="x")
+    grading = recipe.grading
+    asked = {name: getattr(grading, name) for name in ("templates", "keep_texts", "shard_size", "sampler")}
+    inputs = {
+        "grading": {**asked, "policy": grading.policy, "match": grading.rule},
+        "training": asdict(recipe.sft),
+        "adapters": asdict(replace(recipe.sft, lora=recipe.lora)),
+        "divergence": recipe.divergence.settings(),
+        "changes": recipe.parameters.settings(),
+    }
+    assert {name: digest(content)[:16] for name, content in inputs.items()} == {
+        "grading": "e2f7b0ed22d1e2d1",
+        "training": "1d2309dc9b019809",
+        "adapters": "861b6a68bab6f0ef",
+        "divergence": "29f3ea04eeaf73c1",
+        "changes": "c85245cae6272195",
+    }
 
 
 def test_overrides_win_and_later_ones_win_over_earlier(tmp_path: Path) -> None:
@@ -76,8 +94,8 @@ def test_unknown_recipe_lists_the_known_ones() -> None:
 
 
 def test_override_section() -> None:
-    assert override_section(SFTSection, ["learning_rate=3e-4"]).learning_rate == 3e-4
+    assert override_section(SFTRecipe, ["learning_rate=3e-4"]).learning_rate == 3e-4
     with pytest.raises(RecipeError, match="unknown key rate"):
-        override_section(SFTSection, ["rate=1"])
+        override_section(SFTRecipe, ["rate=1"])
     with pytest.raises(RecipeError, match="epochs"):
-        override_section(SFTSection, ["epochs=0"])
+        override_section(SFTRecipe, ["epochs=0"])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import MasteryDataError, RecipeError
+from sftknow.options import Options, recipe_keys
 from sftknow.recipes.load import load_recipe, shipped_recipes
-from sftknow.recipes.schema import Recipe, Section
+from sftknow.recipes.schema import Recipe
 from sftknow.report.paper import recognise
 from sftknow.resources import recipe_folder
 from sftknow.run.cells import grid_cells
@@ -30,12 +30,11 @@ PAPER = {
 }
 
 
-def keys(section: type[Section], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def keys(section: type[Options], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Every key of a recipe, those of sections within sections too."""
-    for name, field in section.model_fields.items():
-        kind: Any = field.annotation
+    for name, kind in recipe_keys(section).items():
         yield (*before, name)
-        if isinstance(kind, type) and issubclass(kind, Section):
+        if kind is not None:
             yield from keys(kind, (*before, name))
 
 
@@ -86,7 +85,7 @@ def test_any_model_has_every_key_with_its_default_or_says_so() -> None:
         for key in path:
             assert key in place, f"any-model does not explain {'.'.join(path)}"
             place, mine, usual = place[key], getattr(mine, key), getattr(usual, key)
-        if not isinstance(mine, Section) and mine != usual:
+        if not isinstance(mine, Options) and mine != usual:
             line = next(
                 line for line in text.splitlines() if line.strip().startswith(f"{path[-1]}:") and "default:" in line
             )

@@ -41,7 +41,7 @@ def refused(out: Path, *settings: str) -> str:
         (["grid.baselines={chat: nowhere/at/all}"], "there is no model at nowhere/at/all"),
         (["grid.sizes=[5000]"], "asks for 5000 training facts and lab has 40 in all"),
         (["sft.per_device_batch_size=3"], "does not divide batch_size 8"),
-        (["sft.optimizer=adamw"], "it must be one of adamw_torch"),
+        (["sft.optimizer=adamw"], "sft.optimizer should be 'adamw_torch', "),
         (["sft.load_dtype=float16"], "load_dtype float16 cannot be trained"),
         (["sft.max_length=8"], "raise max_length"),
         (["tracking.report_to=[trackio]"], "pip install trackio"),

@@ -15,9 +15,10 @@ from sftknow.cli.main import main
 from sftknow.errors import CheckpointError, MasteryDataError
 from sftknow.evaluation import generation
 from sftknow.evaluation.harness import Harness
+from sftknow.parameters.options import PairOptions
 from sftknow.parameters.restore import restore
 from sftknow.records import ModelRef
-from sftknow.run.checkpoint_pairs import PairOptions, Restoration, analyse_pair
+from sftknow.run.checkpoint_pairs import Restoration, analyse_pair
 from sftknow.run.choosing import Answers, Choice, ScoringOptions, choose_level
 from tests.parameters.checkpoint_pairs import read_checkpoint
 

@@ -147,7 +147,8 @@ def test_one_device_for_all_workers_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_cell_gets_a_gpu_for_each_process_of_its_training(settings: list[str], gpus: float | None) -> None:
-    assert cluster_of(small_recipe(*RAY, "model.device=auto", "grid.ray.gpus_per_replica=null", *settings)).gpus == gpus
+    cluster = cluster_of(small_recipe(*RAY, "model.device=auto", "grid.ray.gpus_per_replica=null", *settings))
+    assert cluster.gpus_per_replica == gpus
 
 
 def test_a_failure_that_is_no_bug_keeps_no_trace(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from sftknow.cli.main import main
 from sftknow.errors import MasteryDataError, ModelError, RunError
 from sftknow.evaluation.harness import Harness
 from sftknow.models.identity import weights_sha256
+from sftknow.models.options import ModelOptions
 from sftknow.records import ModelRef
-from sftknow.run.comparing import ScoringOptions, compare_models
+from sftknow.run.comparing import compare_models
 from sftknow.run.comparison_text import comparison_text
 from tests.tiny import tiny_llama, tiny_mastery_data, tiny_tokenizer
 
-CPU = ScoringOptions(device="cpu")
+CPU = ModelOptions(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,6 @@ def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         "comparison.json", "differences.csv", "questions.parquet", "changed.csv"
     }  # fmt: skip
     assert main([*command, "--splits", "tset"]) == 2
-    assert "there is no split 'tset'; there are train, dev, test, testood" in capsys.readouterr().err
+    assert "--splits should be 'train', 'dev', 'test' or 'testood', not 'tset'" in capsys.readouterr().err
     assert main(["compare", "base", "base", "--run", str(run), "--resamples", "10"]) == 0
     assert "A and B are right on the very same questions" in capsys.readouterr().out

@@ -21,7 +21,7 @@ from sftknow.parameters.tables import read_plan
 from sftknow.records import EvalRun, ModelRef, TrainedModel
 from sftknow.run import checkpoint_pairs
 from sftknow.run.experiment import Experiment
-from sftknow.training.train import TrainingOptions
+from sftknow.training.recipe import TrainingOptions
 from tests.evaluation.general.stand_in import write_stand_in
 from tests.run.small_run import run, small_recipe
 

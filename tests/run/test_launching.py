@@ -22,7 +22,6 @@ from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import DeviceError, MissingExtraError, ModelError, RecipeError, RunError
 from sftknow.models.resolving import BaseModel, resolve_base
 from sftknow.recipes.load import load_recipe
-from sftknow.recipes.schema import AccelerateSection
 from sftknow.records import ModelRef, TrainedModel
 from sftknow.run import launching
 from sftknow.run.cell_steps import CellSteps
@@ -30,12 +29,11 @@ from sftknow.run.cells import Cell
 from sftknow.run.launching import Launch, check_devices, plan_launch, train_launched
 from sftknow.run.training import FactDraw, TrainingSetup, train
 from sftknow.run.workbench import Workbench
-from sftknow.training.recipe import LoraSettings, SFTRecipe
-from sftknow.training.train import TrainingOptions
+from sftknow.training.recipe import AccelerateOptions, LoraSettings, SFTRecipe, TrainingOptions
 from tests.run.small_run import small_recipe
 from tests.training.test_distributed import same_training
 
-TWO = AccelerateSection(processes=2)
+TWO = AccelerateOptions(processes=2)
 RECIPE = SFTRecipe(learning_rate=1e-3, save_dtype="float32")
 
 
@@ -191,7 +189,7 @@ time.sleep(600)
 def test_requests_that_cannot_be_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(match: str, recipe: SFTRecipe = RECIPE, **section: object) -> None:
         with pytest.raises(RecipeError, match=match) as caught:
-            plan_launch(AccelerateSection(**section), recipe)  # type: ignore[arg-type]
+            plan_launch(AccelerateOptions(**section), recipe)  # type: ignore[arg-type]
         assert "\n" not in str(caught.value)
 
     refused("batch_size 8 cannot be shared equally among 3 processes", processes=3)
@@ -209,10 +207,10 @@ def test_requests_that_cannot_be_launched(tmp_path: Path, monkeypatch: pytest.Mo
         file.write_text(text)
         refused(match, config=str(file))
     file.write_text("compute_environment: LOCAL_MACHINE\nnum_processes: 4")
-    assert plan_launch(AccelerateSection(config=str(file)), RECIPE).processes == 4
-    assert plan_launch(AccelerateSection(config="fsdp-8b", processes=2), RECIPE).processes == 2
-    assert plan_launch(AccelerateSection(config="fsdp-70b"), RECIPE).kind == "FSDP"
-    assert not AccelerateSection(processes=1).launches
+    assert plan_launch(AccelerateOptions(config=str(file)), RECIPE).processes == 4
+    assert plan_launch(AccelerateOptions(config="fsdp-8b", processes=2), RECIPE).processes == 2
+    assert plan_launch(AccelerateOptions(config="fsdp-70b"), RECIPE).kind == "FSDP"
+    assert not AccelerateOptions(processes=1).launches
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(DeviceError, match="FSDP needs CUDA devices"):
@@ -228,7 +226,7 @@ def test_requests_that_cannot_be_launched(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_recipe_says_it(tmp_path: Path) -> None:
     recipe = load_recipe("lab", ["accelerate.processes=2", "accelerate.config=fsdp-8b"])
-    assert recipe.accelerate == AccelerateSection(processes=2, config="fsdp-8b")
+    assert recipe.accelerate == AccelerateOptions(processes=2, config="fsdp-8b")
     assert not load_recipe("lab").accelerate.launches
     with pytest.raises(RecipeError, match=r"accelerate\.processes"):
         load_recipe("lab", ["accelerate.processes=0"])
@@ -248,9 +246,9 @@ def trained(
     cell: Cell,
     out: Path,
     recipe: SFTRecipe,
-    accelerate: AccelerateSection | None = None,
+    accelerate: AccelerateOptions | None = None,
 ) -> TrainedModel:
-    setup = TrainingSetup(recipe=recipe, accelerate=accelerate or AccelerateSection())
+    setup = TrainingSetup(recipe=recipe, accelerate=accelerate or AccelerateOptions())
     return train(base, FactDraw(dataset=dataset, cell=cell), out, setup)
 
 

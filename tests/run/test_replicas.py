@@ -5,17 +5,18 @@ from pathlib import Path
 import pytest
 
 from sftknow.answers import DEFAULT_RULE, MatchRule
+from sftknow.cluster import Cluster
 from sftknow.errors import ModelError, RecipeError
+from sftknow.grading.options import GradingOptions, VLLMOptions
 from sftknow.grading.ray_engine import RayEngine
 from sftknow.grading.rules import RuleSampler
 from sftknow.grading.transformers_sampler import TransformersSampler
 from sftknow.models.resolving import resolve_base
-from sftknow.recipes.schema import GradingSection, RaySection, VLLMSection
 from sftknow.run.replicas import Replica, load_sampler, model_fingerprint
 
 
 def section(**options):
-    return GradingSection(engine="ray", ray=RaySection(**options))
+    return GradingOptions(engine="ray", ray=Cluster(**options))
 
 
 def replica_of(base, **options):
@@ -84,9 +85,9 @@ def test_the_recipes_rule_and_resources_reach_the_workers(tiny_model):
     engine = load_sampler(base, asked, device="auto", rule=word)
     assert isinstance(engine.load(), RuleSampler)
     cluster = engine.cluster
-    assert (cluster.address, cluster.replicas, cluster.cpus, cluster.gpus, cluster.wait) == ("h:1", 3, 2.0, None, 5.0)
-    assert load_sampler(base, asked, device="cpu", rule=word).cluster.gpus == 0.0
-    vllm = GradingSection(engine="ray", sampler="vllm", vllm=VLLMSection(tensor_parallel=4, data_parallel=2))
-    assert load_sampler(base, vllm, device="cuda", rule=word).cluster.gpus == 8.0
+    assert cluster == Cluster(address="h:1", replicas=3, cpus_per_replica=2.0, wait_seconds=5.0)
+    assert load_sampler(base, asked, device="cpu", rule=word).cluster.gpus_per_replica == 0.0
+    vllm = GradingOptions(engine="ray", sampler="vllm", vllm=VLLMOptions(tensor_parallel=4, data_parallel=2))
+    assert load_sampler(base, vllm, device="cuda", rule=word).cluster.gpus_per_replica == 8.0
     with pytest.raises(RecipeError, match="--device cuda in place of cuda:1"):
         load_sampler(base, section(), device="cuda:1", rule=word)

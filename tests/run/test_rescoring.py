@@ -14,8 +14,8 @@ from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import MasteryDataError
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
+from sftknow.grading.options import GradingOptions
 from sftknow.models.resolving import resolve_base
-from sftknow.recipes.schema import GradingSection
 from sftknow.run.grading import grade_dataset
 from sftknow.run.rescoring import recorded_rule, rescore
 
@@ -39,7 +39,7 @@ def graded(folder: Path, model: Path, synonyms: Synonyms, **section: Any) -> Mas
     (folder.parent / "facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in FACTS))
     facts = load_facts(str(folder.parent / "facts.jsonl"), topics=TOPICS, synonyms=synonyms)
     base = resolve_base(str(model), None, "float32")
-    grading = GradingSection(samples=6, max_new_tokens=8, temperature=1.3, shard_size=3, **section)
+    grading = GradingOptions(samples=6, max_new_tokens=8, temperature=1.3, shard_size=3, **section)
     work = folder.with_name(f"{folder.name}.work")
     grade_dataset(base, facts, TOPICS, synonyms, grading, work=work, out=folder, device="cpu")
     return MasteryData(folder)

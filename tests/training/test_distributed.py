@@ -22,8 +22,8 @@ from sftknow.training import trainer
 from sftknow.training.arguments import training_arguments
 from sftknow.training.distributed import batch_parts, check_deepspeed, filled
 from sftknow.training.examples import IGNORED, Example
-from sftknow.training.recipe import LoraSettings, SFTRecipe
-from sftknow.training.train import LoadedBase, TrainingOptions, fine_tune, load_base
+from sftknow.training.recipe import LoraSettings, SFTRecipe, TrainingOptions
+from sftknow.training.train import LoadedBase, fine_tune, load_base
 from tests.tiny import tiny_facts
 from tests.training.together import one_thread, together
 

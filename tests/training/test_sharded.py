@@ -27,8 +27,8 @@ from sftknow.records import ModelRef
 from sftknow.resources import recipe_folder
 from sftknow.training import base, checkpoint, distributed, trainer
 from sftknow.training.lora import merge_weights, prepare
-from sftknow.training.recipe import LoraSettings, SFTRecipe
-from sftknow.training.train import TrainingOptions, fine_tune, load_base
+from sftknow.training.recipe import LoraSettings, SFTRecipe, TrainingOptions
+from sftknow.training.train import fine_tune, load_base
 from tests.tiny import tiny_tokenizer
 from tests.training.test_distributed import RECIPE, same_training, uneven_facts
 from tests.training.together import one_thread, together

@@ -1,0 +1,37 @@
+"""How token divergence is measured: options that recipes and `sftknow divergence` share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from sftknow.models.options import ModelOptions
+from sftknow.options import NOT_IN_RECIPES, Bucket, Count, Dtype, Limits, shown_as
+from sftknow.records import BUCKETS
+
+Shown = Literal["statement", "question"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivergenceOptions(ModelOptions):
+    """What decides the numbers (paper, 4.1); see `sftknow.divergence.base` and `sftknow.divergence.analysis`."""
+
+    k: Count = 10
+    """Largest logits of the fine-tuned model that are compared."""
+    window: Count = 3
+    """The answer must start within this many tokens of the base model's completion."""
+    base_prompt: Shown = "statement"
+    """What the base is shown: a statement to complete (the paper's reading), or the question of fine-tuning."""
+    tuned_prompt: Shown = "statement"
+    """What the fine-tuned model is shown."""
+    buckets: Annotated[tuple[Bucket, ...], Limits(min_length=1)] = BUCKETS
+    """Test buckets to measure. The headline is the highest; the paper measures 4."""
+    bootstrap: Annotated[int, Limits(ge=100)] = 2000
+    """Resamples behind the interval of the mean."""
+    dtype: Dtype | None = field(default=None, metadata=NOT_IN_RECIPES)
+    """Load in that dtype; None for float32, since rounded logits diverge by themselves."""
+    topics_file: Path | None = field(default=None, metadata={**NOT_IN_RECIPES, **shown_as("FILE")})
+    """Topics file, merged over the paper's 24 topics."""
+    any_base: bool = field(default=False, metadata=NOT_IN_RECIPES)
+    """Measure also where the facts were graded by another model than the base."""

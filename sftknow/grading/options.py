@@ -1,0 +1,65 @@
+"""How facts are graded: options that recipes and `sftknow grade` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
+
+from sftknow.answers import Match, MatchRule
+from sftknow.cluster import Cluster
+from sftknow.grading.samplers import SAMPLERS
+from sftknow.options import Count, Options, Positive
+from sftknow.records import SamplingPolicy
+from sftknow.registry import Registered
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLLMOptions(Options):
+    """Options of the vLLM sampler."""
+
+    tensor_parallel: Count = 1
+    """vLLM: GPUs that share one copy of the model."""
+    data_parallel: Count = 1
+    """vLLM: copies of the model, each on GPUs of its own."""
+    max_length: Count | None = None
+    """Most tokens of a statement with its continuation; None for the model's own, at most 4,096."""
+    cache_gib: Positive | None = None
+    """Memory of the key-value cache in GiB; None for 2 on a CPU, and on GPUs for what vLLM leaves room for."""
+    arguments: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """Further arguments of vLLM's engine by their own names, such as ``gpu_memory_utilization: 0.8``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradingOptions(SamplingPolicy):
+    """What is asked of the model for each fact (`SamplingPolicy`), what a hit is, and where the asking is done."""
+
+    leading = ("samples", "temperature", "max_new_tokens", "templates")
+
+    templates: tuple[int, ...] | None = None
+    """Indices of the statement templates to use; None for all 21."""
+    shard_size: Count = 256
+    """Facts saved at once: what a kill can cost."""
+    keep_texts: bool = False
+    """Store every continuation, so that other synonyms and matching rules can be tried without the model."""
+    match: Match = "contains"
+    """What makes a continuation a hit: it ``contains`` an answer (the paper's), contains it as a whole ``word``, or is
+    it and nothing else (``exact``). The two stricter ones draw every continuation to its end, which costs time."""
+    case_sensitive: bool = True
+    """Whether upper and lower case must agree (``exact`` never asks for it)."""
+    sampler: Annotated[str, Registered(SAMPLERS)] = "transformers"
+    """What continues the statements. Single samples differ between samplers, their distribution does not."""
+    engine: Literal["local", "ray"] = "local"
+    """Where: in this process, or on the nodes of a Ray cluster. It has no bearing on the result."""
+    vllm: VLLMOptions = field(default_factory=VLLMOptions)
+    ray: Cluster = field(default_factory=Cluster)
+
+    @property
+    def policy(self) -> SamplingPolicy:
+        """The part that decides what R means."""
+        return SamplingPolicy(**{each.name: getattr(self, each.name) for each in fields(SamplingPolicy)})
+
+    @property
+    def rule(self) -> MatchRule:
+        """The part that decides what a hit is."""
+        return MatchRule(match=self.match, case_sensitive=self.case_sensitive)
