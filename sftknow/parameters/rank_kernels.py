@@ -33,10 +33,11 @@ def _mix(state: Any) -> Any:
 
 
 @compiled
-def fill_random_keys(mixed_seed: Any, first: int, out: NDArray[np.uint32]) -> None:
-    """`selection.random_keys`, faster."""
+def fill_random_keys(seed: Any, first: int, out: NDArray[np.uint32]) -> None:
+    """`selection.random_keys`; the seed is a uint64."""
+    start = _mix(seed)
     for i in range(out.size):
-        state = np.uint64((np.uint64(first + i) + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15) + mixed_seed)
+        state = np.uint64((np.uint64(first + i) + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15) + start)
         out[i] = np.uint32(_mix(state) >> np.uint64(32))
 
 

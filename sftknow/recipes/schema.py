@@ -222,7 +222,7 @@ class ParametersSection(Section):
     layers: str | None = None
     """A range of layers such as ``0-3``; None for all."""
     levels: tuple[Level, ...] = ("1%", "3%", "5%", "10%", "20%", "40%", "60%")
-    strategy: Literal["top", "bottom", "random"] = "top"
+    strategy: str = "top"
     seed: int = 0
     epsilon: Annotated[float, Field(ge=0)] = 1e-8
     arithmetic: Literal["float32", "bfloat16"] = "float32"
