@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from sftknow.models.pull import pull as pull
     from sftknow.parameters.change import analyse as analyse
     from sftknow.parameters.in_memory import ModelLevels as ModelLevels, restore_ as restore_
+    from sftknow.parameters.options import Resources as Resources
     from sftknow.parameters.patch import apply_patch as apply_patch, write_patch as write_patch
     from sftknow.parameters.restore import restore as restore, restore_levels as restore_levels
     from sftknow.parameters.tables import read_plan as read_plan, write_plan as write_plan
@@ -89,6 +90,7 @@ _HOMES = {
     "ModelRef": "sftknow.records",
     "OptionError": "sftknow.errors",
     "RecipeError": "sftknow.errors",
+    "Resources": "sftknow.parameters.options",
     "RestorePlan": "sftknow.records",
     "RunDirectory": "sftknow.artifacts.stages",
     "RunError": "sftknow.errors",

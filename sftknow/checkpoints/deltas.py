@@ -318,7 +318,7 @@ def _unfold(folded: NDArray[Any]) -> NDArray[Any]:
 
 
 def _planes(values: NDArray[Any]) -> bytes:
-    """All lowest bytes, then all second ones …: equal bytes come to lie beside each other."""
+    """All lowest bytes, then all second ones …: equal bytes come to lie next to each other."""
     planes: NDArray[np.uint8] = values.view(np.uint8).reshape(-1, values.dtype.itemsize)
     return planes.T.tobytes()
 

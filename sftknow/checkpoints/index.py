@@ -1,6 +1,6 @@
 """Which tensor of a checkpoint lies where: read from safetensors headers, without loading a tensor.
 
-The index is plain data. `sftknow.checkpoints.reader` reads tensors by it, `checkpoint_layout` plans output by it.
+The index is plain data. `reader` reads tensors by it, `layout` plans output by it.
 """
 
 from __future__ import annotations
@@ -181,16 +181,16 @@ def _weight_map(shard_index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{shard_index} has no weight_map; copy or download it again")
     for name, file in weight_map.items():
-        # A shard lies beside its index: nothing in a downloaded file may point elsewhere, nor at a pickle.
+        # A shard lies next to its index: nothing in a downloaded file may point elsewhere, nor at a pickle.
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise CheckpointError(f"{shard_index}: {name} is said to lie in {file!r}, which is no shard beside it")
     return weight_map
 
 
 def _check_weight_map(folder: Path, weight_map: Mapping[str, str], tensors: Mapping[str, TensorEntry]) -> None:
-    astray = [name for name, file in weight_map.items() if name not in tensors or tensors[name].file.name != file]
-    if astray:
-        raise CheckpointError(f"{folder}: not in the shard that {SHARD_INDEX} names: {listed(astray)}")
+    misplaced = [name for name, file in weight_map.items() if name not in tensors or tensors[name].file.name != file]
+    if misplaced:
+        raise CheckpointError(f"{folder}: not in the shard that {SHARD_INDEX} names: {listed(misplaced)}")
     unlisted = [name for name in tensors if name not in weight_map]
     if unlisted:
         raise CheckpointError(f"{folder}: stored, but not listed in {SHARD_INDEX}: {listed(unlisted)}")

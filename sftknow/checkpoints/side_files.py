@@ -1,4 +1,4 @@
-"""Which files beside the weights belong to a checkpoint, so that a folder that is written from it loads too."""
+"""Which files besides the weights belong to a checkpoint, so that a folder that is written from it loads too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOT_COPIED = {
 
 
 def side_files(folder: Path) -> list[Path]:
-    """Files that make a folder loadable beside its weights: configs, tokenizer, chat templates, custom code, licence.
+    """Files that make a folder loadable with its weights: configs, tokenizer, chat templates, custom code, licence.
 
     Relative to the folder, sorted. Hidden files, training leftovers, cards and weights of any format are left out.
     """

@@ -1,6 +1,6 @@
 """The compiler of the kernels: numba, without fast-math, with IEEE division, the interpreter lock released.
 
-The machine code is kept on disk (beside the module, else in the user's cache folder, else nowhere), so that it is
+The machine code is kept on disk (next to the module, else in the user's cache folder, else nowhere), so that it is
 compiled once for a machine and not once for a start. Importing this module imports numba: import it late.
 """
 

@@ -16,6 +16,7 @@ from sftknow.checkpoints.layout import Layout
 from sftknow.checkpoints.reader import SHARD_INDEX, CheckpointIndex
 from sftknow.checkpoints.side_files import side_files
 from sftknow.errors import CheckpointError, RunError
+from sftknow.machine import free_space
 
 _SPARE_BYTES = 1 << 20  # for the manifest, the card and the folders themselves
 
@@ -32,7 +33,7 @@ class Output:
 
 
 class OutputFolders:
-    """Several folders of one layout, written beside their places. Use as a context manager around `finish`.
+    """Several folders of one layout, each written next to its place. Use as a context manager around `finish`.
 
     Args:
         outputs: what to write.
@@ -72,13 +73,11 @@ class OutputFolders:
         """
         side = sum((self._like.folder / name).stat().st_size for name in side_files(self._like.folder))
         needed: dict[int, int] = {}
-        parents: dict[int, Path] = {}
+        disks: dict[int, tuple[Path, int]] = {}
         for i, output in enumerate(self.outputs):
-            parent = output.folder.resolve().parent
-            while not parent.exists():
-                parent = parent.parent
+            parent, free = free_space(output.folder.resolve().parent)
             device = parent.stat().st_dev
-            parents.setdefault(device, parent)
+            disks.setdefault(device, (parent, free))
             weights = sum(
                 shard.size
                 for j, shard in enumerate(self._layout.shards)
@@ -86,8 +85,7 @@ class OutputFolders:
             )
             there = _bytes_in(self._partials[i].folder) + (_bytes_in(output.folder) if self._is_same(i) else 0)
             needed[device] = needed.get(device, 0) + max(weights + side + _SPARE_BYTES - there, 0)
-        for device, parent in parents.items():
-            free = shutil.disk_usage(parent).free
+        for device, (parent, free) in disks.items():
             if free < needed[device]:
                 what = ", ".join(str(output.folder) for output in self.outputs)
                 raise CheckpointError(
@@ -200,5 +198,5 @@ def _unwritable(out: Path, error: OSError) -> CheckpointError:
     where = f" ({error.filename})" if error.filename else ""
     return CheckpointError(
         f"{out} cannot be written: {error.strerror or error}{where}; mend that and start the same command again, which "
-        f"goes on with what is in .{out.name}.partial beside it, or delete that"
+        f"continues with what is in .{out.name}.partial next to it, or delete that"
     )

@@ -129,6 +129,9 @@ def drain_pairs(found: Pairs, kind: int, epsilon: Any, rounded: Any, scratch: Sc
     """
     pairs, met, far, counts = found.pairs, found.met, found.far, found.numbers
     p, s, bits = scratch.base, scratch.tuned, scratch.bits
+    histogram, intervals, interval_of, marks = (
+        counters.histogram, counters.intervals, counters.interval_of, counters.marks,
+    )  # fmt: skip
     some: Any = np.int64(counters.entries[counters.entries.size - 1])
     near: Any = np.int64(met[met.size - 1])
     distant: Any = np.int64(far[far.size - 1])
@@ -156,16 +159,16 @@ def drain_pairs(found: Pairs, kind: int, epsilon: Any, rounded: Any, scratch: Sc
         for i in range(count):
             same, upper = np.int64(counts[i]), np.int64(bits[i] >> np.uint32(16))
             zero = np.int64(p[i] == np.float32(0))
-            counters.histogram[zero, upper, 0] += same
-            counters.histogram[zero, upper, 1] += same * np.int64(bits[i] & np.uint32(0xFFFF))
+            histogram[zero, upper, 0] += same
+            histogram[zero, upper, 1] += same * np.int64(bits[i] & np.uint32(0xFFFF))
             change = np.float64(float_of(bits[i])) * np.float64(same)
             if zero:
                 zero_sum += change
             else:
                 nonzero_sum += change
-            counters.intervals[counters.interval_of[upper]] += same
+            intervals[interval_of[upper]] += same
             total += same
-            if counters.marks[upper]:
+            if marks[upper]:
                 some = count_marked(bits[i], counts[i], zero, counters, some)
     counters.sums[0] += nonzero_sum
     counters.sums[1] += zero_sum

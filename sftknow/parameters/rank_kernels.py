@@ -33,10 +33,11 @@ def _mix(state: Any) -> Any:
 
 
 @compiled
-def fill_random_keys(mixed_seed: Any, first: int, out: NDArray[np.uint32]) -> None:
-    """`selection.random_keys`, faster."""
+def fill_random_keys(seed: Any, first: int, out: NDArray[np.uint32]) -> None:
+    """`selection.random_keys`; the seed is a uint64."""
+    start = _mix(seed)
     for i in range(out.size):
-        state = np.uint64((np.uint64(first + i) + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15) + mixed_seed)
+        state = np.uint64((np.uint64(first + i) + np.uint64(1)) * np.uint64(0x9E37_79B9_7F4A_7C15) + start)
         out[i] = np.uint32(_mix(state) >> np.uint64(32))
 
 
@@ -56,13 +57,13 @@ def count_keys(
 
 
 @inlined
-def _rank(key: Any, index: Any, cuts: Any) -> Any:
-    """The smallest rank that selects an element."""
-    rank = cuts.first_rank[key >> np.uint32(16)]
+def _rank(
+    key: Any, index: Any, first_rank: NDArray[np.uint8], thresholds: NDArray[np.uint32], tie_ends: NDArray[np.int64]
+) -> Any:
+    """The smallest rank that selects an element, by the arrays of `Cuts`."""
+    rank = first_rank[key >> np.uint32(16)]
     # first_rank is that of the largest key of its bin, the rest of the bin may belong to later cuts.
-    while rank < cuts.thresholds.size and (
-        key < cuts.thresholds[rank] or (key == cuts.thresholds[rank] and index >= cuts.tie_ends[rank])
-    ):
+    while rank < thresholds.size and (key < thresholds[rank] or (key == thresholds[rank] and index >= tie_ends[rank])):
         rank += np.uint8(1)
     return rank
 
@@ -70,8 +71,9 @@ def _rank(key: Any, index: Any, cuts: Any) -> Any:
 @compiled
 def rank_keys(keys: NDArray[np.uint32], first: int, cuts: Cuts, out: NDArray[np.uint8]) -> None:
     """Ranks of elements by their keys; ``first`` is the global index of the first one."""
+    first_rank, thresholds, tie_ends = cuts.first_rank, cuts.thresholds, cuts.tie_ends
     for i in range(out.size):
-        out[i] = _rank(keys[i], first + i, cuts)
+        out[i] = _rank(keys[i], first + i, first_rank, thresholds, tie_ends)
 
 
 @compiled
@@ -90,6 +92,7 @@ def rank_block(
     """Ranks of the elements of a block for ``top`` (``flip`` 0) and ``bottom`` (all ones); see `stretch_changes`."""
     unmoved = np.uint32(flip)  # the key of r = 0
     places, bits = scratch.places, scratch.bits
+    first_rank, thresholds, tie_ends = cuts.first_rank, cuts.thresholds, cuts.tie_ends
     for start in range(0, base.size, STRETCH):
         stop = min(start + STRETCH, base.size)
         ranks = out[start:stop]
@@ -97,13 +100,14 @@ def rank_block(
         if count < 0:
             return int(count)
         # Among equal keys the rank depends on the index alone, and never falls with it.
-        lowest = _rank(unmoved, first + start, cuts)
-        highest = _rank(unmoved, first + stop - 1, cuts)
+        lowest = _rank(unmoved, first + start, first_rank, thresholds, tie_ends)
+        highest = _rank(unmoved, first + stop - 1, first_rank, thresholds, tie_ends)
         if lowest == highest:
             ranks[:] = np.uint8(lowest)
         else:
             for i in range(stop - start):
-                ranks[i] = _rank(unmoved, first + start + i, cuts)
+                ranks[i] = _rank(unmoved, first + start + i, first_rank, thresholds, tie_ends)
         for i in range(count):
-            ranks[np.uint32(places[i])] = _rank(np.uint32(bits[i] ^ unmoved), first + start + places[i], cuts)
+            key = np.uint32(bits[i] ^ unmoved)
+            ranks[np.uint32(places[i])] = _rank(key, first + start + places[i], first_rank, thresholds, tie_ends)
     return 0

@@ -1,7 +1,7 @@
 """Exact cuts of the order of r, and what they select, without sorting anything.
 
 A sample says in which bins of r (`survey`) the levels will end; the survey counts these to the last bit, which gives
-every threshold, how many of its ties are selected and, from what each unit spooled, what each tensor contributes. A
+every threshold, how many of its ties are selected and, from what each chunk spooled, what each tensor contributes. A
 sample can mislead, but the survey's own counts show it, and name the right bins for a second pass.
 """
 

@@ -1,4 +1,4 @@
-"""The relative change r of stored values, and what changed within a block.
+"""The relative change r of stored values.
 
 r = |s − p| / (|p| + ε) (paper, appendix B.2; ε = 1e-8 from the authors' code), with p the base's and s the fine-tuned
 value. Every operation is one IEEE float32 operation; in the arithmetic ``bfloat16`` p and s are rounded to bfloat16
@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.checkpoints.reader import round_to_bfloat16, widen
+from sftknow.checkpoints.reader import round_to_bfloat16
 from sftknow.errors import CheckpointError
 
 ARITHMETICS = ("float32", "bfloat16")
@@ -54,26 +53,6 @@ class Measure:
         return np.float32((round_to_bfloat16(epsilon) if self.arithmetic == "bfloat16" else epsilon)[0])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Changes:
-    """The changed elements of one block."""
-
-    count: int
-    """Elements of the block."""
-    index: NDArray[np.intp]
-    """Their places in the block, ascending, shape (changed,)."""
-    bits: NDArray[np.uint32]
-    """Bit patterns of their r, shape (changed,). All other elements have r = +0, whose bits are 0."""
-    zero_base: NDArray[np.bool_]
-    """True where the base's value is 0, shape (changed,)."""
-
-    def all_bits(self) -> NDArray[np.uint32]:
-        """Bit patterns of r of all elements of the block, shape (count,)."""
-        bits = np.zeros(self.count, dtype=np.uint32)
-        bits[self.index] = self.bits
-        return bits
-
-
 def relative_change(base: NDArray[np.float32], tuned: NDArray[np.float32], measure: Measure) -> NDArray[np.float32]:
     """r of finite float32 values, shape (elements,). Never NaN or negative; +inf where it overflows or p = ε = 0.
 
@@ -93,22 +72,3 @@ def relative_change(base: NDArray[np.float32], tuned: NDArray[np.float32], measu
             r = change / scale
         r[change == 0] = 0  # 0/0 where ε = 0; before rounding, which takes no NaN
         return r if measure.arithmetic == "float32" else round_to_bfloat16(r)
-
-
-def changes(base: NDArray[Any], base_dtype: str, tuned: NDArray[Any], tuned_dtype: str, measure: Measure) -> Changes:
-    """What changed in a block, from the stored bits of both checkpoints, each of shape (count,).
-
-    All values must be finite. Elements whose bits are equal cost a comparison and nothing else.
-    """
-    if base_dtype == tuned_dtype:
-        index = np.flatnonzero(base != tuned)
-        p, s = widen(base[index], base_dtype), widen(tuned[index], tuned_dtype)
-        moved = p != s  # not so for +0 and −0
-        if not moved.all():
-            index, p, s = index[moved], p[moved], s[moved]
-    else:
-        p, s = widen(base, base_dtype), widen(tuned, tuned_dtype)
-        index = np.flatnonzero(p != s)
-        p, s = p[index], s[index]
-    bits = relative_change(p, s, measure).view(np.uint32)
-    return Changes(count=base.size, index=index, bits=bits, zero_base=p == 0)

@@ -75,13 +75,13 @@ def restore_levels(
         tuned: folder of the fine-tuned one.
         plan: from `analyse`.
         outputs: by level, the folder to write. Levels are of the plan's.
-        manifests: by level, what goes into ``sftknow.json`` as it is, beside ``restoration``, which is added here.
+        manifests: by level, what goes into ``sftknow.json`` as it is, next to ``restoration``, which is added here.
         resources: threads, memory and block sizes; the output does not depend on them.
         links: outputs that have the same bytes in a shard share one read-only file with several names (hard links),
             where the file system has them. The inputs are never linked.
         shard_bytes: largest size of a shard; None keeps the fine-tuned checkpoint's shards.
         verified: the plan was made by this process from these files just now, so that they are not hashed again.
-        notes: recorded under ``restoration`` beside what is recorded there anyway.
+        notes: added to what is recorded under ``restoration`` anyway.
         finishing: adds more files to each folder.
 
     Returns:

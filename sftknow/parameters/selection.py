@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.parameters.rank_kernels import fill_random_keys
 from sftknow.records import LevelCut
 
 BINS = 1 << 16
@@ -33,29 +34,11 @@ def random_keys(seed: int, first: int, count: int) -> NDArray[np.uint32]:
     """Keys of ``random`` for the elements with global indices ``first … first + count − 1``, shape (count,).
 
     The upper 32 bits of SplitMix64 (Steele, Lea and Flood, 2014) at position ``index`` of the stream that starts at the
-    mixed seed. Integers only, hence the same on every machine.
+    mixed seed. Integers only, hence the same on every machine; they know nothing of values, shards or blocks.
     """
-    state = np.arange(first, first + count, dtype=np.uint64)
-    state += np.uint64(1)
-    state *= np.uint64(0x9E37_79B9_7F4A_7C15)
-    state += mixed_seed(seed)
-    _mix(state)
-    return (state >> np.uint64(32)).astype(np.uint32)
-
-
-def mixed_seed(seed: int) -> np.uint64:
-    """Where the stream of keys of a seed starts."""
-    start = np.array([seed % (1 << 64)], dtype=np.uint64)
-    _mix(start)
-    return np.uint64(start[0])
-
-
-def _mix(state: NDArray[np.uint64]) -> None:
-    """SplitMix64's finaliser, in place."""
-    for shift, factor in ((30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB)):
-        state ^= state >> np.uint64(shift)
-        state *= np.uint64(factor)
-    state ^= state >> np.uint64(31)
+    keys = np.empty(count, dtype=np.uint32)
+    fill_random_keys(np.uint64(seed % (1 << 64)), first, keys)
+    return keys
 
 
 def cut_bin(counts: NDArray[np.int64], selected: int) -> tuple[int, int]:

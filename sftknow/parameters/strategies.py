@@ -125,12 +125,7 @@ def smallest_change(block: Block) -> NDArray[np.uint32]:
 
 @STRATEGIES.register("random")
 def random_order(block: Block) -> NDArray[np.uint32]:
-    """A hash of seed and global index (`selection.random_keys`), which knows nothing of values, shards or blocks."""
-    import numpy as np
+    """A hash of seed and global index, for which no value is read."""
+    from sftknow.parameters.selection import random_keys
 
-    from sftknow.parameters.rank_kernels import fill_random_keys
-    from sftknow.parameters.selection import mixed_seed
-
-    keys = np.empty(block.count, dtype=np.uint32)
-    fill_random_keys(mixed_seed(block.seed), block.first, keys)
-    return keys
+    return random_keys(block.seed, block.first, block.count)

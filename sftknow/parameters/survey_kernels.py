@@ -162,7 +162,8 @@ def survey_block(
 def unpack(counters: Counters) -> None:
     """Move a chunk's packed counts on and clear them: at most 2^23 elements, so that no sum of lower halves reaches
     2^40."""
-    packed, second = counters.packed, counters.second
+    packed, second, histogram, sums = counters.packed, counters.second, counters.histogram, counters.sums
+    intervals, interval_of = counters.intervals, counters.interval_of
     for r_bin in range(second.size):
         packed[0, r_bin] += second[r_bin]
         second[r_bin] = 0
@@ -174,12 +175,12 @@ def unpack(counters: Counters) -> None:
             if found:
                 counts[r_bin] = 0
                 count = found >> 40
-                counters.histogram[row, r_bin, 0] += count
+                histogram[row, r_bin, 0] += count
                 lower = found & ((1 << 40) - 1)
-                counters.histogram[row, r_bin, 1] += lower
+                histogram[row, r_bin, 1] += lower
                 leading = (1 << 23 if r_bin >> 7 else 0) | (r_bin & 127) << 16
-                counters.sums[row & 1] += np.float64(count * leading + lower) * _SCALES[r_bin >> 7]
-                counters.intervals[counters.interval_of[r_bin]] += count
+                sums[row & 1] += np.float64(count * leading + lower) * _SCALES[r_bin >> 7]
+                intervals[interval_of[r_bin]] += count
                 total += count
         counters.changed[row >> 1] += total
 

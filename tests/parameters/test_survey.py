@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sftknow.artifacts.levels import parse_level
+from sftknow.checkpoints.reader import widen
 from sftknow.errors import CheckpointError
 from sftknow.parameters import pair_kernels, passes, ranking, relative_kernels, survey, vectors
 from sftknow.parameters.blending import blend_rows
@@ -21,7 +22,7 @@ from sftknow.parameters.chunk_counters import ChunkCounters
 from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.options import Resources
-from sftknow.parameters.relative import Measure, changes
+from sftknow.parameters.relative import Measure
 from sftknow.parameters.survey_kernels import add_entries, merged
 from tests.parameters.checkpoint_pairs import Plain, stored, write_checkpoint
 from tests.parameters.test_exactness import LEVELS, REGION, Case, cases, quick, run, write
@@ -230,8 +231,7 @@ def test_ranks_and_blends(data: st.DataObject) -> None:
         counts = np.zeros((3, len(selector.cuts) + 1), dtype=np.int64)
         sign = tuned.dtype.type(1 << (8 * tuned.itemsize - 1))
         blend_rows(ranks, base, tuned, ~sign, out, 3, counts)
-        differing = np.zeros(base.size, dtype=bool)
-        differing[changes(base, base_dtype, tuned, tuned_dtype, Measure()).index] = True
+        differing = widen(base, base_dtype) != widen(tuned, tuned_dtype)
         for rank in range(len(selector.cuts)):
             np.testing.assert_array_equal(out[rank, 3:], np.where(ranks <= rank, base, tuned))
         for rank in range(len(selector.cuts) + 1):
