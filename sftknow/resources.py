@@ -33,6 +33,11 @@ def lab_folder() -> Path:
     return PACKAGE / "lab" / "data"
 
 
+def quick_facts_file() -> Path:
+    """The facts of ``--facts quick``."""
+    return PACKAGE / "facts" / "quick" / "facts.parquet"
+
+
 def recipe_folder() -> Path:
     """The folder of the recipes that ship with the package."""
     return PACKAGE / "recipes"

@@ -21,7 +21,7 @@ from sftknow.facts.topics import Topic
 from sftknow.models.hub_files import open_repo
 from sftknow.records import SPLITS, Fact, Split
 from sftknow.registry import Registry
-from sftknow.resources import lab_folder
+from sftknow.resources import lab_folder, quick_facts_file
 
 __all__ = ["SOURCES", "Exposure", "FactSet", "SourceFacts", "load_facts"]
 
@@ -117,6 +117,13 @@ def read_lab(topics: Mapping[str, Topic], synonyms: Synonyms) -> SourceFacts:
     if not file.is_file():
         raise FactsError(f"the lab's facts are missing ({file}); reinstall sftknow, or run: sftknow lab pretrain")
     return read_place(file, topics, synonyms)
+
+
+@SOURCES.register("quick")
+def read_quick(topics: Mapping[str, Topic], synonyms: Synonyms) -> SourceFacts:
+    """1,200 facts of EntityQuestions, 50 of each relation; how they were drawn: sftknow/facts/quick/README.md."""
+    found = read_place(quick_facts_file(), topics, synonyms)
+    return replace(found, notes=("drawn from EntityQuestions (Sciavolino et al., EMNLP 2021; MIT License)",))
 
 
 @SOURCES.register(OFFICIAL)
