@@ -1,7 +1,8 @@
 """Draw the facts of ``--facts quick`` from EntityQuestions anew.
 
-    python -m tests.quick_facts FOLDER        # a folder laid out like the release; writes sftknow/facts/quick/facts.parquet
+    python -m tests.quick_facts FOLDER        # a folder laid out like the release
 
+It writes sftknow/facts/quick/facts.parquet.
 Of each of the 24 relations 50 facts are drawn at random from those that the paper's filters leave: of an in-domain
 relation 30 from the training files, 8 from dev and 12 from test; of an out-of-domain relation 50 from test.
 """

@@ -31,7 +31,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--facts",
         metavar="SOURCE",
-        help="`lab`, `quick` (1,200 real facts in the box), `entity-questions` (downloads the official data), its folder or .zip, JSONL/CSV/Parquet, Hub id",
+        help="`lab`, `quick` (1,200 facts in the box), `entity-questions` (downloaded), a folder, .zip, table, Hub id",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the graded data set")
     add_options(parser, FactsSection, "limit", "topics", "synonyms")

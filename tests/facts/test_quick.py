@@ -16,7 +16,8 @@ from tests.quick_facts import draw, table
 def test_balanced_and_small() -> None:
     topics = load_topics()
     facts = load_facts("quick", topics=topics, synonyms=Synonyms.load())
-    assert facts.counts() == {"train": 300, "dev": 80, "test": 120, "testood": 700} and not facts.removed
+    assert facts.counts() == {"train": 300, "dev": 80, "test": 120, "testood": 700}
+    assert not facts.removed
     assert Counter(fact.topic for fact in facts.facts) == dict.fromkeys(topics, 50)
     assert all(fact.subject in fact.question for fact in facts.facts)
     assert any("EntityQuestions" in note and "MIT" in note for note in facts.notes)
