@@ -6,12 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sftknow.artifacts.files import read_json, write_json
-from sftknow.errors import CheckpointError, RunError
-from sftknow.records import LevelStatistics, ParameterChange, to_json
+from sftknow.artifacts.files import write_json
+from sftknow.errors import CheckpointError
+from sftknow.records import ParameterChange, to_json
+from sftknow.untrusted import load_json, shaped
 
 CHANGES = "changes.json"
 
+_WORDS: dict[str | None, float] = {None: math.nan, "inf": math.inf}
 _RATIOS = ("concentration", "concentration_nonzero_base")
 
 
@@ -23,20 +25,25 @@ def write_change(folder: Path, change: ParameterChange) -> None:
 def read_change(folder: Path) -> ParameterChange:
     """The inverse of `write_change`. Raises CheckpointError where the file is missing or of another version."""
     file = folder / CHANGES
-    try:
-        value = read_json(file)
-    except RunError as error:
-        raise CheckpointError(str(error)) from None
-    try:
-        levels = tuple(LevelStatistics(**{**level, **_ratios(level)}) for level in value["levels"])
-        histogram = tuple((float(edge), int(count)) for edge, count in value["histogram"])
-        return ParameterChange(**{**value, "levels": levels, "histogram": histogram})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{file} is not an analysis of this version ({error}); analyse again") from None
+    value = load_json(file, error=CheckpointError, way_out="analyse again")
+    what = f"{file} is no analysis of this version"
+    return shaped(_floats(value), ParameterChange, what, error=CheckpointError, way_out="analyse again")
 
 
-def _ratios(level: dict[str, Any]) -> dict[str, float]:
-    return {name: math.nan if level[name] is None else float(level[name]) for name in _RATIOS}
+def _floats(value: Any) -> Any:
+    """The inverse of `_finite`, where it may be needed."""
+    levels, bins = (value.get(name) for name in ("levels", "histogram")) if isinstance(value, dict) else (None, None)
+    for level in levels if isinstance(levels, list) else ():
+        if isinstance(level, dict):
+            level |= {name: _WORDS.get(level[name], level[name]) for name in _RATIOS if _is_word(level.get(name, 0))}
+    for one in bins if isinstance(bins, list) else ():
+        if isinstance(one, list) and one and _is_word(one[0]):
+            one[0] = _WORDS.get(one[0], one[0])
+    return value
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def _finite(value: Any) -> Any:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sftknow.errors import FactsError, RunError
+from sftknow.errors import FactsError
 from sftknow.records import to_json
+from sftknow.untrusted import load_json, parse_json
 
 
 def digest(value: Any) -> str:
@@ -104,12 +105,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON. Raises RunError that names the file where it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged ({error}); delete it and start again") from None
+    return load_json(path, way_out="delete it and start again")
 
 
 def read_mapping(
@@ -137,11 +133,10 @@ def read_mapping(
         return dict(pairs)
 
     try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+        content = path.read_bytes()
     except OSError as error:
         raise FactsError(f"the {what} file {path} cannot be read: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FactsError(f"the {what} file {path} is not UTF-8 JSON: {error}") from None
+    table = parse_json(content, f"the {what} file {path}", error=FactsError, way_out="write UTF-8 JSON", pairs=once)
     if not isinstance(table, dict):
         raise FactsError(f"the {what} file {path} must be an object{example}")
     return table

@@ -6,7 +6,6 @@ another key finds an empty folder.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sftknow.artifacts.files import fsync_folder, write_json
+from sftknow.artifacts.files import fsync_folder, read_json, write_json
 from sftknow.artifacts.lock import Lock
 from sftknow.errors import RunError
 
@@ -25,9 +24,10 @@ MARK = ".unfinished.json"
 def has_key(mark: Path, key: str) -> bool:
     """Whether a mark is there, whole, and of this key."""
     try:
-        return bool(json.loads(mark.read_text(encoding="utf-8"))["key"] == key)
-    except (OSError, ValueError, KeyError, TypeError):
+        found = read_json(mark)
+    except RunError:
         return False
+    return isinstance(found, dict) and found.get("key") == key
 
 
 def ready_folder(folder: Path, key: str, *, mark: Path | None = None, notes: Mapping[str, Any] | None = None) -> bool:

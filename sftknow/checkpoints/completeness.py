@@ -6,7 +6,6 @@ the scores would be those of noise.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from sftknow.checkpoints.index import SHARD_INDEX, read_header
 from sftknow.errors import CheckpointError, ModelError
 from sftknow.records import ModelRef
+from sftknow.untrusted import load_json
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks|block)\.(\d+)\.")
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -30,7 +30,8 @@ def check_files(ref: ModelRef) -> None:
     if not folder.is_dir() or not (folder / "config.json").is_file() or not shards:
         return
     index = _read(folder / SHARD_INDEX) if (folder / SHARD_INDEX).is_file() else {}
-    named = sorted(set(map(str, (index.get("weight_map") or {}).values())))
+    weight_map = index.get("weight_map")
+    named = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
     absent = [name for name in named if not (folder / name).is_file()]
     if absent:
         raise ModelError(f"{ref} lacks the weight files {', '.join(absent)}, which its index names; copy it again")
@@ -55,8 +56,5 @@ def _layers(config: dict[str, Any]) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from None
+    content = load_json(path, error=ModelError, lenient=True)
     return content if isinstance(content, dict) else {}

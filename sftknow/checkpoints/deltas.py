@@ -18,17 +18,18 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from sftknow.artifacts.files import atomic_folder, file_sha256, read_json, write_json
+from sftknow.artifacts.files import atomic_folder, file_sha256, write_json
 from sftknow.checkpoints.index import DELTA_INDEX, ITEM_BYTES, TensorEntry, read_header
 from sftknow.errors import CheckpointError
 from sftknow.machine import available_processors
 from sftknow.progress import progress
+from sftknow.untrusted import load_json, refuse_outside, shaped
 from sftknow.workers import in_order
 
 BLOCKS = "delta.bin"
@@ -39,6 +40,7 @@ LEVEL = 3
 BLOCK_BYTES = 8 * 2**20
 """Bytes of a tensor that are compressed together. Part of the format."""
 
+_AGAIN = "train this cell again or copy its folder again"
 _WIDTHS: dict[int, np.dtype[Any]] = {1: np.dtype("<u1"), 2: np.dtype("<u2"), 4: np.dtype("<u4"), 8: np.dtype("<u8")}
 
 
@@ -50,6 +52,31 @@ class DeltaSize:
     """All files of the checkpoint."""
     delta: int
     """All files of the delta folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredFile:
+    """One safetensors file, as ``delta.json`` has it."""
+
+    size: int
+    sha256: str
+    header: str
+    """Its first bytes, up to the first tensor, as base64."""
+    own: list[str]
+    """Tensors that are stored themselves."""
+    blocks: list[tuple[int, int]]
+    """Where each block lies in ``delta.bin``: first byte, bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    """``delta.json``."""
+
+    format: int
+    compressor: Literal["zstd"]
+    files: Mapping[str, _StoredFile]
+    from_base: Mapping[str, str]
+    """Files that equal the base's: SHA-256."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,11 +154,11 @@ def materialize(base: Path, delta: Path, out: Path) -> None:
     index = _read_delta(delta)
     of_base = _tensors(base)
     with atomic_folder(out) as partial:
-        total = sum(len(entry["blocks"]) for entry in index["files"].values())
+        total = sum(len(entry.blocks) for entry in index.files.values())
         with (delta / BLOCKS).open("rb") as source, progress(total, f"writing {out.name}", unit="blocks") as bar:
-            for name, entry in index["files"].items():
+            for name, entry in index.files.items():
                 _decode_file(partial / name, entry, of_base, source, bar.update, base=base)
-        for name, sha256 in index["from_base"].items():
+        for name, sha256 in index.from_base.items():
             twin = base / name
             if not twin.is_file() or file_sha256(twin) != sha256:
                 raise _other_base(base, delta)
@@ -148,15 +175,18 @@ def stored_weights(delta: Path) -> list[tuple[str, str]]:
     Raises:
         CheckpointError: the delta is damaged.
     """
-    return [(name, file["sha256"]) for name, file in sorted(_read_delta(delta)["files"].items())]
+    return [(name, file.sha256) for name, file in sorted(_read_delta(delta).files.items())]
 
 
-def _read_delta(delta: Path) -> dict[str, Any]:
+def _read_delta(delta: Path) -> _Index:
     if not is_delta(delta):
         raise CheckpointError(f"{delta} holds no delta ({DELTA_INDEX} is missing); give the folder of a stored cell")
-    index = read_json(delta / DELTA_INDEX)
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise CheckpointError(f"{delta / DELTA_INDEX} was written by another version of sftknow; upgrade it")
+    file = delta / DELTA_INDEX
+    found = load_json(file, error=CheckpointError, way_out=_AGAIN)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise CheckpointError(f"{file} was written by another version of sftknow; upgrade it")
+    index: _Index = shaped(found, _Index, file, error=CheckpointError, way_out=_AGAIN)
+    refuse_outside([*index.files, *index.from_base], file, error=CheckpointError, way_out=_AGAIN)
     return index
 
 
@@ -204,29 +234,38 @@ def _encode_file(
 
 def _decode_file(
     target: Path,
-    entry: Mapping[str, Any],
+    entry: _StoredFile,
     of_base: Mapping[str, TensorEntry],
     source: BinaryIO,
     done: Callable[[], object],
     *,
     base: Path,
 ) -> None:
-    target.write_bytes(base64.b64decode(entry["header"]))
-    # The header alone says where the tensors lie once the file has its full length.
-    os.truncate(target, entry["size"])
     delta = Path(source.name).parent
+    damaged = f"{delta} is damaged ({{}}); {_AGAIN}"
+    try:
+        header = base64.b64decode(entry.header, validate=True)
+    except ValueError as error:
+        raise CheckpointError(damaged.format(error)) from None
+    if not len(header) <= entry.size <= len(header) + len(entry.blocks) * BLOCK_BYTES:
+        raise CheckpointError(damaged.format(f"{target.name} cannot have {entry.size} bytes"))
+    target.write_bytes(header)
+    # The header alone says where the tensors lie once the file has its full length.
+    os.truncate(target, entry.size)
     entries = read_header(target)
-    if sorted(e.name for e in entries if _twin(e, of_base) is None) != sorted(entry["own"]):
+    if sorted(e.name for e in entries if _twin(e, of_base) is None) != sorted(entry.own):
         raise _other_base(base, delta)
+    planned = list(_blocks_of(entries, of_base))
+    if len(planned) != len(entry.blocks):
+        raise CheckpointError(damaged.format(f"{len(entry.blocks)} blocks of {target.name}, not {len(planned)}"))
+    there = os.fstat(source.fileno()).st_size
 
     def jobs() -> Iterator[tuple[_Block, bytes]]:
-        planned = _blocks_of(entries, of_base)
-        for block, (offset, length) in zip(planned, entry["blocks"], strict=True):
+        for block, (offset, length) in zip(planned, entry.blocks, strict=True):
+            if not 0 <= offset <= offset + length <= there:
+                raise CheckpointError(f"{source.name} ends too early; {_AGAIN}")
             source.seek(offset)
-            packed = source.read(length)
-            if len(packed) != length:
-                raise CheckpointError(f"{source.name} ends too early; train this cell again or copy its folder again")
-            yield block, packed
+            yield block, source.read(length)
 
     with target.open("r+b") as sink:
         try:
@@ -235,8 +274,8 @@ def _decode_file(
                 sink.write(values)
                 done()
         except zstandard.ZstdError as error:
-            raise CheckpointError(f"{delta} is damaged ({error}); train this cell again or copy it again") from None
-    if file_sha256(target) != entry["sha256"]:
+            raise CheckpointError(damaged.format(error)) from None
+    if file_sha256(target) != entry.sha256:
         raise _other_base(base, delta)
 
 

@@ -5,17 +5,16 @@ The index is plain data. `reader` reads tensors by it, `layout` plans output by 
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from sftknow.errors import CheckpointError
+from sftknow.untrusted import MAX_BYTES, load_json, parse_json, shaped
 
 SINGLE_FILE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
@@ -30,7 +29,8 @@ ITEM_BYTES: Mapping[str, int] = {
 }  # fmt: skip
 """Bytes of one element, by the dtype names of the safetensors format that fill whole bytes."""
 
-_MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+_PACKED_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+_AGAIN = "copy or download it again"
 _CODES = re.compile(r"F[468](_|$)")  # not F64
 _QUANTISED_SUFFIXES = (".qweight", ".qzeros", ".absmax", ".quant_map", ".SCB", ".weight_scale", ".weight_packed")
 
@@ -95,7 +95,7 @@ def read_index(folder: Path) -> CheckpointIndex:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give the folder that holds {SINGLE_FILE}")
     refuse_adapter(folder)
-    config = _read_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
     if (folder / SINGLE_FILE).is_file():
         shards, shard_index, weight_map = [folder / SINGLE_FILE], None, None
     elif (folder / SHARD_INDEX).is_file():
@@ -120,71 +120,101 @@ def read_index(folder: Path) -> CheckpointIndex:
     return index
 
 
+class _Described(TypedDict):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
 def read_header(file: Path) -> list[TensorEntry]:
     """The tensors of one safetensors file, in the order of their bytes.
 
     Raises:
-        CheckpointError: the file is missing, truncated, or not a safetensors file.
+        CheckpointError: the file is missing, truncated, or one that the safetensors library refuses, too.
     """
+    header, data, size = _header(file)
+    entries = []
+    for name, value in header.items():
+        if name == "__metadata__":
+            continue
+        what = f"{file}: the header's entry of {name}"
+        found: _Described = shaped(value, _Described, what, error=CheckpointError, way_out=_AGAIN)
+        if not _Described.__annotations__.keys() <= found.keys():
+            raise CheckpointError(f"{what} is damaged; {_AGAIN}")
+        (begin, end), dtype, shape = found["data_offsets"], found["dtype"], tuple(found["shape"])
+        entry = TensorEntry(name=name, file=file, dtype=dtype, shape=shape, start=data + begin, end=data + end)
+        if not 0 <= begin <= end or min(shape, default=0) < 0 or entry.end > size:
+            raise CheckpointError(f"{file} ends before {name} does; {_AGAIN}")
+        bits = _PACKED_BITS.get(dtype) or 8 * ITEM_BYTES.get(dtype, 0)
+        if not bits:
+            raise CheckpointError(f"{file}: {name} is stored as {dtype!r}, which is no dtype of safetensors; {_AGAIN}")
+        if entry.elements * bits != 8 * (end - begin):
+            raise CheckpointError(f"{file}: the bytes of {name} do not fit its shape; {_AGAIN}")
+        entries.append(entry)
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    before, position = "the header", data
+    for entry in entries:
+        if entry.start != position:
+            what = "overlap" if entry.start < position else "have a gap between them"
+            raise CheckpointError(f"{file}: {before} and {entry.name} {what}; {_AGAIN}")
+        before, position = entry.name, entry.end
+    if position != size:
+        raise CheckpointError(f"{file} has {size - position} bytes that belong to no tensor; {_AGAIN}")
+    return entries
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """``__metadata__`` of a safetensors file; empty where it has none. Raises as `read_header`."""
+    return dict(_header(file)[0].get("__metadata__") or {})
+
+
+def _header(file: Path) -> tuple[dict[str, Any], int, int]:
+    """A file's header, where its tensors begin, and the file's size."""
     try:
         size = file.stat().st_size
         with file.open("rb") as handle:
             prefix = handle.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-            if not 2 <= length <= min(size - 8, _MAX_HEADER):
-                raise CheckpointError(f"{file} is not a whole safetensors file; copy or download it again")
-            header = json.loads(handle.read(length))
+            if not 2 <= length <= min(size - 8, MAX_BYTES):
+                raise CheckpointError(f"{file} is not a whole safetensors file; {_AGAIN}")
+            content = handle.read(length)
     except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing, though the checkpoint needs it; copy or download it again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} has a damaged safetensors header ({error}); copy or download it again") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{file} has a damaged safetensors header; copy or download it again")
-
-    entries = []
-    for name, value in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            begin, end = (int(offset) for offset in value["data_offsets"])
-            dtype, shape = str(value["dtype"]), tuple(int(extent) for extent in value["shape"])
-        except (KeyError, TypeError, ValueError):
-            raise CheckpointError(f"{file}: the header's entry of {name} is damaged; download the file again") from None
-        data = 8 + length
-        entry = TensorEntry(name=name, file=file, dtype=dtype, shape=shape, start=data + begin, end=data + end)
-        if begin < 0 or min(shape, default=0) < 0 or entry.end > size:
-            raise CheckpointError(f"{file} ends before {name} does; copy or download it again")
-        if dtype in ITEM_BYTES and entry.elements * ITEM_BYTES[dtype] != end - begin:
-            raise CheckpointError(f"{file}: the bytes of {name} do not fit its shape; copy or download it again")
-        entries.append(entry)
-    entries.sort(key=lambda entry: (entry.start, entry.end))
-    for before, after in itertools.pairwise(entries):
-        if after.start < before.end:
-            raise CheckpointError(f"{file}: {before.name} and {after.name} overlap; copy or download it again")
-    return entries
+        raise CheckpointError(f"{file} is missing, though the checkpoint needs it; {_AGAIN}") from None
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}") from None
+    header = parse_json(content, f"the header of {file}", error=CheckpointError, way_out=_AGAIN)
+    if not isinstance(header, dict) or not content.startswith(b"{"):
+        raise CheckpointError(f"{file} has a damaged safetensors header; {_AGAIN}")
+    metadata = Mapping[str, str] | None
+    shaped(header.get("__metadata__"), metadata, f"{file}: __metadata__", error=CheckpointError, way_out=_AGAIN)
+    return header, 8 + length, size
 
 
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not readable JSON ({error}); copy or download it again") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} does not hold a JSON object; copy or download it again")
-    return value
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a checkpoint. Raises CheckpointError where it is missing or no JSON object."""
+    return _read_object(folder / "config.json", lenient=True)
+
+
+def _read_object(file: Path, *, lenient: bool = False) -> dict[str, Any]:
+    value = load_json(file, error=CheckpointError, way_out=_AGAIN, lenient=lenient)
+    return shaped(value, Mapping[str, Any], file, error=CheckpointError, way_out=_AGAIN)
 
 
 def _weight_map(shard_index: Path) -> dict[str, str]:
     weight_map = _read_object(shard_index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{shard_index} has no weight_map; copy or download it again")
+        raise CheckpointError(f"{shard_index} has no weight_map; {_AGAIN}")
     for name, file in weight_map.items():
         # A shard lies next to its index: nothing in a downloaded file may point elsewhere, nor at a pickle.
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
             raise CheckpointError(f"{shard_index}: {name} is said to lie in {file!r}, which is no shard beside it")
     return weight_map
+
+
+def index_metadata(index: CheckpointIndex) -> dict[str, Any]:
+    """``metadata`` of ``model.safetensors.index.json``; empty where the checkpoint has none."""
+    found = _read_object(index.shard_index).get("metadata") if index.shard_index else None
+    return found if isinstance(found, dict) else {}
 
 
 def _check_weight_map(folder: Path, weight_map: Mapping[str, str], tensors: Mapping[str, TensorEntry]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftknow.checkpoints.index import SHARD_INDEX, SINGLE_FILE, CheckpointIndex, TensorEntry
+from sftknow.checkpoints.index import SINGLE_FILE, CheckpointIndex, TensorEntry, index_metadata, read_metadata
 from sftknow.errors import CheckpointError
 
 _HEADER_STEP = 8
@@ -112,7 +112,7 @@ def layout_in_shards(index: CheckpointIndex, shard_bytes: int) -> Layout:
     if len(groups) == 1:
         return Layout(shards=shards, shard_index=None)
     weight_map = {entry.name: name for name, group in zip(names, groups, strict=True) for entry in group}
-    head = {**_index_metadata(index), "total_size": sum(entry.end - entry.start for entry in entries)}
+    head = {**index_metadata(index), "total_size": sum(entry.end - entry.start for entry in entries)}
     text = json.dumps({"metadata": head, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"
     return Layout(shards=shards, shard_index=text.encode())
 
@@ -127,14 +127,6 @@ def safetensors_header(tensors: Sequence[tuple[str, str, Sequence[int], int]], m
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _HEADER_STEP)
     return struct.pack("<Q", len(text)) + text
-
-
-def read_metadata(file: Path) -> dict[str, str]:
-    """``__metadata__`` of a safetensors file; empty where it has none. The header must be readable."""
-    with file.open("rb") as handle:
-        length = struct.unpack("<Q", handle.read(8))[0]
-        found = json.loads(handle.read(length)).get("__metadata__")
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def parse_size(text: str) -> int:
@@ -178,10 +170,3 @@ def _fresh_shard(name: str, entries: Sequence[TensorEntry], metadata: Mapping[st
 
 def _metadata(index: CheckpointIndex) -> dict[str, str]:
     return read_metadata(index.shards[0]) or {"format": "pt"}
-
-
-def _index_metadata(index: CheckpointIndex) -> dict[str, Any]:
-    if index.shard_index is None:
-        return {}
-    found = json.loads((index.folder / SHARD_INDEX).read_text(encoding="utf-8")).get("metadata")
-    return found if isinstance(found, dict) else {}

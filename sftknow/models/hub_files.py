@@ -8,7 +8,6 @@ client's cache is read as it is. Nothing is written to the Hub.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +20,10 @@ from huggingface_hub import constants
 from sftknow.artifacts.files import file_sha256, write_text
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.dependencies import needs
-from sftknow.errors import HubError
+from sftknow.errors import HubError, RunError
 from sftknow.models.hub_client import Connection, RepoType, Result, Subject
 from sftknow.progress import progress
+from sftknow.untrusted import load_json
 
 with needs("huggingface_hub"):
     from huggingface_hub.file_download import repo_folder_name
@@ -111,8 +111,8 @@ class Repo:
         """The JSON object in a file; empty where there is none, and where it is damaged and so says nothing."""
         local = self.file(path)
         try:
-            content = json.loads(local.read_text(encoding="utf-8")) if local else {}
-        except ValueError:
+            content = load_json(local, lenient=True) if local else {}
+        except RunError:
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -22,15 +22,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sftknow.checkpoints.index import TensorEntry, read_header
-from sftknow.checkpoints.layout import read_metadata
+from sftknow.checkpoints.index import TensorEntry, read_header, read_metadata
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader
 from sftknow.errors import CheckpointError
 from sftknow.parameters.pairs import TensorPair
+from sftknow.untrusted import parse_json, shaped
 
 PLACE, RESTORED, TUNED = "#place", "#restored", "#tuned"
 _FORMAT = "sftknow-patch"
 _VERSION = "1"
+_AGAIN = "make the patch again"
 _PLACES: dict[str, np.dtype[Any]] = {"U32": np.dtype("<u4"), "U64": np.dtype("<u8")}
 
 
@@ -76,12 +77,9 @@ class PatchFile:
             raise CheckpointError(f"{file} is no patch of sftknow; give the file that `sftknow restore --patch` wrote")
         if metadata.get("version") != _VERSION:
             raise CheckpointError(f"{file} was written by another version of sftknow; upgrade, or make the patch again")
-        try:
-            content = json.loads(metadata["patch"])
-            shapes = {str(name): tuple(int(n) for n in shape) for name, shape in content.pop("shapes").items()}
-            self.header = PatchHeader(**content, shapes=shapes)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{file} is damaged ({error}); make the patch again") from None
+        content = parse_json(metadata.get("patch", ""), file, error=CheckpointError, way_out=_AGAIN)
+        header: PatchHeader = shaped(content, PatchHeader, file, error=CheckpointError, way_out=_AGAIN)
+        self.header = header
         for name in self.header.shapes:
             self._check(name)
         self._reader = CheckpointReader()

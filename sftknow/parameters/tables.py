@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.artifacts.changes import read_change, write_change
-from sftknow.artifacts.files import atomic_file, read_json, write_json
-from sftknow.errors import CheckpointError, RunError
+from sftknow.artifacts.files import atomic_file, write_json
+from sftknow.errors import CheckpointError
 from sftknow.parameters.change import Analysis, TensorChange
-from sftknow.records import LevelCut, RestorePlan
+from sftknow.records import RestorePlan
+from sftknow.untrusted import load_json, shaped
 
 PLAN = "plan.json"
 TENSORS = "tensors.parquet"
@@ -73,18 +73,7 @@ def write_plan(file: Path, plan: RestorePlan) -> None:
 
 def read_plan(file: Path) -> RestorePlan:
     """The inverse of `write_plan`. Raises CheckpointError where the file is missing or no plan."""
-    value = _read(file)
-    try:
-        return RestorePlan(**{**value, "cuts": tuple(LevelCut(**cut) for cut in value["cuts"])})
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is not a plan of this version ({error}); analyse again") from None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = read_json(file)
-    except RunError as error:
-        raise CheckpointError(str(error)) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} does not hold a JSON object; analyse again")
-    return value
+    value = load_json(file, error=CheckpointError, way_out="analyse again")
+    return shaped(
+        value, RestorePlan, f"{file} is no plan of this version", error=CheckpointError, way_out="analyse again"
+    )

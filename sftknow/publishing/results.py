@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from sftknow.publishing.licences import check_named
 from sftknow.publishing.plan import Hashes, PublicationPlan, assemble, hashed, without_local_paths
 from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
 from sftknow.records import EvalRun, MetricValue, Split
+from sftknow.untrusted import parse_json
 
 SCORES = "scores.parquet"
 _SCHEMA = pa.schema(
@@ -245,7 +245,7 @@ def _places_of_this_machine(run: Path) -> list[str]:
     for path in (run / "recipe.yaml", run / "provenance.json"):
         if path.is_file():
             text = path.read_text(encoding="utf-8")
-            gather(yaml.safe_load(text) if path.suffix == ".yaml" else json.loads(text))
+            gather(yaml.safe_load(text) if path.suffix == ".yaml" else parse_json(text, path))
     return sorted((place for place in found if len(place) > 1), key=len, reverse=True)
 
 

@@ -6,7 +6,6 @@ Only files are read (JSON, Parquet, YAML): this room knows the artifacts, not th
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +36,7 @@ from sftknow.report.cells import Cell
 from sftknow.report.contents import Choice, Exposed, Graded, Model, Report
 from sftknow.report.frame import accuracies, score_frame
 from sftknow.report.paper import Beside, recognise
+from sftknow.untrusted import load_json
 
 R = TypeVar("R")
 
@@ -273,8 +273,8 @@ def _paper_model(run: Path, name: str | None) -> str | None:
     config = None
     if path.is_file():
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError):
+            config = load_json(path, lenient=True)
+        except RunError:
             config = None  # the base's own file, not an artifact of the run: without it the name decides
     return recognise(name, config if isinstance(config, dict) else None)
 

@@ -151,7 +151,7 @@ def test_damaged_shards(tmp_path: Path) -> None:
     (folder / "model.safetensors.index.json").write_text("{}")
     assert "no weight_map" in refusal(folder)
     (folder / "config.json").write_text("{")
-    assert "config.json is not readable" in refusal(folder)
+    assert "config.json is damaged" in refusal(folder)
 
 
 def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ A folder holds, for each split, ``test.parquet`` or ``test.jsonl``, or several f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from sftknow.errors import GeneralTaskError, HubError
 from sftknow.evaluation.general.tasks import GeneralTask
 from sftknow.models.hub_files import open_repo
+from sftknow.untrusted import parse_json
 
 _ENDINGS = (".parquet", ".jsonl")
 
@@ -119,14 +119,13 @@ def _rows(task: GeneralTask, file: Path) -> Iterator[tuple[int, dict[str, Any]]]
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    row = json.loads(line)
+                    where = f"{task.name}: {file}, line {number}"
+                    row = parse_json(line, where, error=GeneralTaskError, way_out="mend the line", lenient=True)
                     if not isinstance(row, dict):
-                        raise GeneralTaskError(f"{task.name}: {file}, line {number} is no JSON object")
+                        raise GeneralTaskError(f"{where} is no JSON object")
                     yield number, row
     except UnicodeDecodeError:
         raise GeneralTaskError(f"{task.name}: {file} is not UTF-8 after line {number}") from None
-    except json.JSONDecodeError as error:
-        raise GeneralTaskError(f"{task.name}: {file}, line {number} is no JSON ({error})") from None
 
 
 def _check_columns(task: GeneralTask, where: str, columns: Sequence[str]) -> None:

@@ -76,7 +76,7 @@ def test_what_cannot_be_used(tmp_path: Path) -> None:
     assert "row 2: the answer has no '#### number'" in refused(tmp_path / "e")
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "test.jsonl").write_text('{"question": "a", "answer": "#### 1"}\n{broken\n')
-    assert "line 2 is no JSON" in refused(tmp_path / "f")
+    assert "line 2 is damaged" in refused(tmp_path / "f")
     (tmp_path / "f" / "test.jsonl").write_text("[1]\n")
     assert "line 1 is no JSON object" in refused(tmp_path / "f")
     (tmp_path / "f" / "test.jsonl").write_bytes(b'{"question": "caf\xe9", "answer": "#### 1"}\n')
