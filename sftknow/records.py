@@ -242,6 +242,12 @@ class GroupDivergence:
     """Facts left out."""
 
 
+_PROMPTS = {
+    "statement": "each topic’s statement that the base completes best",
+    "question": "the question in the prompt of fine-tuning",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenDivergence:
     """How far the first predicted token moved, over many facts (paper, 4.1). Nats throughout."""
@@ -287,13 +293,25 @@ class TokenDivergence:
     """The same facts, topic by topic."""
     by_bucket: Mapping[str, GroupDivergence] = field(default_factory=dict)
     """Every bucket that was measured, by its number as text."""
+    beside: TokenDivergence | None = None
+    """The same facts with the fine-tuned model shown the other prompt; None where only one was measured."""
+
+    @property
+    def reading(self) -> str:
+        """What the two models were shown, and which facts are counted: a divergence says nothing without it."""
+        base, tuned = (_PROMPTS[prompt] for prompt in (self.base_prompt, self.tuned_prompt))
+        return (
+            f"the base is shown {base}, the fine-tuned model {tuned}; counted are facts whose answer starts within the "
+            f"first {self.window} tokens of the base’s completion"
+        )
 
     @classmethod
     def from_json(cls, **content: Any) -> TokenDivergence:
         """The inverse of `to_json`. Raises TypeError where fields are missing or unknown."""
         for name in ("by_topic", "by_bucket"):
             content[name] = {key: GroupDivergence(**value) for key, value in content.get(name, {}).items()}
-        return cls(**content)
+        beside = content.pop("beside", None)
+        return cls(**content, beside=cls.from_json(**beside) if beside else None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,10 @@ class ExampleDivergence:
     base_top_shares: tuple[float, ...]
     """Their probabilities in the base, re-normalised (Figure 3)."""
     tuned_top_shares: tuple[float, ...]
+    beside_kl: float | None = None
+    """`kl` with the fine-tuned model shown the other prompt; None where only one was measured."""
+    beside_top: str | None = None
+    """`tuned_top` with the other prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,10 +62,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _say(summary: TokenDivergence) -> None:
+    print(f"{summary.reading[0].upper()}{summary.reading[1:]}.")
     print(
         f"KL(fine-tuned ‖ base), top {summary.k} re-normalised: {summary.mean:.4f} nats (95 % interval "
         f"{summary.low:.4f} to {summary.high:.4f}) over {summary.count} test facts of bucket {summary.bucket}"
     )
+    beside = summary.beside
+    if beside is not None:
+        print(
+            f"fine-tuned model shown the {beside.tuned_prompt} instead: {beside.mean:.4f} nats (95 % interval "
+            f"{beside.low:.4f} to {beside.high:.4f}) over {beside.count} of them"
+        )
     print(
         f"whole vocabulary: {summary.full_mean:.4f} nats, reverse {summary.full_reverse_mean:.4f}; "
         f"the most likely first token changed for {summary.top_changed:.1%}"

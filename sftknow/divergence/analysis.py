@@ -5,7 +5,10 @@ per topic the statement template with the base's highest hit rate; and of those 
 the beginning of the base's completion, so that the first token says something about the answer.
 
 What a base says does not depend on the fine-tuned model, so `measure_base` runs once and its `BaseView` serves every
-fine-tuned model of a grid.
+fine-tuned model of a grid, shown the one prompt and the other. The paper shows the base a statement ("the pre-trained
+model is used to complement the prior text") and does not say what the fine-tuned model is shown. The headline shows it
+the question that it was trained on: only so can the divergence be large after 60 facts and fall with more, as the paper
+reports; shown the same text as the base, a model that learned nothing has a divergence of 0.
 
     selection = select_prompts(MasteryData(folder).bucket("test", 4), statements)
     base_view = measure_base(*load_for_logits(base), selection)
@@ -16,15 +19,17 @@ fine-tuned model of a grid.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from sftknow.artifacts.divergence import DivergenceResult, ExampleDivergence, read_divergence, write_divergence
 from sftknow.divergence import kl as divergence
-from sftknow.divergence.base import BaseView, Shown, as_shown, measure_base
+from sftknow.divergence.base import BaseView, as_shown, measure_base
 from sftknow.divergence.forward import first_token_logits, first_token_of, load_for_logits
+from sftknow.divergence.options import Shown
 from sftknow.divergence.selection import Selection, select_prompts, skipped_fact
 from sftknow.divergence.summary import INFINITE, is_finite, summarise
 from sftknow.errors import ModelError
@@ -75,23 +80,24 @@ def measure_divergence(
     tokenizer: Any,
     *,
     k: int = 10,
-    prompt: Shown | None = None,
+    prompt: Shown = "question",
     bootstrap: int = 2000,
     seed: int = 0,
 ) -> DivergenceResult:
     """Compare a fine-tuned model's first token with the base's on the facts of the base view (paper, 4.1).
 
-    One pass over the prompts; the fine-tuned model's logits are held for one batch at a time. An example with an
-    infinite divergence (a token that one model rules out with a logit of -inf and the other does not) is left out of
-    every mean and counted in ``skipped``; it stays among the examples.
+    Two passes over the facts, one for each prompt, and none of the base; the fine-tuned model's logits are held for one
+    batch at a time. The result is that of ``prompt``, with the other one ``beside`` it. An example with an infinite
+    divergence (a token that one model rules out with a logit of -inf and the other does not) is left out of every mean
+    and counted in ``skipped``; it stays among the examples.
 
     Args:
         base_view: from `measure_base`.
         model: the fine-tuned model, a transformers causal language model; left as it was found.
         tokenizer: its tokenizer.
         k: ids compared, the paper's ten.
-        prompt: what the fine-tuned model is shown; None for what the base was shown. Shown its own question prompt,
-            a model is compared as it is used, and part of the divergence is that of the two prompts.
+        prompt: what the fine-tuned model is shown. ``question``: it is compared as it is used, and part of the
+            divergence is that of the two prompts. What the base was shown: nothing but the weights differs.
         bootstrap: resamples behind the interval of the mean.
         seed: of the bootstrap.
 
@@ -99,12 +105,31 @@ def measure_divergence(
         ModelError: the tokenizers differ, the model gives NaN, or not one divergence is finite.
         ValueError: ``prompt`` is none.
     """
-    if prompt not in (None, "statement", "question"):
+    if prompt not in get_args(Shown):
         raise ValueError(f"prompt={prompt!r}")
     check_same_tokens(base_view, tokenizer)
+    other: Shown = "statement" if prompt == "question" else "question"
+    result, beside = (
+        _measure(base_view, model, tokenizer, k=k, prompt=shown, bootstrap=bootstrap, seed=seed)
+        for shown in (prompt, other)
+    )
+    return replace(
+        result,
+        summary=replace(result.summary, beside=beside.summary),
+        examples=[
+            replace(one, beside_kl=two.kl, beside_top=two.tuned_top)
+            for one, two in zip(result.examples, beside.examples, strict=True)
+        ],
+    )
+
+
+def _measure(
+    base_view: BaseView, model: Any, tokenizer: Any, *, k: int, prompt: Shown, bootstrap: int, seed: int
+) -> DivergenceResult:
+    """The divergence with the fine-tuned model shown one of the prompts."""
     ids: Sequence[Sequence[int]] = base_view.prompt_ids
     answers: Sequence[int] = base_view.answer_tokens
-    if prompt not in (None, base_view.shown):
+    if prompt != base_view.shown:
         shown = [as_shown(tokenizer, choice, prompt) for choice in base_view.choices]
         ids = [tokens for _, tokens in shown]
         answers = [
@@ -135,7 +160,7 @@ def measure_divergence(
         k=k,
         window=base_view.window,
         base_prompt=base_view.shown,
-        tuned_prompt=prompt or base_view.shown,
+        tuned_prompt=prompt,
         bootstrap=bootstrap,
         seed=seed,
     )

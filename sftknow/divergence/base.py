@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +20,12 @@ from sftknow.divergence.forward import (
     greedy,
     statement_ids,
 )
+from sftknow.divergence.options import Shown
 from sftknow.divergence.selection import PromptChoice, Selection, skipped_fact
 from sftknow.errors import MasteryDataError
 from sftknow.models.limits import end_ids
 from sftknow.progress import progress
 from sftknow.prompts import prompt_ids, question_prompt
-
-Shown = Literal["statement", "question"]
-"""What a model is shown: a fact's statement template, or its question in the prompt of fine-tuning."""
 
 IN_MEMORY = 2**30
 """Bytes of base logits up to which they are kept in memory; beyond, they lie in a temporary file."""
@@ -115,10 +113,9 @@ def measure_base(
         tokenizer: its tokenizer.
         selection: from `select_prompts`.
         window: tokens within which an answer must start.
-        prompt: what the base is shown. ``statement``, the paper's reading: 4.1 speaks of completions of a mapping
-            template, which the base knows how to go on with. ``question`` shows the prompt of fine-tuning instead,
-            whose tags the base never saw. The fine-tuned model is shown the same unless `measure_divergence` is told
-            otherwise: then nothing but the weights differs.
+        prompt: what the base is shown. ``statement``: the paper (4.1) speaks of completions of a mapping template,
+            which the base knows how to go on with. ``question`` shows the prompt of fine-tuning instead, whose tags
+            the base never saw.
         batch_size: prompts at once. The logits do not depend on it beyond float32 rounding.
         rule: how answers are found; case-sensitive containment unless told otherwise.
         in_memory: bytes of logits up to which they are kept in memory.

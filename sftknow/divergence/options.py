@@ -11,6 +11,7 @@ from sftknow.options import NOT_IN_RECIPES, Bucket, Count, Dtype, Limits, shown_
 from sftknow.records import BUCKETS
 
 Shown = Literal["statement", "question"]
+"""What a model is shown: a fact's statement template, or its question in the prompt of fine-tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +23,15 @@ class DivergenceOptions(ModelOptions):
     window: Count = 3
     """The answer must start within this many tokens of the base model's completion."""
     base_prompt: Shown = "statement"
-    """What the base is shown: a statement to complete (the paper's reading), or the question of fine-tuning."""
-    tuned_prompt: Shown = "statement"
-    """What the fine-tuned model is shown."""
+    """What the base is shown: a statement to complete, or the question of fine-tuning."""
+    tuned_prompt: Shown = "question"
+    """What the fine-tuned model is shown in the headline; the other of the two is measured beside it."""
     buckets: Annotated[tuple[Bucket, ...], Limits(min_length=1)] = BUCKETS
     """Test buckets to measure. The headline is the highest; the paper measures 4."""
     bootstrap: Annotated[int, Limits(ge=100)] = 2000
     """Resamples behind the interval of the mean."""
-    dtype: Dtype | None = field(default=None, metadata=NOT_IN_RECIPES)
-    """Load in that dtype; None for float32, since rounded logits diverge by themselves."""
+    dtype: Dtype = "float32"
+    """Load both models in that dtype, whatever they are scored in: rounded logits diverge by themselves."""
     topics_file: Path | None = field(default=None, metadata={**NOT_IN_RECIPES, **shown_as("FILE")})
     """Topics file, merged over the paper's 24 topics."""
     any_base: bool = field(default=False, metadata=NOT_IN_RECIPES)

@@ -26,7 +26,7 @@ from sftknow.publishing.contexts import licence_of_facts, named_source, source_o
 from sftknow.publishing.licences import check_named
 from sftknow.publishing.plan import Hashes, PublicationPlan, assemble, hashed, without_local_paths
 from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
-from sftknow.records import EvalRun, MetricValue, Split
+from sftknow.records import EvalRun, MetricValue, Split, TokenDivergence
 from sftknow.untrusted import parse_json
 
 SCORES = "scores.parquet"
@@ -203,7 +203,7 @@ def _context(
         data=GradedData(source=source, fingerprint=data.fingerprint),
         models=tuple(_model(name, found, places) for name, found in scores.items()),
         choice=Choice(model=choice["model"], chosen_on=choice["chosen_on"]) if choice else None,
-        circumstances=_circumstances(known),
+        circumstances={**_circumstances(known), **_reading(run)},
         parts={path: meaning for path, meaning in _PARTS.items() if path in there},
         sftknow_version=__version__,
     )
@@ -219,6 +219,12 @@ def _circumstances(known: Mapping[str, Any]) -> dict[str, str]:
     versions = ", ".join(f"{name} {version}" for name, version in known["packages"].items() if name != "sftknow")
     seeds = ", ".join(f"{name} {value}" for name, value in known["seeds"].items())
     return {"device": str(known["device"]), "seeds": seeds, "versions": versions}
+
+
+def _reading(run: Path) -> dict[str, str]:
+    """How the divergences were measured, as a line of the card; nothing where there are none or they differ."""
+    found = {TokenDivergence.from_json(**read_json(p)).reading for p in run.glob("divergence/*/divergence.json")}
+    return {"token divergence": found.pop()} if len(found) == 1 else {}
 
 
 def _score_table(scores: Mapping[str, EvalRun]) -> bytes:

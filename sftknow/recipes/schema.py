@@ -28,8 +28,8 @@ class ModelSection(Options):
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     dtype: Dtype | Literal["auto"] = "auto"
-    """Dtype for grading and evaluation; ``auto`` is what the model's config names, as in lm-eval. Divergence is
-    measured in it too, in float32 where it is ``auto``: rounded logits diverge by themselves."""
+    """Dtype for grading and evaluation; ``auto`` is what the model's config names, as in lm-eval. Divergence has its
+    own."""
     batch_size: Count = 128
     """Questions at once in evaluation and divergence."""
     device: str = "auto"

@@ -203,7 +203,7 @@ def moved_most(folder: Path, bucket: int) -> tuple[MovedExample, ...]:
     kl = table["kl"].to_numpy()
     # A file of some thousand facts: only the numbers are sorted, and only what is shown becomes Python objects.
     order = np.lexsort((table["fact_id"].to_numpy(zero_copy_only=False), -np.where(np.isfinite(kl), kl, -np.inf)))
-    chosen = [i for i in order[:SHOWN].tolist() if np.isfinite(kl[i])]
+    chosen = order[:SHOWN][np.isfinite(kl[order[:SHOWN]])]
     return tuple(MovedExample(**row) for row in table.take(chosen).to_pylist())
 
 

@@ -12,10 +12,13 @@ from sftknow.report.aggregate import Difference, compare
 from sftknow.report.blocks import report_block
 from sftknow.report.contents import Report, Restored, Training
 from sftknow.report.divergence import (
+    beside_words,
+    bucket_of,
     compare_divergence,
     divergence_estimate,
     measured,
     rank_correlation,
+    reading,
     training_points,
 )
 from sftknow.report.entries import percent, plus_minus, signed
@@ -137,7 +140,7 @@ def _valley(report: Report) -> tuple[str, Verdict]:
     sure = together([e for pair in legs.values() for e in pair])
     test = (
         "Divergence (nats) at the largest size of at most 240 facts less that at the smallest, and at the largest of "
-        "all less that; facts paired, spread over seeds included."
+        f"all less that; facts paired, spread over seeds included. {reading(report)}"
     )
     return test, valley({s: (sure[2 * i], sure[2 * i + 1]) for i, s in enumerate(legs)})
 
@@ -146,8 +149,8 @@ def _related(report: Report) -> tuple[str, Verdict]:
     points = training_points(report)
     found = rank_correlation(points)
     test = (
-        "Spearman’s rank correlation of divergence and accuracy on bucket-4 test facts over trainings (means over "
-        "seeds), with Fieller’s 95 % interval."
+        f"Spearman’s rank correlation of divergence and accuracy on bucket-{bucket_of(report)} test facts over "
+        f"trainings (means over seeds), with Fieller’s 95 % interval. {reading(report)}{beside_words(report)}"
     )
     if found is None:
         return test, related(0.0, None, None, len(points))

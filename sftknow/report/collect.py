@@ -54,7 +54,7 @@ def collect(run: Path) -> Report:
         raise RunError(f"{run} is not there; give the directory that `sftknow run` wrote")
     manifests = {p.parent.name: _mapping(p) for p in _found(run, f"models/*/{MANIFEST}")}
     evaluations = {p.parent.name: _evaluation(p) for p in _found(run, "evaluation/*/scores.json")}
-    divergences = {p.parent.name: _divergence(p) for p in _found(run, "divergence/*/divergence.json")}
+    divergences = {p.parent.name: _divergence(_mapping(p), p) for p in _found(run, "divergence/*/divergence.json")}
     changes = {p.parent.name: _change(p) for p in _found(run, "changes/*/changes.json")}
     losses = {p.parent.name: _loss_curve(p) for p in _found(run, "models/*/loss.json")}
     graded = _graded(run / "mastery" / "dataset")
@@ -135,12 +135,13 @@ def _yaml(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else {"recipe": content}
 
 
-def _divergence(path: Path) -> TokenDivergence:
-    content = _mapping(path)
+def _divergence(content: dict[str, Any], path: Path) -> TokenDivergence:
+    beside = content.pop("beside", None)
     for name in ("by_topic", "by_bucket"):
         groups = content.get(name) or {}
         content[name] = {key: _record(GroupDivergence, values, path) for key, values in groups.items()}
-    return _record(TokenDivergence, content, path)
+    found = _record(TokenDivergence, content, path)
+    return dataclasses.replace(found, beside=_divergence(beside, path)) if beside else found
 
 
 def _record(make: Callable[..., R], values: Any, path: Path) -> R:

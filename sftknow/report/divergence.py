@@ -1,7 +1,8 @@
 """How far trainings moved the first token: means over seeds, differences, and how that goes with accuracy.
 
 A training is a kind of data and a size; its seeds are taken together. Divergences are KL(tuned ‖ base) in nats over the
-ten likeliest tokens (paper, 4.1). Every table and figure is None where the run does not hold what it needs.
+ten likeliest tokens (paper, 4.1), with the fine-tuned model shown what the recipe says; the other prompt, where it was
+measured, stands beside. Every table and figure is None where the run does not hold what it needs.
 """
 
 from __future__ import annotations
@@ -25,18 +26,32 @@ from sftknow.report.layout import Entry, Field, Figure, Panel, Table, figure, ta
 from sftknow.report.style import chart, look
 from sftknow.stats import RankCorrelation, spearman
 
-KNOWN = ("test", BUCKETS[-1])
-"""The test facts that the base knew best."""
+
+def bucket_of(report: Report) -> int:
+    """The mastery bucket whose test facts the divergences are of; the paper's is 4, the facts known best."""
+    return next((found.bucket for found in report.divergences.values()), BUCKETS[-1])
 
 
-def measured(report: Report, training: Training) -> list[TokenDivergence]:
-    """The divergences of a training, one a seed."""
-    return [report.divergences[c.name] for c in training.cells if c.name in report.divergences]
+def reading(report: Report) -> str:
+    """How the divergences were measured, in a sentence; empty where there are none."""
+    said = "; or ".join(dict.fromkeys(found.reading for found in report.divergences.values()))
+    return f"{said[:1].upper()}{said[1:]}." if said else ""
 
 
-def divergence_estimate(report: Report, training: Training) -> Estimate | None:
+def _other(report: Report) -> str | None:
+    """What the fine-tuned models were shown in the reading beside; None where it was not measured."""
+    return next((found.beside.tuned_prompt for found in report.divergences.values() if found.beside), None)
+
+
+def measured(report: Report, training: Training, *, beside: bool = False) -> list[TokenDivergence]:
+    """The divergences of a training, one a seed; or those with the other prompt, where they were measured."""
+    found = [report.divergences[c.name] for c in training.cells if c.name in report.divergences]
+    return [d.beside for d in found if d.beside is not None] if beside else found
+
+
+def divergence_estimate(report: Report, training: Training, *, beside: bool = False) -> Estimate | None:
     """Mean divergence of a training: behind ±, the spread over its seeds, or the bootstrap error where it has one."""
-    found = measured(report, training)
+    found = measured(report, training, beside=beside)
     return over_runs([d.mean for d in found], _error(found[0]), found[0].count) if found else None
 
 
@@ -82,24 +97,27 @@ class DivergencePoint:
     name: str
     nats: float
     accuracy: float
-    """On bucket-4 test questions, between 0 and 1."""
+    """On the test questions of the same bucket, between 0 and 1."""
 
 
 def model_points(report: Report) -> list[DivergencePoint]:
     """Every fine-tuned model that has both."""
+    bucket = bucket_of(report)
     return [
         DivergencePoint(name=name, nats=report.divergences[name].mean, accuracy=known.value)
         for name in sorted(report.divergences, key=report.order)
-        if name in report.models and (known := report.models[name].score(*KNOWN)) is not None
+        if name in report.models and (known := report.models[name].score("test", bucket)) is not None
     ]
 
 
-def training_points(report: Report) -> list[DivergencePoint]:
+def training_points(report: Report, *, beside: bool = False) -> list[DivergencePoint]:
     """Every training that has both, as means over its seeds."""
+    bucket = bucket_of(report)
     return [
         DivergencePoint(name=training.title, nats=moved.value, accuracy=known.value)
         for training in report.trainings
-        if (moved := divergence_estimate(report, training)) and (known := estimate(training.models, *KNOWN))
+        if (moved := divergence_estimate(report, training, beside=beside))
+        and (known := estimate(training.models, "test", bucket))
     ]
 
 
@@ -114,57 +132,76 @@ def divergence_by_size(report: Report) -> Figure | None:
     moved = [(t, e) for t in report.every_training if (e := divergence_estimate(report, t))]
     if not moved:
         return None
-    known = [(t, e) for t in report.trainings if (e := estimate(t.models, *KNOWN))]
+    bucket, other = bucket_of(report), _other(report)
+    nats, accuracy = "divergence (nats)", f"bucket-{bucket} accuracy (%)"
+    known = [(t, e) for t in report.trainings if (e := estimate(t.models, "test", bucket))]
     panels = []
     if known:
-        title, ylabel = "Figure 4: accuracy on bucket-4 test facts", "bucket-4 accuracy (%)"
-        base = estimate([report.models[BASE]], *KNOWN) if BASE in report.models else None
-        panels.append(size_panel(known, id="figure-4-bucket-4", title=title, ylabel=ylabel, base=base, scale=100))
+        title = f"Figure 4: accuracy on bucket-{bucket} test facts"
+        base = estimate([report.models[BASE]], "test", bucket) if BASE in report.models else None
+        id = f"figure-4-bucket-{bucket}"
+        panels.append(size_panel(known, id=id, title=title, ylabel=accuracy, base=base, scale=100))
     title = "Figure 5: divergence of the first token"
     panels.append(size_panel(moved, id="figure-5-divergence", title=title, ylabel="KL(tuned ‖ base) (nats)"))
-    points, trainings = model_points(report), training_points(report)
+    points = model_points(report)
     if len(points) > 2:
-        panels.append(_scatter(report, points))
-    nats, accuracy = "divergence (nats)", "bucket-4 accuracy (%)"
+        panels.append(_scatter(report, points, accuracy))
+    beside = [(t, e) for t in report.every_training if (e := divergence_estimate(report, t, beside=True))]
+    if beside:
+        title = f"Figure 5 once more: fine-tuned models shown the {other}"
+        panels.append(size_panel(beside, id="figure-5-beside", title=title, ylabel="KL(tuned ‖ base) (nats)"))
     return figure(
         panels,
         id="figure-4-5-divergence",
         title="Figures 4 and 5 · Divergence from the base, and what the base knew best",
-        note=f"{error_words(e for _, e in known or moved)} {_correlation_words(trainings, points)}",
+        note=f"{reading(report)} {error_words(e for _, e in known or moved)} {_correlation_words(report, points)}",
         columns=("what", "trained on", "facts", "seeds", "value", "error"),
         rows=[
             *((nats, t.trained_on, t.size, e.runs, e.value, e.error) for t, e in moved),
+            *((f"{nats}, shown the {other}", t.trained_on, t.size, e.runs, e.value, e.error) for t, e in beside),
             *((accuracy, t.trained_on, t.size, e.runs, 100 * e.value, 100 * e.error) for t, e in known),
         ],
     )
 
 
-def _correlation_words(trainings: Sequence[DivergencePoint], models: Sequence[DivergencePoint]) -> str:
+def _correlation_words(report: Report, models: Sequence[DivergencePoint]) -> str:
     """The rank correlation over trainings, whose seeds are one point, and over single models where they are more."""
+    trainings = training_points(report)
     related = rank_correlation(trainings)
     if related is None:
         return "Too few trainings for a rank correlation."
-    interval = ""
-    if related.low is not None and related.high is not None:
-        interval = f", 95 % interval {plus_minus(related.low)} to {plus_minus(related.high)}"
-    words = (
-        f"Spearman’s rank correlation of the two: {plus_minus(related.rho)} over {related.count} trainings{interval}"
-    )
+    words = f"Spearman’s rank correlation of the two: {correlation_words(related)}"
     single = rank_correlation(models)
-    if single is None or len(models) == len(trainings):
-        return f"{words}."
-    return (
-        f"{words} (seeds taken together); over the {single.count} single models {plus_minus(single.rho)}, where the "
-        "seeds of a training are not independent of each other."
-    )
+    if single is not None and len(models) != len(trainings):
+        words += (
+            f" (seeds taken together); over the {single.count} single models {plus_minus(single.rho)}, where the seeds "
+            "of a training are not independent of each other"
+        )
+    return f"{words}.{beside_words(report)}"
 
 
-def _scatter(report: Report, points: Sequence[DivergencePoint]) -> Panel:
+def correlation_words(related: RankCorrelation) -> str:
+    """A rank correlation with its interval, where it has one."""
+    words = f"{plus_minus(related.rho)} over {related.count} trainings"
+    if related.low is None or related.high is None:
+        return words
+    return f"{words}, 95 % interval {plus_minus(related.low)} to {plus_minus(related.high)}"
+
+
+def beside_words(report: Report) -> str:
+    """The rank correlation with the other prompt, as a further sentence; empty where that was not measured."""
+    related = rank_correlation(training_points(report, beside=True))
+    if related is None:
+        return ""
+    return f" With the fine-tuned model shown the {_other(report)} instead: {correlation_words(related)}."
+
+
+def _scatter(report: Report, points: Sequence[DivergencePoint], accuracy: str) -> Panel:
     with chart(
         id="figure-5-scatter",
-        title="Divergence and bucket-4 accuracy, model by model",
+        title="Divergence and accuracy, model by model",
         xlabel="KL(tuned ‖ base) (nats)",
-        ylabel="bucket-4 accuracy (%)",
+        ylabel=accuracy,
     ) as made:
         seen: set[str] = set()
         for point in points:
@@ -188,10 +225,18 @@ def divergence(report: Report) -> Table | None:
     def left_out(found: TokenDivergence) -> str:
         return "; ".join(f"{n:,} {reason}" for reason, n in found.skipped.items())
 
+    def shown_otherwise(found: TokenDivergence | None) -> Entry | None:
+        return interval_entry(found.mean, found.low, found.high) if found else None
+
+    other = _other(report)
+    beside: list[Field[tuple[str, TokenDivergence]]] = [
+        Field(f"shown the {other}", lambda line: shown_otherwise(line[1].beside), TEN, "nats", absent="not measured")
+    ]
     return tabulate(
         ((report.title(name), report.divergences[name]) for name in sorted(report.divergences, key=report.order)),
         Field("Trained on", lambda line: line[0]),
         Field("tuned ‖ base", lambda line: interval_entry(line[1].mean, line[1].low, line[1].high), TEN, "nats"),
+        *(beside if other else []),
         Field("tuned ‖ base", lambda line: number_entry(line[1].full_mean, 3), ALL, "nats"),
         Field("base ‖ tuned", lambda line: number_entry(line[1].full_reverse_mean, 3), ALL, "nats"),
         Field("tuned", lambda line: share_entry(line[1].tuned_mass), MASS, "%"),
@@ -201,9 +246,10 @@ def divergence(report: Report) -> Table | None:
         Field("Left out", lambda line: left_out(line[1])),
         id="table-e-divergence",
         title="Table E · Token divergence",
-        note="Kullback–Leibler divergence (nats) of the first predicted token on bucket-4 test facts, with a 95 % "
-        "bootstrap interval. The headline compares the fine-tuned model’s ten largest logits with the base’s "
-        "at the same tokens, each set through its own softmax; “mass” is what those ten carry before that. "
+        note="Kullback–Leibler divergence (nats) of the first predicted token on test facts of bucket "
+        f"{bucket_of(report)}, with a 95 % bootstrap interval. {reading(report)} The paper says what the base is "
+        "shown, not what the fine-tuned model is shown. The fine-tuned model’s ten largest logits are compared with "
+        "the base’s at the same tokens, each set through its own softmax; “mass” is what those ten carry before that. "
         "“Top changed”: facts whose likeliest first token is another one after fine-tuning.",
         folded=len(report.divergences) > MANY_ROWS,
     )

@@ -13,7 +13,7 @@ from sftknow.records import BUCKETS, to_json
 from sftknow.report.aggregate import Difference, compare, estimate, ranked
 from sftknow.report.changes import shown_change
 from sftknow.report.contents import BASE, Report
-from sftknow.report.divergence import rank_correlation, training_points
+from sftknow.report.divergence import beside_words, bucket_of, rank_correlation, reading, training_points
 from sftknow.report.layout import finite
 from sftknow.report.mastery import exposure_bins
 from sftknow.stats import spearman
@@ -135,11 +135,14 @@ def _divergence(report: Report) -> dict[str, Any]:
     part: dict[str, Any] = {
         "least": {"title": report.phrase(least), "nats": low.mean},
         "most": {"title": report.phrase(most), "nats": high.mean},
+        "bucket": bucket_of(report),
+        "reading": reading(report),
     }
     points = training_points(report)
     related = rank_correlation(points)
     if related:
         part["rank_correlation"] = to_json(related)
+        part["beside"] = beside_words(report)
     return part
 
 

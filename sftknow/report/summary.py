@@ -134,26 +134,30 @@ def _hedge(part: Mapping[str, Any]) -> str:
 
 def _say_divergence(part: Mapping[str, Any]) -> list[str]:
     said = []
-    least, most = part["least"], part["most"]
+    least, most, bucket = part["least"], part["most"], part["bucket"]
     if least["title"] != most["title"]:
         said.append(
             f"The first predicted token moved least after {least['title']} ({least['nats']:.2f} nats) and most after "
-            f"{most['title']} ({most['nats']:.2f} nats)."
+            f"{most['title']} ({most['nats']:.2f} nats). {part['reading']}"
         )
     related = part.get("rank_correlation")
     if related:
         low, high = related["low"], related["high"]
+        both = f"divergence and accuracy on bucket {bucket}"
         numbers = f"rank correlation {plus_minus(related['rho'])} over {related['count']} trainings"
         if low is None:
-            return [*said, f"Divergence and accuracy on bucket 4: {numbers}, too few or too regular for an interval."]
+            return [
+                *said,
+                f"D{both[1:]}: {numbers}, too few or too regular for an interval.",
+            ]
         numbers += f", 95 % interval {plus_minus(low)} to {plus_minus(high)}"
         if high < 0:
             verdict = "Models that moved further answer fewer of the facts that the base knew best"
         elif low > 0:
             verdict = "Models that moved further answer more of the facts that the base knew best, unlike in the paper"
         else:
-            verdict = "Whether divergence and accuracy on bucket 4 go together cannot be told from this run"
-        said.append(f"{verdict} ({numbers}).")
+            verdict = f"Whether {both} go together cannot be told from this run"
+        said.append(f"{verdict} ({numbers}).{part['beside']}")
     return said
 
 

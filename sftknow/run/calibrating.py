@@ -170,14 +170,13 @@ def _as_if_graded(fact: Fact, bucket: int) -> GradedFact:
 
 def _divergence(bench: Workbench, rows: Sequence[GradedFact], ref: ModelRef) -> Rate:
     """Of one model on all test facts, from those that were graded just now."""
-    recipe, section = bench.recipe, bench.recipe.divergence
     test = [replace(row, fact=replace(row.fact, split="test")) for row in rows]
-    buckets = sorted({row.mastery.bucket for row in test} & set(section.buckets))
+    buckets = sorted({row.mastery.bucket for row in test} & set(bench.divergence.buckets))
     if not buckets:
         return Rate(each=0.0, basis=ON_THE_SPOT)
     options = replace(bench.divergence, buckets=tuple(buckets))
-    view = view_base(bench.base.ref, test, bench.topics, options)
-    tuned, load = _timed(lambda: load_for_logits(ref, device=recipe.model.device))
+    view = view_base(replace(bench.base.ref, dtype=options.dtype), test, bench.topics, options)
+    tuned, load = _timed(lambda: load_for_logits(replace(ref, dtype=options.dtype), device=options.device))
     _, seconds = _timed(lambda: measure(view, *tuned, options))
     facts = bench.facts.counts()["test"]
     return Rate(each=load + seconds * facts / len(test), basis=ON_THE_SPOT)

@@ -24,7 +24,7 @@ from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import named_dtype
 from sftknow.parameters.options import PairOptions
 from sftknow.parameters.tables import read_analysis, write_analysis
-from sftknow.records import EvalRun, RestorePlan, Split
+from sftknow.records import EvalRun, ModelRef, RestorePlan, Split
 from sftknow.run.cells import Cell
 from sftknow.run.checkpoint_pairs import layer_ranges
 from sftknow.run.moving import MovedModel
@@ -63,12 +63,13 @@ class TunedModel:
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
         """Model and tokenizer, in the dtype that divergence is measured in."""
-        return load_for_logits(self.bench.ref(self.checkpoint), device=self.bench.recipe.model.device)
+        options = self.bench.divergence
+        return load_for_logits(ModelRef(path=str(self.checkpoint), dtype=options.dtype), device=options.device)
 
     def score(self, asked: Asked, work: Path) -> EvalRun:
         """Its scores. One load serves this and divergence where both want the same dtype."""
         bench, ref = self.bench, self.bench.ref(self.checkpoint)
-        if ref.dtype is None and named_dtype(ref) != "float32":
+        if (ref.dtype or named_dtype(ref)) != bench.divergence.dtype:
             return bench.harness.score_path(ref, name=asked.name, work=work, key=asked.weights)
         return bench.harness.score(
             *self.loaded, name=asked.name, fact_ids=self.training_facts, work=work, key=asked.weights
@@ -228,7 +229,6 @@ class CellSteps:
         inputs = {
             "base": bench.base.sha256,
             "weights": self.weights,
-            "dtype": bench.recipe.model.dtype,
             "data": bench.dataset.fingerprint,
             "divergence": bench.recipe.divergence.settings(),
         }

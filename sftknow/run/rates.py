@@ -113,7 +113,8 @@ def stated_rates(recipe: Recipe, model: ModelSize, *, facts: int, flops: Mapping
     load = whole / DISK_RATE
     example = 3 * forward * TOKENS["example"] / (flops[recipe.sft.compute_dtype] * EFFICIENCY["training"])
     answered = forward * (TOKENS["prompt"] + TOKENS["answer"]) / (asked * EFFICIENCY["evaluation"])
-    first_tokens = facts * forward * TOKENS["prompt"] / (asked * EFFICIENCY["evaluation"])
+    # The fine-tuned model is shown two prompts; the base's pass is shared by all.
+    first_tokens = 2 * facts * forward * TOKENS["prompt"] / (flops[recipe.divergence.dtype] * EFFICIENCY["evaluation"])
     return {
         "grading": Rate(each=forward * sampled / (asked * EFFICIENCY["grading"])),
         "training": Rate(fixed=load + pack, each=example * recipe.sft.batch_size),

@@ -40,7 +40,7 @@ def view_base(
 
 
 def measure(view: BaseView, model: Any, tokenizer: Any, options: DivergenceOptions) -> DivergenceResult:
-    """How far the first predicted token of a loaded model is from the base's; see `measure_divergence`."""
+    """How far the first predicted token of a loaded model is from the base's, shown either prompt."""
     return measure_divergence(
         view, model, tokenizer, k=options.k, prompt=options.tuned_prompt, bootstrap=options.bootstrap, seed=0
     )

@@ -212,7 +212,8 @@ class Workbench:
     @cached_property
     def base_view(self) -> BaseView:
         """What the base predicts, computed once for all fine-tuned models."""
-        return view_base(self.base.ref, rows_of(self.dataset, self.divergence), self.topics, self.divergence)
+        ref = replace(self.base.ref, dtype=self.divergence.dtype)
+        return view_base(ref, rows_of(self.dataset, self.divergence), self.topics, self.divergence)
 
 
 def restored_name(cell: str, level: str) -> str:

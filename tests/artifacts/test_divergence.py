@@ -92,6 +92,23 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "new" / EXAMPLES).column("kl").to_pylist() == [0.1, 0.1]
 
 
+def test_the_other_prompt_is_kept_and_files_from_before_it_are_read(tmp_path: Path) -> None:
+    beside = dataclasses.replace(RESULT.summary, tuned_prompt="statement", mean=0.07)
+    both = dataclasses.replace(
+        RESULT,
+        summary=dataclasses.replace(RESULT.summary, beside=beside),
+        examples=[dataclasses.replace(EXAMPLE, beside_kl=0.02, beside_top=" the")],
+    )
+    write_divergence(tmp_path, both)
+    assert read_divergence(tmp_path) == both
+    summary = json.loads((tmp_path / SUMMARY).read_text())
+    del summary["beside"]
+    (tmp_path / SUMMARY).write_text(json.dumps(summary))
+    old = pq.read_table(tmp_path / EXAMPLES).drop_columns(["beside_kl", "beside_top"])
+    pq.write_table(old, tmp_path / EXAMPLES)
+    assert read_divergence(tmp_path) == dataclasses.replace(RESULT, examples=[EXAMPLE])
+
+
 def test_no_examples_are_read_again(tmp_path: Path) -> None:
     write_divergence(tmp_path, DivergenceResult(summary=RESULT.summary, examples=[], skipped=[]))
     assert read_divergence(tmp_path).examples == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from scipy.special import rel_entr, softmax
 
 from sftknow.divergence import analysis
-from sftknow.divergence.analysis import BaseView, measure_base, measure_divergence
+from sftknow.divergence.analysis import BaseView, measure_base
 from sftknow.divergence.base import NOT_NEAR
 from sftknow.divergence.selection import select_prompts
 from sftknow.divergence.summary import INFINITE
@@ -20,6 +22,8 @@ from tests.divergence.models import RANDOM, STATEMENTS, fact, row
 from tests.tiny import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
+measure_divergence = partial(analysis.measure_divergence, prompt="statement")
+"""Both models shown the same text: then nothing but the weights differs."""
 SUBJECTS = ("Onia", "Tulandia-on-Sea", "Z", "Wye", "Great Belmora", "Xu", "Halmstad 4")
 
 
@@ -317,10 +321,12 @@ def test_a_bucket_that_the_base_cannot_complete_is_counted() -> None:
 def test_each_model_can_be_shown_its_own_prompt() -> None:
     base, moved = RANDOM["gpt2"](len(TOKENIZER)), tuned("gpt2")
     rows = [row(fact(s, aliases=LETTERS)) for s in SUBJECTS]
-    same = measured_over(rows, base, moved)
-    assert measured_over(rows, base, moved, prompt="statement") == same
     asked = measured_over(rows, base, moved, prompt="question")
     assert (asked.summary.base_prompt, asked.summary.tuned_prompt) == ("statement", "question")
+    view = measure_base(base, TOKENIZER, select_prompts(rows, STATEMENTS), window=12)
+    assert analysis.measure_divergence(view, moved, TOKENIZER) == asked, (
+        "the fine-tuned model is asked as it was trained"
+    )
     questions = {r.fact.id: r.fact.question for r in rows}
     assert asked.examples
     for example in asked.examples:
@@ -331,6 +337,20 @@ def test_each_model_can_be_shown_its_own_prompt() -> None:
         assert example.kl == pytest.approx(rel_entr(softmax(t[top]), softmax(b[top])).sum(), rel=2e-6, abs=1e-6)
     with pytest.raises(ValueError, match="prompt='both'"):
         measured_over(rows, base, moved, prompt="both")
+
+
+def test_the_other_prompt_stands_beside_the_first() -> None:
+    base, moved = RANDOM["gpt2"](len(TOKENIZER)), tuned("gpt2")
+    rows = [row(fact(s, aliases=LETTERS)) for s in SUBJECTS]
+    asked, same = (measured_over(rows, base, moved, prompt=prompt) for prompt in ("question", "statement"))
+    assert asked.summary.mean != same.summary.mean
+    for one, other in ((asked, same), (same, asked)):
+        assert one.summary.beside == dataclasses.replace(other.summary, beside=None)
+        assert [e.beside_kl for e in one.examples] == [e.kl for e in other.examples]
+        assert [e.beside_top for e in one.examples] == [e.tuned_top for e in other.examples]
+    nothing_learned = measured_over(rows, base, base, prompt="question").summary
+    assert nothing_learned.beside is not None
+    assert nothing_learned.beside.mean == 0.0 < nothing_learned.mean
 
 
 def test_logits_in_a_file_are_the_same_logits() -> None:

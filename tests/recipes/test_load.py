@@ -49,7 +49,7 @@ def test_what_finished_stages_stand_on_is_what_it_was() -> None:
         "grading": "e2f7b0ed22d1e2d1",
         "training": "1d2309dc9b019809",
         "adapters": "861b6a68bab6f0ef",
-        "divergence": "29f3ea04eeaf73c1",
+        "divergence": "f2e00aeab2712ec6",
         "changes": "c85245cae6272195",
     }
 

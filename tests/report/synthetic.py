@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,12 +262,14 @@ def synthetic_run(
             k=10,
             window=3,
             base_prompt="statement",
-            tuned_prompt="statement",
+            tuned_prompt="question",
             skipped={"answer starts late": 7},
             by_topic={"P36": group(mean, 31)},
             by_bucket={"2": group(2 * mean, 9), "4": group(mean, 31)},
         )
-        write_json(folder / "divergence" / name / "divergence.json", moved)
+        # Shown the base's own text, a model of few facts has hardly moved: the other order of sizes.
+        same = replace(moved, tuned_prompt="statement", mean=mean / 9, low=mean / 10, high=mean / 8)
+        write_json(folder / "divergence" / name / "divergence.json", replace(moved, beside=same))
         pq.write_table(pa.Table.from_pylist(moved_facts(mean)), folder / "divergence" / name / "examples.parquet")
         write_json(folder / "changes" / name / "changes.json", change(size, place))
         plan = {"strategy": "top", "epsilon": 1e-8, "arithmetic": "float32", "region": "transformer"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,42 @@ def test_a_run_without_examples_or_divergence(tmp_path: Path, report: Report) ->
     (tmp_path / "examples.parquet").write_bytes(b"no Parquet")
     with pytest.raises(RunError, match=r"examples\.parquet cannot be read"):
         moved_most(tmp_path, 4)
+
+
+def test_both_prompts_are_shown_and_named(run: Path, report: Report, tmp_path: Path) -> None:
+    table = divergence.divergence(report)
+    assert table is not None
+    said = (
+        "The base is shown each topic’s statement that the base completes best, the fine-tuned model the question in "
+        "the prompt of fine-tuning; counted are facts whose answer starts within the first 3 tokens"
+    )
+    assert said in table.note
+    at = [column.title for column in table.columns].index("shown the statement")
+    name = sorted(report.divergences, key=report.order)[0]
+    beside = report.divergences[name].beside
+    assert beside is not None
+    assert (table.rows[0][at].value, table.rows[0][at].extra) == (beside.mean, {"low": beside.low, "high": beside.high})
+    figure = divergence.divergence_by_size(report)
+    assert figure is not None
+    assert said in figure.note
+    assert "With the fine-tuned model shown the statement instead: " in figure.note
+    assert {row[0] for row in figure.rows} >= {"divergence (nats)", "divergence (nats), shown the statement"}
+    assert "figure-5-beside" in [panel.id for panel in figure.panels]
+
+
+def test_a_run_from_before_the_second_prompt_is_still_told(run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    for path in old.glob("divergence/*/divergence.json"):
+        content = read_json(path)
+        del content["beside"]
+        path.write_text(json.dumps({**content, "tuned_prompt": "statement", "bucket": 3}))
+    report = collect(old)
+    table, figure = divergence.divergence(report), divergence.divergence_by_size(report)
+    assert table is not None
+    assert figure is not None
+    assert not [column for column in table.columns if column.title.startswith("shown")]
+    assert "on test facts of bucket 3" in table.note
+    assert "the fine-tuned model each topic’s statement" in table.note
+    assert "instead" not in figure.note
+    assert [panel.id for panel in figure.panels][:2] == ["figure-4-bucket-3", "figure-5-divergence"]

@@ -50,10 +50,14 @@ def test_nothing_restored_on_dev(results: Any) -> None:
 
 
 def test_correlation_in_three_cases() -> None:
-    part = {"least": {"title": "a", "nats": 0.1}, "most": {"title": "b", "nats": 0.2}}
+    part = {"least": {"title": "a", "nats": 0.1}, "most": {"title": "b", "nats": 0.2}, "bucket": 4}
+    part |= {"reading": "The base is shown this.", "beside": " Shown that: −0.10."}
     for low, high, word in ((-0.9, -0.2, "fewer"), (0.2, 0.9, "more"), (-0.5, 0.4, "cannot be told")):
         correlation = {"rho": (low + high) / 2, "low": low, "high": high, "count": 9}
-        assert word in joined({"divergence": {**part, "rank_correlation": correlation}})
+        said = joined({"divergence": {**part, "rank_correlation": correlation}})
+        assert word in said
+        assert "b (0.20 nats). The base is shown this." in said
+        assert said.endswith("Shown that: −0.10.")
 
 
 def test_an_empty_run_says_so() -> None:

@@ -40,7 +40,8 @@ def ref(folder: Path) -> ModelRef:
 def test_several_models_get_a_folder_each(models: tuple[Path, ...], tmp_path: Path) -> None:
     base, near, far, data = models
     found = list(diverge_pairs(ref(base), [ref(base), ref(near), ref(far)], data, OPTIONS, out=tmp_path))
-    assert found[0].mean == 0.0
+    assert found[0].beside is not None
+    assert found[0].beside.mean == 0.0 < found[0].mean, "the base shown its own text again, and the question"
     assert found[1].mean != found[2].mean > 0
     assert list(found[1].by_bucket) == ["1", "4"]
     assert [read_divergence(tmp_path / f"{i}-m").summary for i in range(3)] == found
@@ -65,6 +66,9 @@ def test_the_command_says_it_all(models: tuple[Path, ...], capsys: pytest.Captur
     assert str(near) in printed
     assert printed.count("test facts of bucket 4") == 2
     assert "answer's first token" in printed
+    assert printed.count("statement that the base completes best, the fine-tuned model the question in the prompt") == 2
+    assert printed.count("first 12 tokens of the base’s completion") == 2
+    assert printed.count("fine-tuned model shown the statement instead: ") == 2
     assert main([*arguments, "--device", "cpu", "--buckets", "4"]) == 0
     assert "bucket  facts" not in capsys.readouterr().out
     assert main([*arguments, "--buckets", "5"]) == 2
