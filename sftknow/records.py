@@ -242,12 +242,6 @@ class GroupDivergence:
     """Facts left out."""
 
 
-_PROMPTS = {
-    "statement": "each topic’s statement that the base completes best",
-    "question": "the question in the prompt of fine-tuning",
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class TokenDivergence:
     """How far the first predicted token moved, over many facts (paper, 4.1). Nats throughout."""
@@ -295,15 +289,6 @@ class TokenDivergence:
     """Every bucket that was measured, by its number as text."""
     beside: TokenDivergence | None = None
     """The same facts with the fine-tuned model shown the other prompt; None where only one was measured."""
-
-    @property
-    def reading(self) -> str:
-        """What the two models were shown, and which facts are counted: a divergence says nothing without it."""
-        base, tuned = (_PROMPTS[prompt] for prompt in (self.base_prompt, self.tuned_prompt))
-        return (
-            f"the base is shown {base}, the fine-tuned model {tuned}; counted are facts whose answer starts within the "
-            f"first {self.window} tokens of the base’s completion"
-        )
 
     @classmethod
     def from_json(cls, **content: Any) -> TokenDivergence:

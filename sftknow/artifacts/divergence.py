@@ -95,6 +95,21 @@ SKIPPED_SCHEMA = schema_of(SkippedFact)
 """Columns of ``skipped.parquet``: the fields of `SkippedFact`."""
 
 
+_PROMPTS = {
+    "statement": "each topic’s statement that the base completes best",
+    "question": "the question in the prompt of fine-tuning",
+}
+
+
+def reading_of(found: TokenDivergence) -> str:
+    """What the two models were shown and which facts are counted: a divergence says nothing without it."""
+    base, tuned = (_PROMPTS[prompt] for prompt in (found.base_prompt, found.tuned_prompt))
+    return (
+        f"the base is shown {base}, the fine-tuned model {tuned}; counted are facts whose answer starts within the "
+        f"first {found.window} tokens of the base’s completion"
+    )
+
+
 def write_divergence(folder: Path, result: DivergenceResult) -> None:
     """Write the three files, each whole or not at all, the summary last.
 

@@ -62,7 +62,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _say(summary: TokenDivergence) -> None:
-    print(f"{summary.reading[0].upper()}{summary.reading[1:]}.")
+    from sftknow.artifacts.divergence import reading_of
+
+    reading = reading_of(summary)
+    print(f"{reading[0].upper()}{reading[1:]}.")
     print(
         f"KL(fine-tuned ‖ base), top {summary.k} re-normalised: {summary.mean:.4f} nats (95 % interval "
         f"{summary.low:.4f} to {summary.high:.4f}) over {summary.count} test facts of bucket {summary.bucket}"

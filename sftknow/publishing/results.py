@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import DatasetCardData
 
 from sftknow import __version__
+from sftknow.artifacts.divergence import reading_of
 from sftknow.artifacts.files import read_json, visible_files
 from sftknow.artifacts.manifests import FORMAT
 from sftknow.artifacts.mastery_data import MasteryData
@@ -223,7 +224,7 @@ def _circumstances(known: Mapping[str, Any]) -> dict[str, str]:
 
 def _reading(run: Path) -> dict[str, str]:
     """How the divergences were measured, as a line of the card; nothing where there are none or they differ."""
-    found = {TokenDivergence.from_json(**read_json(p)).reading for p in run.glob("divergence/*/divergence.json")}
+    found = {reading_of(TokenDivergence.from_json(**read_json(p))) for p in run.glob("divergence/*/divergence.json")}
     return {"token divergence": found.pop()} if len(found) == 1 else {}
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from sftknow.artifacts.divergence import reading_of
 from sftknow.records import BUCKETS, GroupDivergence, TokenDivergence
 from sftknow.report.accuracy import error_words, size_panel
 from sftknow.report.aggregate import Difference, Estimate, estimate, over_runs, pooled
@@ -34,7 +35,7 @@ def bucket_of(report: Report) -> int:
 
 def reading(report: Report) -> str:
     """How the divergences were measured, in a sentence; empty where there are none."""
-    said = "; or ".join(dict.fromkeys(found.reading for found in report.divergences.values()))
+    said = "; or ".join(dict.fromkeys(reading_of(found) for found in report.divergences.values()))
     return f"{said[:1].upper()}{said[1:]}." if said else ""
 
 

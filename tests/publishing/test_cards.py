@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from jinja2 import UndefinedError
 
 from sftknow import __version__
+from sftknow.artifacts.divergence import write_divergence
 from sftknow.artifacts.mastery_data import SCHEMA, MasteryData, write_mastery_data
 from sftknow.errors import HubError
 from sftknow.publishing import cards, rendering
@@ -21,6 +23,7 @@ from sftknow.publishing.contexts import build_dataset_context, build_model_conte
 from sftknow.publishing.results import plan_results
 from sftknow.publishing.runs import ModelEvaluation, find_evaluation
 from sftknow.records import BUCKETS, SPLITS, MetricValue
+from tests.artifacts.test_divergence import RESULT as DIVERGENCE
 from tests.hub_fixtures import CELL
 from tests.tiny import graded, tiny_facts
 
@@ -232,3 +235,14 @@ def test_scores_of_any_split_get_their_rows(restored_model: Path) -> None:
     assert [label for label, _ in rows] == [
         f"**{words}, mean of the buckets**" for words in rendering.SPLIT_WORDS.values()
     ]
+
+
+def test_a_results_card_says_how_divergence_was_measured(whole_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole_run, run)
+    write_divergence(run / "divergence" / CELL, DIVERGENCE)
+    plan = plan_results(run, "org/tiny-results", licence=Licence(id="mit"), dataset_repo=DATA)
+    content = plan.file("README.md").content
+    assert isinstance(content, bytes)
+    said = "| token divergence | the base is shown each topic’s statement that the base completes best, the fine-tuned"
+    assert said in content.decode()
