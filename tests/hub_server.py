@@ -31,6 +31,7 @@ import yaml
 
 from tests.hub_store import Account, Commit, HubStore, Repo, is_lfs
 from tests.hub_xet import XetStore
+from tests.hub_yaml import HEAD, yaml_errors
 
 STAMP = "2026-01-01T00:00:00.000Z"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
@@ -295,15 +296,8 @@ class Handler(BaseHTTPRequestHandler):
         return Answer(200, {"type": "user", "name": account.user, "orgs": orgs, "auth": {"accessToken": token}})
 
     def validate_yaml(self) -> Answer:
-        content = json.loads(self.content)["content"]
-        found = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
-        if found is None:
-            return Answer(200, {"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]})
-        try:
-            yaml.safe_load(found[1])
-        except yaml.YAMLError as error:
-            return Answer(400, {"errors": [{"message": str(error)}], "warnings": []})
-        return Answer(200, {"errors": [], "warnings": []})
+        found = [[{"message": text} for text in texts] for texts in yaml_errors(json.loads(self.content)["content"])]
+        return Answer(400 if found[0] else 200, dict(zip(("errors", "warnings"), found, strict=True)))
 
     def create_or_delete(self) -> Answer:
         asked = json.loads(self.content)
@@ -327,7 +321,7 @@ class Handler(BaseHTTPRequestHandler):
         card = {}
         if "README.md" in commit.files:
             text = self.hub.object(commit.files["README.md"].sha256).decode()
-            found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+            found = HEAD.match(text)
             card = yaml.safe_load(found[1]) if found else {}
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
         names = {"_id": "0", "id": repo_id, "modelId": repo_id, "author": repo_id.split("/")[0], "sha": commit.sha}

@@ -170,6 +170,12 @@ class DatasetCardContext:
         return sum(sum(buckets.values()) for buckets in self.counts.values())
 
     @property
+    def example(self) -> tuple[Split, int]:
+        """A split and a bucket with facts, to show how one is loaded."""
+        filled = [(split, bucket) for split, row in self.counts.items() for bucket, count in row.items() if count]
+        return ("test", 3) if ("test", 3) in filled else filled[-1]
+
+    @property
     def empty(self) -> tuple[str, ...]:
         """Buckets without a single fact, such as ``dev/bucket_3``."""
         return tuple(f"{s}/bucket_{b}" for s, row in self.counts.items() for b, n in row.items() if n == 0)

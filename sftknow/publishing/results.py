@@ -31,6 +31,8 @@ from sftknow.records import EvalRun, MetricValue, Split, TokenDivergence
 from sftknow.untrusted import parse_json
 
 SCORES = "scores.parquet"
+SPLIT = "full"
+"""Of the table of scores in `datasets`, which keeps the name ``all`` for itself and loads no data set that has it."""
 _SCHEMA = pa.schema(
     [
         ("model", pa.string()),
@@ -159,7 +161,7 @@ def plan_results(
 def render_results_card(context: ResultsCardContext) -> str:
     """The README.md of a run's results."""
     splits: list[Split] = [s for s in SPLIT_WORDS if any(f"cbqa_mastery_{s}" in m.values for m in context.models)]
-    return render("results_card.md.j2", card=context, metadata=_metadata(context).to_yaml(), splits=splits)
+    return render("results_card.md.j2", card=context, metadata=_metadata(context).to_yaml(), splits=splits, whole=SPLIT)
 
 
 def _metadata(context: ResultsCardContext) -> DatasetCardData:
@@ -168,7 +170,7 @@ def _metadata(context: ResultsCardContext) -> DatasetCardData:
         **context.licence.metadata,
         tags=["sftknow", "closed-book-qa", "evaluation-results"],
         pretty_name=f"Results of the run {context.run}",
-        configs=[{"config_name": "scores", "data_files": [{"split": "all", "path": SCORES}]}],
+        configs=[{"config_name": "scores", "data_files": [{"split": SPLIT, "path": SCORES}]}],
     )
 
 
