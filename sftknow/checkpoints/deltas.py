@@ -55,7 +55,7 @@ class DeltaSize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _StoredFile:
+class StoredEntry:
     """One safetensors file, as ``delta.json`` has it."""
 
     size: int
@@ -69,18 +69,18 @@ class _StoredFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Index:
+class DeltaIndex:
     """``delta.json``."""
 
     format: int
     compressor: Literal["zstd"]
-    files: Mapping[str, _StoredFile]
+    files: Mapping[str, StoredEntry]
     from_base: Mapping[str, str]
     """Files that equal the base's: SHA-256."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Block:
+class Block:
     """A piece of one tensor."""
 
     tuned: TensorEntry
@@ -113,7 +113,7 @@ def write_delta(base: Path, tuned: Path, out: Path) -> DeltaSize:
     weights = sorted(tuned.glob("*.safetensors"))
     if not weights:
         raise CheckpointError(f"{tuned} has no safetensors weights to store as a delta")
-    of_base = _tensors(base)
+    of_base = tensors(base)
     full = _size(tuned)
     with atomic_folder(out) as partial:
         files: dict[str, Any] = {}
@@ -151,8 +151,8 @@ def materialize(base: Path, delta: Path, out: Path) -> None:
     Raises:
         CheckpointError: this is another base, or a file is missing or damaged.
     """
-    index = _read_delta(delta)
-    of_base = _tensors(base)
+    index = read_delta(delta)
+    of_base = tensors(base)
     with atomic_folder(out) as partial:
         total = sum(len(entry.blocks) for entry in index.files.values())
         with (delta / BLOCKS).open("rb") as source, progress(total, f"writing {out.name}", unit="blocks") as bar:
@@ -161,7 +161,7 @@ def materialize(base: Path, delta: Path, out: Path) -> None:
         for name, sha256 in index.from_base.items():
             twin = base / name
             if not twin.is_file() or file_sha256(twin) != sha256:
-                raise _other_base(base, delta)
+                raise other_base(base, delta)
             _copy(twin, partial / name)
         for file in sorted(delta.rglob("*")):
             name = file.relative_to(delta).as_posix()
@@ -175,22 +175,24 @@ def stored_weights(delta: Path) -> list[tuple[str, str]]:
     Raises:
         CheckpointError: the delta is damaged.
     """
-    return [(name, file.sha256) for name, file in sorted(_read_delta(delta).files.items())]
+    return [(name, file.sha256) for name, file in sorted(read_delta(delta).files.items())]
 
 
-def _read_delta(delta: Path) -> _Index:
+def read_delta(delta: Path) -> DeltaIndex:
+    """The content of ``delta.json``. Raises CheckpointError where there is none, or it is damaged."""
     if not is_delta(delta):
         raise CheckpointError(f"{delta} holds no delta ({DELTA_INDEX} is missing); give the folder of a stored cell")
     file = delta / DELTA_INDEX
     found = load_json(file, error=CheckpointError, way_out=_AGAIN)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise CheckpointError(f"{file} was written by another version of sftknow; upgrade it")
-    index: _Index = shaped(found, _Index, file, error=CheckpointError, way_out=_AGAIN)
+    index: DeltaIndex = shaped(found, DeltaIndex, file, error=CheckpointError, way_out=_AGAIN)
     refuse_outside([*index.files, *index.from_base], file, error=CheckpointError, way_out=_AGAIN)
     return index
 
 
-def _tensors(folder: Path) -> dict[str, TensorEntry]:
+def tensors(folder: Path) -> dict[str, TensorEntry]:
+    """All tensors of a folder's safetensors files, by name. Raises CheckpointError where one is damaged."""
     return {entry.name: entry for file in sorted(folder.glob("*.safetensors")) for entry in read_header(file)}
 
 
@@ -203,7 +205,13 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copy2(source, target)
 
 
-def _other_base(base: Path, delta: Path) -> CheckpointError:
+def damaged(delta: Path, what: object) -> CheckpointError:
+    """What to say of a delta that cannot be decoded."""
+    return CheckpointError(f"{delta} is damaged ({what}); {_AGAIN}")
+
+
+def other_base(base: Path, delta: Path) -> CheckpointError:
+    """What to say where a delta and a base do not belong together."""
     return CheckpointError(f"{delta} was not made from the base {base}, or one of them is damaged; give its own base")
 
 
@@ -234,7 +242,7 @@ def _encode_file(
 
 def _decode_file(
     target: Path,
-    entry: _StoredFile,
+    entry: StoredEntry,
     of_base: Mapping[str, TensorEntry],
     source: BinaryIO,
     done: Callable[[], object],
@@ -242,41 +250,61 @@ def _decode_file(
     base: Path,
 ) -> None:
     delta = Path(source.name).parent
-    damaged = f"{delta} is damaged ({{}}); {_AGAIN}"
-    try:
-        header = base64.b64decode(entry.header, validate=True)
-    except ValueError as error:
-        raise CheckpointError(damaged.format(error)) from None
-    if not len(header) <= entry.size <= len(header) + len(entry.blocks) * BLOCK_BYTES:
-        raise CheckpointError(damaged.format(f"{target.name} cannot have {entry.size} bytes"))
-    target.write_bytes(header)
-    # The header alone says where the tensors lie once the file has its full length.
-    os.truncate(target, entry.size)
-    entries = read_header(target)
-    if sorted(e.name for e in entries if _twin(e, of_base) is None) != sorted(entry.own):
-        raise _other_base(base, delta)
-    planned = list(_blocks_of(entries, of_base))
-    if len(planned) != len(entry.blocks):
-        raise CheckpointError(damaged.format(f"{len(entry.blocks)} blocks of {target.name}, not {len(planned)}"))
-    there = os.fstat(source.fileno()).st_size
+    planned = shell(target, entry, of_base, base=base, delta=delta)
 
-    def jobs() -> Iterator[tuple[_Block, bytes]]:
-        for block, (offset, length) in zip(planned, entry.blocks, strict=True):
-            if not 0 <= offset <= offset + length <= there:
-                raise CheckpointError(f"{source.name} ends too early; {_AGAIN}")
+    def jobs() -> Iterator[tuple[Block, bytes]]:
+        for block, (offset, length) in planned:
             source.seek(offset)
             yield block, source.read(length)
 
     with target.open("r+b") as sink:
         try:
-            for (block, _), values in in_order(jobs(), _decode_block, available_processors()):
+            for (block, _), values in in_order(jobs(), decode_block, available_processors()):
                 sink.seek(block.tuned.start + block.first)
                 sink.write(values)
                 done()
         except zstandard.ZstdError as error:
-            raise CheckpointError(damaged.format(error)) from None
+            raise damaged(delta, error) from None
     if file_sha256(target) != entry.sha256:
-        raise _other_base(base, delta)
+        raise other_base(base, delta)
+
+
+def shell(
+    target: Path, entry: StoredEntry, of_base: Mapping[str, TensorEntry], *, base: Path, delta: Path
+) -> list[tuple[Block, tuple[int, int]]]:
+    """Write a stored file's header, and a hole in place of its tensors.
+
+    Args:
+        target: the new file.
+        entry: of ``delta.json``.
+        of_base: the base's tensors.
+        base, delta: their folders.
+
+    Returns:
+        The blocks that fill the hole, each with (first byte, bytes) in ``delta.bin``.
+
+    Raises:
+        CheckpointError: the delta is damaged, or was made from another base.
+    """
+    try:
+        header = base64.b64decode(entry.header, validate=True)
+    except ValueError as error:
+        raise damaged(delta, error) from None
+    if not len(header) <= entry.size <= len(header) + len(entry.blocks) * BLOCK_BYTES:
+        raise damaged(delta, f"{target.name} cannot have {entry.size} bytes")
+    target.write_bytes(header)
+    # The header alone says where the tensors lie once the file has its full length.
+    os.truncate(target, entry.size)
+    entries = read_header(target)
+    if sorted(e.name for e in entries if _twin(e, of_base) is None) != sorted(entry.own):
+        raise other_base(base, delta)
+    planned = list(_blocks_of(entries, of_base))
+    if len(planned) != len(entry.blocks):
+        raise damaged(delta, f"{len(entry.blocks)} blocks of {target.name}, not {len(planned)}")
+    there = (delta / BLOCKS).stat().st_size
+    if any(not 0 <= offset <= offset + length <= there for offset, length in entry.blocks):
+        raise CheckpointError(f"{delta / BLOCKS} ends too early; {_AGAIN}")
+    return list(zip(planned, entry.blocks, strict=True))
 
 
 def _twin(entry: TensorEntry, of_base: Mapping[str, TensorEntry]) -> TensorEntry | None:
@@ -291,18 +319,18 @@ def _count(files: Iterable[Iterable[TensorEntry]]) -> int:
     return sum(-((entry.start - entry.end) // BLOCK_BYTES) for entries in files for entry in entries)
 
 
-def _blocks_of(entries: Iterable[TensorEntry], of_base: Mapping[str, TensorEntry]) -> Iterator[_Block]:
+def _blocks_of(entries: Iterable[TensorEntry], of_base: Mapping[str, TensorEntry]) -> Iterator[Block]:
     for entry in entries:
         twin = _twin(entry, of_base)
         for first in range(0, entry.end - entry.start, BLOCK_BYTES):
             count = min(BLOCK_BYTES, entry.end - entry.start - first)
-            yield _Block(tuned=entry, base=twin, first=first, count=count)
+            yield Block(tuned=entry, base=twin, first=first, count=count)
 
 
 # ---- one block ----------------------------------------------------------------------------------------------------
 
 
-def _encode_block(block: _Block) -> bytes:
+def _encode_block(block: Block) -> bytes:
     values = _read(block.tuned, block)
     if block.base is None:
         return zstandard.ZstdCompressor(level=LEVEL).compress(values.tobytes())
@@ -313,7 +341,7 @@ def _encode_block(block: _Block) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL).compress(_planes(_fold(moved)))
 
 
-def _decode_block(job: tuple[_Block, bytes]) -> bytes:
+def decode_block(job: tuple[Block, bytes]) -> bytes:
     block, packed = job
     if block.base is None:
         return _unpack(packed, block)
@@ -325,14 +353,14 @@ def _decode_block(job: tuple[_Block, bytes]) -> bytes:
     return values.tobytes()
 
 
-def _unpack(packed: bytes, block: _Block) -> bytes:
+def _unpack(packed: bytes, block: Block) -> bytes:
     plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=block.count)
     if len(plain) != block.count:
         raise zstandard.ZstdError(f"{block.tuned.name} has {len(plain)} bytes where {block.count} belong")
     return plain
 
 
-def _read(entry: TensorEntry, block: _Block) -> NDArray[np.uint8]:
+def _read(entry: TensorEntry, block: Block) -> NDArray[np.uint8]:
     values = np.fromfile(entry.file, dtype=np.uint8, count=block.count, offset=entry.start + block.first)
     if values.size != block.count:
         raise CheckpointError(f"{entry.file} ends within {entry.name}; copy or download it again")

@@ -8,8 +8,11 @@ client's cache is read as it is. Nothing is written to the Hub.
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +20,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from sftknow.artifacts.files import file_sha256, write_text
+from sftknow.artifacts.files import write_text
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.dependencies import needs
 from sftknow.errors import HubError, RunError
@@ -28,6 +31,9 @@ from sftknow.untrusted import load_json
 with needs("huggingface_hub"):
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.hf_api import RepoFile
+
+Content = Path | bytes | io.BufferedIOBase
+"""What a file holds: a local file, the bytes themselves, or a file that is made as it is read."""
 
 _BLOCK = 2**20
 
@@ -44,14 +50,15 @@ class RemoteFile:
     sha256: str | None
     """Hash of the content where it is kept as LFS, else None."""
 
-    def same_as(self, content: Path | bytes, *, sha256: str | None = None) -> bool:
+    def same_as(self, content: Content, *, size: int | None = None, sha256: str | None = None) -> bool:
         """True where local bytes are those of the Hub, by the hash that the Hub keeps.
 
         Args:
-            content: a local file, or bytes.
-            sha256: of the content where it is known already, which spares reading it again.
+            content: a local file, bytes, or an open file.
+            size, sha256: of the content where they are known already, which spares reading it again.
         """
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        with opened(content) as file:
+            size = file.seek(0, os.SEEK_END) if size is None else size
         if size != self.size:
             return False
         if self.sha256 is not None:
@@ -213,18 +220,33 @@ def _remote_file(entry: Any) -> RemoteFile:
     return RemoteFile(path=entry.path, size=entry.size, git_sha1=entry.blob_id, sha256=sha256)
 
 
-def sha256_of(content: Path | bytes) -> str:
-    """SHA-256 (hex) of a file or of bytes."""
-    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else file_sha256(content)
+@contextmanager
+def opened(content: Content) -> Iterator[io.BufferedIOBase]:
+    """The content as a file, at its beginning, and there again afterwards."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            yield file
+    else:
+        made = io.BytesIO(content) if isinstance(content, bytes) else content
+        made.seek(0)
+        try:
+            yield made
+        finally:
+            made.seek(0)
 
 
-def _git_sha1(content: Path | bytes, size: int) -> str:
+def sha256_of(content: Content) -> str:
+    """SHA-256 (hex) of what a file holds."""
+    return _read_through(content, hashlib.sha256())
+
+
+def _git_sha1(content: Content, size: int) -> str:
     # Git's own naming of blobs, no protection: the Hub gives nothing else for files outside LFS.
-    found = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    if isinstance(content, bytes):
-        found.update(content)
-        return found.hexdigest()
-    with content.open("rb") as file:
+    return _read_through(content, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+
+
+def _read_through(content: Content, found: Any) -> str:
+    with opened(content) as file:
         while block := file.read(_BLOCK):
             found.update(block)
-    return found.hexdigest()
+    return str(found.hexdigest())

@@ -6,15 +6,18 @@ import json
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sftknow.artifacts.files import read_json, visible_files
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.artifacts.mastery_data import KIND, bucket_file
-from sftknow.errors import HubError
+from sftknow.checkpoints.deltas import is_delta
+from sftknow.checkpoints.stored_file import StoredFile, stored_files
+from sftknow.errors import HubError, SftknowError
 from sftknow.models.hub_client import Connection, RepoType, check_repo_id
 from sftknow.models.hub_files import sha256_of
+from sftknow.models.resolving import resolve_base
 from sftknow.progress import progress
 from sftknow.publishing.cards import (
     EVAL_RESULTS,
@@ -47,17 +50,16 @@ class PlannedFile:
     size: int
     """Bytes."""
     sha256: str
-    content: Path | bytes
-    """A local file, or the bytes that were made for it."""
-    modified: int | None = None
-    """When the local file was last changed, in nanoseconds, at the time of planning."""
+    content: Path | bytes | StoredFile
+    """A local file, the bytes that were made for it, or a file that is stored as a delta."""
+    state: tuple[Path, int, int] | None = None
+    """The local file, its size and when it was last changed, in nanoseconds, at the time of planning."""
 
     def check_unchanged(self) -> None:
         """Raise HubError where the local file is another one by now, whose hash would be a lie."""
-        if isinstance(self.content, Path):
-            status = self.content.stat()
-            if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
-                raise HubError(f"{self.content} was changed while it was being published; start again")
+        if not isinstance(self.content, bytes) and _state(self.content) != self.state:
+            place = self.content if isinstance(self.content, Path) else self.content.path
+            raise HubError(f"{place} was changed while it was being published; start again")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class PublicationPlan:
 class Hashes:
     """Hashes of local files that were taken already; a run plans its models twice and reads their weights once."""
 
-    known: dict[tuple[Path, int, int], str] = field(default_factory=dict)
+    known: dict[tuple[str, Path, int, int], str] = field(default_factory=dict)
 
 
 def plan_publication(
@@ -164,6 +166,7 @@ def plan_publication(
     if kind == KIND:
         named = named or licence_of_source(read_json(artifact / MANIFEST), link)
         card, head, paths = _dataset(artifact, repo_id, named, base)
+        contents: dict[str, Path | StoredFile] = {path: artifact / path for path in paths}
         made: dict[str, bytes] = {}
     elif kind == "model":
         manifest = whole_manifest(artifact)
@@ -187,7 +190,8 @@ def plan_publication(
             **({EVAL_RESULTS: results.encode()} if results else {}),
         }
         card, head = render_model_card(context), _model_manifest(manifest, context)
-        paths = [path for path in _model_files(artifact, repo_id) if path not in made]
+        found = _model_files(artifact, manifest, repo_id, base)
+        contents = {path: content for path, content in found.items() if path not in made}
     else:
         raise HubError(f"{artifact} holds a {kind}: only models, graded data sets and runs are published")
     return assemble(
@@ -196,7 +200,7 @@ def plan_publication(
         repo_type="dataset" if kind == KIND else "model",
         private=private,
         revision=revision,
-        files=hashed(artifact, paths, hashes or Hashes()),
+        files=hashed(contents, hashes or Hashes()),
         made=made,
         card=card,
         head=head,
@@ -297,43 +301,67 @@ def _model_manifest(manifest: dict[str, Any], context: ModelCardContext) -> dict
     return head
 
 
-def _model_files(folder: Path, repo_id: str) -> list[str]:
-    paths = []
-    for file in visible_files(folder):
-        path = file.relative_to(folder)
-        snapshot = any(part.startswith("checkpoint-") for part in path.parts)
-        if not snapshot and path.name not in _MADE_ANEW and file.suffix not in _PICKLES:
-            paths.append(path.as_posix())
-    if not any(path.endswith(".safetensors") for path in paths):
+def _model_files(
+    folder: Path, manifest: Mapping[str, Any], repo_id: str, base_repo: str | None
+) -> dict[str, Path | StoredFile]:
+    """The files of a model that go to the Hub; a delta's are those of the checkpoint that it stands for."""
+    found: Mapping[str, Path | StoredFile]
+    if is_delta(folder):
+        found = stored_files(_base_of_delta(folder, manifest, base_repo), folder)
+    else:
+        found = {file.relative_to(folder).as_posix(): file for file in visible_files(folder)}
+    files = {path: content for path, content in sorted(found.items()) if _goes_along(PurePosixPath(path))}
+    if not any(path.endswith(".safetensors") for path in files):
         raise HubError(f"{folder} has no safetensors weights: it is no finished model", repo_id=repo_id)
-    if "config.json" not in paths:
+    if "config.json" not in files:
         raise HubError(f"{folder} has no config.json: it is no finished model", repo_id=repo_id)
-    return paths
+    return files
 
 
-def hashed(folder: Path, paths: list[str], hashes: Hashes) -> list[PlannedFile]:
-    """Files of a folder with size and hash; a bar is shown where there is much to read."""
-    states = {path: (folder / path).stat() for path in paths}
-    new = {p for p, s in states.items() if (folder / p, s.st_size, s.st_mtime_ns) not in hashes.known}
-    total, files = sum(states[path].st_size for path in new), []
+def _goes_along(path: PurePosixPath) -> bool:
+    aside = any(part.startswith((".", "checkpoint-")) for part in path.parts)
+    return not aside and path.name not in _MADE_ANEW and path.suffix not in _PICKLES
+
+
+def _base_of_delta(folder: Path, manifest: Mapping[str, Any], base_repo: str | None) -> Path:
+    """The base's folder on this machine; one that is on the Hub is pulled."""
+    local = local_base(folder, manifest)
+    beside = folder.parent / "base"
+    if local is None and (beside / MANIFEST).is_file() and any(beside.glob("*.safetensors")):
+        local = beside
+    named = str(local) if local else base_repo or (manifest.get("base") or {}).get("path")
+    try:
+        return Path(resolve_base(str(named), None, None).ref.path)
+    except SftknowError as error:
+        raise HubError(
+            f"{folder} is stored as what differs from its base, which is needed to publish it: {error}; "
+            "give the base with --base ORG/NAME, or write the whole model with `sftknow materialize`"
+        ) from None
+
+
+def hashed(contents: Mapping[str, Path | StoredFile], hashes: Hashes) -> list[PlannedFile]:
+    """Files with size and hash; a bar is shown where there is much to read. What is stored as a delta is compared."""
+    states = {path: (path, *_state(content)) for path, content in contents.items()}
+    sizes = {p: content.size if isinstance(content, StoredFile) else states[p][2] for p, content in contents.items()}
+    new = {path for path, state in states.items() if state not in hashes.known}
+    total, files = sum(sizes[path] for path in new), []
     with progress(total, "Hashing", unit="B") if total > _WORTH_A_BAR else nullcontext() as bar:
-        for path, status in states.items():
-            content, key = folder / path, (folder / path, status.st_size, status.st_mtime_ns)
+        for path, content in contents.items():
+            state = states[path]
             if path in new:
-                hashes.known[key] = sha256_of(content)
+                hashes.known[state] = content.verify() if isinstance(content, StoredFile) else sha256_of(content)
                 if bar is not None:
                     bar.unit_scale = True
-                    bar.update(status.st_size)
-            files.append(
-                PlannedFile(
-                    path=path,
-                    size=status.st_size,
-                    sha256=hashes.known[key],
-                    content=content,
-                    modified=status.st_mtime_ns,
-                )
-            )
+                    bar.update(sizes[path])
+            sha256 = hashes.known[state]
+            files.append(PlannedFile(path=path, size=sizes[path], sha256=sha256, content=content, state=state[1:]))
     return files
+
+
+def _state(content: Path | StoredFile) -> tuple[Path, int, int]:
+    place = content if isinstance(content, Path) else content.path
+    status = place.stat()
+    return place, status.st_size, status.st_mtime_ns
 
 
 def _made(path: str, content: bytes) -> PlannedFile:

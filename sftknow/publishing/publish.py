@@ -16,11 +16,13 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.lfs import UploadInfo
 
 from sftknow.artifacts.manifests import MANIFEST
+from sftknow.checkpoints.stored_file import StoredFile
 from sftknow.errors import HubError
 from sftknow.models.hub_client import Connection, Patience, one_line, quiet
-from sftknow.models.hub_files import RemoteFile, Repo, list_files
+from sftknow.models.hub_files import RemoteFile, Repo, list_files, opened
 from sftknow.progress import progress
 from sftknow.publishing.plan import PlannedFile, PublicationPlan, plan_publication
 from sftknow.records import PublishReceipt
@@ -177,7 +179,7 @@ def _work(link: Connection, plan: PublicationPlan, commit: str) -> _Work:
     add = tuple(
         file
         for file in plan.files
-        if file.path not in there or not there[file.path].same_as(file.content, sha256=file.sha256)
+        if file.path not in there or not there[file.path].same_as(file.content, size=file.size, sha256=file.sha256)
     )
     planned = {file.path for file in plan.files}
     former: Mapping[str, Any] = {}
@@ -194,9 +196,14 @@ def _work(link: Connection, plan: PublicationPlan, commit: str) -> _Work:
 
 def _addition(file: PlannedFile) -> CommitOperationAdd:
     file.check_unchanged()
-    addition = CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=file.content)
+    with opened(file.content) as content:
+        known = UploadInfo(sha256=bytes.fromhex(file.sha256), size=file.size, sample=content.read(512))
+    made = isinstance(file.content, StoredFile)
+    addition = CommitOperationAdd(path_in_repo=file.path, path_or_fileobj=b"" if made else file.content)
+    if made:
+        addition.path_or_fileobj = file.content  # which the client would read through first
     # Known from the plan: spares the client a second read of files that may have many gigabytes.
-    addition.upload_info.sha256 = bytes.fromhex(file.sha256)
+    addition.upload_info = known
     return addition
 
 

@@ -150,7 +150,7 @@ def plan_results(
         repo_type="dataset",
         private=private,
         revision="main",
-        files=hashed(run, [path for path in paths if path not in made], hashes or Hashes()),
+        files=hashed({path: run / path for path in paths if path not in made}, hashes or Hashes()),
         made={**made, SCORES: _score_table(scores)},
         card=render_results_card(context),
         head=head,
