@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom, binomtest, norm, spearmanr
+from scipy.stats import binom, binomtest, norm, spearmanr, t as student
 
 Floats = npt.NDArray[np.float64]
 
@@ -130,6 +130,39 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
+def student_p(value: float, stderr: float, freedom: float) -> float:
+    """Two-sided p-value of a difference by Student's t; 1 where it is nothing or its standard error is not known."""
+    if not value or not math.isfinite(stderr):
+        return 1.0
+    return 0.0 if stderr == 0 else float(2 * student.sf(abs(value) / stderr, max(1.0, freedom)))
+
+
+def student_reach(probability: float, freedom: float) -> float:
+    """Standard errors from the middle of a central interval of that probability to its end, by Student's t."""
+    return float(student.ppf((1 + probability) / 2, max(1.0, freedom)))
+
+
+def wilson(hits: float, tries: int, z: float = NORMAL_95) -> tuple[float, float]:
+    """Wilson's score interval of a rate (Wilson 1927), 95 % unless told.
+
+    Returns:
+        (low, high), within [0, 1]; exactly 0 at no hits and exactly 1 at hits throughout.
+
+    Raises:
+        ValueError: not 0 ≤ hits ≤ tries, or no tries at all.
+    """
+    if tries <= 0 or not 0 <= hits <= tries:
+        raise ValueError(f"{hits} hits in {tries} tries")
+    rate = hits / tries
+    centre = rate + z * z / (2 * tries)
+    reach = z * math.sqrt(rate * (1 - rate) / tries + z * z / (4 * tries * tries))
+    scale = 1 + z * z / tries
+    return (
+        0.0 if hits == 0 else max(0.0, (centre - reach) / scale),
+        1.0 if hits == tries else min(1.0, (centre + reach) / scale),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankCorrelation:
     """Spearman's coefficient with an approximate 95 % interval (None below five points)."""
@@ -143,8 +176,8 @@ class RankCorrelation:
 def spearman(x: Sequence[float] | Floats, y: Sequence[float] | Floats) -> RankCorrelation | None:
     """Spearman's rank correlation; None with under three points or where one side never varies.
 
-    The interval is Fisher's z with the variance 1.06 / (n − 3) (Fieller, Hartley and Pearson, 1957). It takes the
-    points as independent.
+    The interval is Fisher's z with the variance 1.06 / (n − 3) (Fieller, Hartley and Pearson, 1957) and Student's t
+    with n − 2 degrees of freedom. It takes the points as independent.
     """
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.size < 3 or np.all(a == a[0]) or np.all(b == b[0]):
@@ -152,6 +185,6 @@ def spearman(x: Sequence[float] | Floats, y: Sequence[float] | Floats) -> RankCo
     rho = float(np.clip(spearmanr(a, b).statistic, -1.0, 1.0))
     low = high = None
     if a.size >= 5 and abs(rho) <= 1 - 1e-12:
-        half = NORMAL_95 * math.sqrt(1.06 / (a.size - 3))
+        half = student_reach(0.95, a.size - 2) * math.sqrt(1.06 / (a.size - 3))
         low, high = math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
     return RankCorrelation(rho=rho, low=low, high=high, count=int(a.size))

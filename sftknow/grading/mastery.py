@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from sftknow.errors import MasteryDataError
 from sftknow.records import BUCKETS, SPLITS, GradedFact, Mastery, SampleTally
+from sftknow.stats import wilson
 
 
 def bucket_of(hits: int, tries: int) -> int:
@@ -18,25 +19,6 @@ def bucket_of(hits: int, tries: int) -> int:
     if tries <= 0 or not 0 <= hits <= tries:
         raise ValueError(f"{hits} hits in {tries} tries")
     return -(-4 * hits // tries)
-
-
-def wilson(hits: int, tries: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a rate (Wilson 1927), 95 % unless told.
-
-    Returns:
-        (low, high), within [0, 1]; exactly 0 at no hits and exactly 1 at hits throughout.
-
-    Raises:
-        ValueError: as in `bucket_of`.
-    """
-    bucket_of(hits, tries)
-    rate = hits / tries
-    centre = rate + z * z / (2 * tries)
-    reach = z * math.sqrt(rate * (1 - rate) / tries + z * z / (4 * tries * tries))
-    scale = 1 + z * z / tries
-    low = 0.0 if hits == 0 else (centre - reach) / scale
-    high = 1.0 if hits == tries else (centre + reach) / scale
-    return low, high
 
 
 def grade(fact_id: str, tallies: Iterable[SampleTally]) -> Mastery:

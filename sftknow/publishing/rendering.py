@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from sftknow.errors import HubError
 from sftknow.records import BUCKETS, MetricValue, Split
 from sftknow.resources import card_folder
+from sftknow.stats import NORMAL_95, wilson
 
 PAPER = "2509.16596"
 """arXiv number of the paper whose method this is."""
@@ -94,12 +95,8 @@ def _score(value: MetricValue | None) -> str:
 
 
 def interval(value: MetricValue) -> tuple[float, float]:
-    """The 95 % interval of an accuracy: Wilson's for one bucket, ± 1.96 standard errors for a mean of buckets."""
-    z = 1.959964
+    """The 95 % interval of an accuracy: Wilson's for one bucket, the normal one for a mean of buckets."""
     if "_bucket_" not in value.task:
-        spread = 0.0 if math.isnan(value.stderr) else z * value.stderr
+        spread = 0.0 if math.isnan(value.stderr) else NORMAL_95 * value.stderr
         return max(0.0, value.value - spread), min(1.0, value.value + spread)
-    n, p = value.count, value.value
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return wilson(min(value.value, 1.0) * value.count, value.count)

@@ -12,6 +12,7 @@ from sftknow.report.aggregate import compare, estimate, ranked
 from sftknow.report.contents import BASE, Report, Training
 from sftknow.report.entries import percent, signed
 from sftknow.report.summary import error_text, in_a_row
+from sftknow.report.words import CHANCE, FEW, LEAST_DRAWS, RULE
 
 
 def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
@@ -29,17 +30,22 @@ def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
 
 
 def _equals(report: Report, order: Sequence[Training]) -> list[Training]:
-    """The best training and those within two standard errors of it on the split that choices are made on."""
+    """The best training and those that cannot be told from it on the split that choices are made on."""
     leads = [(t, compare(order[0].models, t.models, report.choosing_split)) for t in order[1:]]
-    return [order[0], *(t for t, lead in leads if lead is not None and not lead.sure)]
+    looks = len(order) * (len(order) - 1) // 2  # the best was picked by looking
+    return [order[0], *(t for t, lead in leads if lead is not None and not lead.among(looks).sure)]
 
 
 def _data(report: Report, order: Sequence[Training]) -> list[str]:
     equal = _equals(report, order)
     least = min(equal, key=lambda g: (g.size, order.index(g)))
     split = {"dev": "dev split", "test": "test set itself, for want of a dev split"}[report.choosing_split]
+    few = any(len(t.models) < LEAST_DRAWS for t in order)
     if len(order) == 1:
         said = [f"How much data: only {order[0].phrase} was tried, so no size can be preferred."]
+    elif few:
+        least = order[0]
+        said = [f"How much data: {FEW}. {least.phrase[0].upper()}{least.phrase[1:]} did best on the {split}."]
     elif least is order[0]:
         said = [f"How much data: {least.phrase}. It did best on the {split}, and nothing smaller keeps up with it."]
     else:
@@ -49,10 +55,11 @@ def _data(report: Report, order: Sequence[Training]) -> list[str]:
         ]
     if BASE in report.models:
         gain = compare(least.models, [report.models[BASE]], "test")
-        if gain is not None and not gain.sure:
+        if gain is not None and not gain.among(len(order)).sure:
+            why = f"; {FEW}" if gain.few else ""
             said.append(
                 "Whether to fine-tune at all: on the in-domain test this training is not surely better than the base "
-                f"model ({signed(gain.value)} points ± {percent(gain.stderr)})."
+                f"model ({signed(gain.value)} points ± {percent(gain.stderr)}{why})."
             )
         elif gain is not None and gain.value < 0:
             said.append(
@@ -63,6 +70,8 @@ def _data(report: Report, order: Sequence[Training]) -> list[str]:
 
 
 def _bucket(report: Report, order: Sequence[Training]) -> list[str]:
+    if any(len(g.models) < LEAST_DRAWS for g in order):
+        return [f"From which bucket: {FEW}. {order[0].trained_on.capitalize()} did best, with {order[0].size:,} facts."]
     equal = _equals(report, order)
     size = min(equal, key=lambda g: (g.size, order.index(g))).size
     here = [g for g in order if g.size == size and not g.all]
@@ -83,7 +92,7 @@ def _level(found: Mapping[str, Any]) -> list[str]:
     part = found.get("restoration", {})
     test = part.get("test")
     if not test:
-        why = "no level was chosen yet" if part.get("every_level") else "nothing was restored"
+        why = "no level was chosen yet" if part.get("chosen_levels") else "nothing was restored"
         return [f"{start}{why} in this run; `sftknow restore --choose-on dev` finds one."]
     if part["level"] == "0%":
         return [f"{start}none. On the {part['chosen_on']} split no level beat the model as it was trained."]
@@ -92,7 +101,7 @@ def _level(found: Mapping[str, Any]) -> list[str]:
         f"{start}{part['level']} of the model trained on {part['title']}, chosen on {part['chosen_on']} ({effect})"
     )
     if not test["sure"]:
-        return [f"{sentence}; that may be chance, so leaving the model as it is does no harm either."]
+        return [f"{sentence}; {CHANCE}, so leaving the model as it is does no harm either."]
     if test["value"] < 0:
         return [f"{start}none. {part['level']} looked best on {part['chosen_on']}, but it surely harms ({effect})."]
     return [f"{sentence}; that is surely better than leaving it."]
@@ -109,4 +118,4 @@ def _sureness(report: Report, order: Sequence[Training]) -> list[str]:
         said += " With a single draw another one may turn the order around: run two more seeds before relying on it."
     elif low < 5:
         said += " The paper takes five draws; with fewer, the spread between draws is itself only roughly known."
-    return [f"{said} “Surely” means beyond two standard errors, for one comparison at a time."]
+    return [f"{said} {RULE}"]

@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from sftknow.artifacts.levels import best_level
 from sftknow.report.by_fact import Shared, shared_outcomes
-from sftknow.report.contents import Model, Training
-
-SURE = 2.0
-"""Standard errors beyond which a difference is called one."""
+from sftknow.report.cells import is_draw
+from sftknow.report.contents import Model, Report, Restored, Training
+from sftknow.report.words import Difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,29 +30,21 @@ class Estimate:
     runs: int
     count: int
     """Questions behind the value (of one run)."""
+    values: tuple[float, ...] = ()
+    """One a run."""
 
     @property
     def between(self) -> list[tuple[float, int]]:
         """Variance of the mean over several seeds with its degrees of freedom, as `pooled` takes it."""
         return [(self.error**2 / self.runs, self.runs - 1)] if self.over_seeds else []
 
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """How two models, or two groups of models, differ in the mean over buckets."""
-
-    value: float
-    stderr: float
-    freedom: float = math.inf
-    """Degrees of freedom of the standard error: few where seeds are few and their spread decides."""
-    gained: int | None
-    """Questions right only in the first; None where the questions are not there or there are several runs."""
-    lost: int | None
-
     @property
-    def sure(self) -> bool:
-        """More than two standard errors from zero."""
-        return abs(self.value) > SURE * self.stderr
+    def without(self) -> tuple[float, float]:
+        """Least and largest mean with one of several runs left out; the value itself where there is one run."""
+        if len(self.values) < 2:
+            return self.value, self.value
+        left = [(sum(self.values) - value) / (len(self.values) - 1) for value in self.values]
+        return min(left), max(left)
 
 
 def over_runs(values: Sequence[float], error: float, count: int) -> Estimate:
@@ -64,7 +57,8 @@ def over_runs(values: Sequence[float], error: float, count: int) -> Estimate:
     """
     several = len(values) > 1
     error = float(np.std(values, ddof=1)) if several else error
-    return Estimate(value=float(np.mean(values)), error=error, over_seeds=several, runs=len(values), count=count)
+    mean, runs = float(np.mean(values)), len(values)
+    return Estimate(value=mean, error=error, over_seeds=several, runs=runs, count=count, values=tuple(values))
 
 
 def estimate(models: Sequence[Model], split: str, bucket: int | None = None, metric: str = "acc") -> Estimate | None:
@@ -101,49 +95,64 @@ def compare(
         split: whose questions.
         bucket: one bucket; None for the plain mean over them.
         same_runs: the models of both stand run by run, as a restored model beside the same model unrestored: what
-            varies between runs is then the difference.
+            varies between runs is then the difference. Of one run nothing is said beyond that model.
     """
     a, b = estimate(first, split, bucket), estimate(second, split, bucket)
     if a is None or b is None:
         return None
-    between = [*a.between, *b.between]
-    if same_runs and len(first) > 1:
+    between, without = [*a.between, *b.between], (a.without[0] - b.without[1], a.without[1] - b.without[0])
+    draws = min((len(side) for side in (first, second) if any(is_draw(m.name) for m in side)), default=None)
+    if same_runs:
         scores = [(one.score(split, bucket), two.score(split, bucket)) for one, two in zip(first, second, strict=True)]
-        steps = [one.value - two.value if one and two else math.nan for one, two in scores]
-        between = [(float(np.var(steps, ddof=1)) / len(steps), len(steps) - 1)]
+        steps = over_runs([one.value - two.value for one, two in scores if one and two], math.nan, a.count)
+        between, without = steps.between, steps.without
+        draws = len(first) if len(first) > 1 else None
+    within, shared = question_variance(first, second, split, bucket)
+    single = shared is not None and len(first) == len(second) == 1
+    return pooled(
+        a.value - b.value,
+        between,
+        within,
+        changed=None if shared is None else shared.gained + shared.lost,
+        gained=shared.gained if shared is not None and single else None,
+        lost=shared.lost if shared is not None and single else None,
+        draws=draws,
+        without=without if between else None,
+    )
+
+
+def question_variance(
+    first: Sequence[Model], second: Sequence[Model], split: str, bucket: int | None = None
+) -> tuple[float, Shared | None]:
+    """Variance of the difference of two groups over the choice of questions, and the questions where all kept them."""
     shared = shared_outcomes([m.questions for m in first], [m.questions for m in second], split)
-    gained = lost = within = None
     if shared is not None:
-        pairs = shared.only(bucket)
-        within = _paired_variance(pairs)
-        if len(first) == len(second) == 1:
-            gained, lost = pairs.gained, pairs.lost
-    if within is None:
-        within = sum(s.stderr**2 for side in (first, second) if (s := side[0].score(split, bucket)) is not None)
-    return pooled(a.value - b.value, between, within, gained=gained, lost=lost)
+        shared = shared.only(bucket)
+        within = _paired_variance(shared)
+        if within is not None:
+            return within, shared
+    return sum(s.stderr**2 for side in (first, second) if (s := side[0].score(split, bucket)) is not None), shared
 
 
-def pooled(
-    value: float,
-    between: Sequence[tuple[float, int]],
-    within: float,
-    *,
-    gained: int | None = None,
-    lost: int | None = None,
-) -> Difference:
-    """A difference with the error that its parts have together (Welch and Satterthwaite).
+def pooled(value: float, between: Sequence[tuple[float, int]], within: float, **about: Any) -> Difference:
+    """A difference with the error that its parts have together.
+
+    The degrees of freedom are those of the runs alone (Welch and Satterthwaite): questions are many, but a spread over
+    two or three runs that comes out small by chance must not lend their number to the whole. Of questions those
+    that changed count: seven gained and one lost are eight coins.
 
     Args:
         value: the difference.
         between: variances of means over runs with their degrees of freedom: runs are few.
-        within: variance over questions or facts, which are many.
-        gained: as `Difference`.
-        lost: as `Difference`.
+        within: variance over questions or facts.
+        about: ``changed``, the number of questions that changed, and fields of `Difference`.
     """
-    variance = sum(v for v, _ in between) + within
-    spread = sum(v**2 / freedom for v, freedom in between)
-    freedom = variance**2 / spread if spread else math.inf
-    return Difference(value=value, stderr=math.sqrt(variance), freedom=freedom, gained=gained, lost=lost)
+    total, spread = sum(v for v, _ in between), sum(v**2 / freedom for v, freedom in between)
+    freedom: float = total**2 / spread if spread else sum(freedom for _, freedom in between) or math.inf
+    changed = about.pop("changed", None)
+    if changed is not None:
+        freedom = min(freedom, max(1, changed - 1))
+    return Difference(value=value, stderr=math.sqrt(total + within), freedom=freedom, **about)
 
 
 def _paired_variance(shared: Shared) -> float | None:
@@ -153,3 +162,34 @@ def _paired_variance(shared: Shared) -> float | None:
     if not differences or any(values.size < 2 for values in differences):
         return None
     return float(sum(np.var(values, ddof=1) / values.size for values in differences)) / len(differences) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What restoring a training adds in-domain at the level chosen for it."""
+
+    training: Restored
+    level: str
+    found: Difference
+
+
+def chosen_level(report: Report, training: Restored) -> str | None:
+    """The level that is best on the split that choices are made on, over the training's seeds; None without scores."""
+    levels = ["0%", *training.shared_levels]
+    found = {k: e.value for k in levels if (e := estimate(training.at(k), report.choosing_split))}
+    return best_level(found) if len(found) == len(levels) > 1 else None
+
+
+def chosen_gains(report: Report) -> list[Gain]:
+    """Of every restored training: its gain on the in-domain test at the level chosen for it.
+
+    Where there is no dev split the level is picked on the test itself, and the gain corrected for every level tried.
+    """
+    gains = []
+    for r in report.restored_trainings:
+        level = chosen_level(report, r)
+        found = compare(r.at(level), r.plain(level), "test", same_runs=True) if level else None
+        if level and found:
+            looks = len(r.shared_levels) if report.choosing_split == "test" else 1
+            gains.append(Gain(training=r, level=level, found=found.widened(looks)))
+    return gains

@@ -79,6 +79,11 @@ class Cell(Kind):
         )
 
 
+def is_draw(name: str) -> bool:
+    """Whether a model, restored or not, is one draw of a kind of training: a cell of a grid, and no given model."""
+    return _CELL.fullmatch(name.partition("@")[0]) is not None
+
+
 def layer_range(level: str) -> str | None:
     """``layers-0-3`` → ``0-3``: the decoder layers set back as a whole; None for the name of a share."""
     match = _LAYERS.fullmatch(level)

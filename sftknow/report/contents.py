@@ -74,6 +74,10 @@ class Restored(Kind):
     runs: Mapping[str, Mapping[str, Model]]
     """For each cell its models by level, smallest share first; ``0%`` is the cell itself."""
 
+    @property
+    def phrase(self) -> str:
+        return super().phrase if self.in_grid else self.name
+
     def at(self, level: str) -> list[Model]:
         """The models at a level, one for each seed that was restored at it."""
         return [run[level] for run in self.runs.values() if level in run]
@@ -200,6 +204,16 @@ class Report:
             for own in members.values()
         ]
         return tuple(sorted(found, key=lambda t: (t.bucket is None, t.source, t.size, t.all)))
+
+    def without_seed(self, seed: int) -> Report:
+        """The report as it would be without a training draw."""
+        gone = {name for name, cell in self.cells.items() if cell.seed == seed}
+        return replace(
+            self,
+            cells={name: cell for name, cell in self.cells.items() if name not in gone},
+            models={name: model for name, model in self.models.items() if name.partition("@")[0] not in gone},
+            divergences={name: found for name, found in self.divergences.items() if name not in gone},
+        )
 
     @cached_property
     def large_size(self) -> int | None:

@@ -17,7 +17,7 @@ import numpy as np
 from sftknow.artifacts.divergence import reading_of
 from sftknow.records import BUCKETS, GroupDivergence, TokenDivergence
 from sftknow.report.accuracy import error_words, size_panel
-from sftknow.report.aggregate import Difference, Estimate, estimate, over_runs, pooled
+from sftknow.report.aggregate import Estimate, estimate, over_runs, pooled
 from sftknow.report.blocks import report_block
 from sftknow.report.by_fact import MovedExample
 from sftknow.report.contents import BASE, Report, Training
@@ -25,6 +25,7 @@ from sftknow.report.entries import MANY_ROWS, interval_entry, number_entry, plus
 from sftknow.report.frame import interval_error
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, figure, tabulate
 from sftknow.report.style import chart, look
+from sftknow.report.words import Difference
 from sftknow.stats import RankCorrelation, spearman
 
 

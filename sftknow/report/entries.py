@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sftknow.report.aggregate import Difference, Estimate, estimate
+from sftknow.report.aggregate import Estimate, estimate
 from sftknow.report.contents import Model
 from sftknow.report.layout import Entry
+from sftknow.report.words import Difference
 
 MINUS = "\N{MINUS SIGN}"
 MANY_ROWS = 24
@@ -66,16 +67,6 @@ def accuracy_of(split: str, bucket: int | None, metric: str, models: Sequence[Mo
     return estimate_entry(estimate(models, split, bucket, metric))
 
 
-def tone(difference: Difference) -> str:
-    """Background for a difference: its direction, and how sure and how large it is."""
-    if float(f"{100 * difference.value:.1f}") == 0:
-        return ""
-    way = "up" if difference.value > 0 else "down"
-    if not difference.sure:
-        return f"{way}-weak"
-    return f"{way}-strong" if abs(difference.value) >= 0.05 else f"{way}-mid"
-
-
 def change_entry(difference: Difference | None) -> Entry | None:
     """A difference in points with its standard error."""
     if difference is None:
@@ -85,7 +76,7 @@ def change_entry(difference: Difference | None) -> Entry | None:
         note=f"± {percent(difference.stderr)}",
         value=100 * difference.value,
         extra={"standard error": 100 * difference.stderr},
-        tone=tone(difference),
+        difference=difference,
     )
 
 
@@ -100,5 +91,5 @@ def moved_entry(here: Estimate, moved: Difference | None) -> Entry:
         note=f"{signed(moved.value)} {spread}".rstrip(),
         value=100 * here.value,
         extra={**extra, "difference": 100 * moved.value, "its standard error": 100 * moved.stderr},
-        tone=tone(moved),
+        difference=moved,
     )

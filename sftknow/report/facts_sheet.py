@@ -249,8 +249,8 @@ def limits(report: Report) -> list[str]:
         )
     if report.restored_cells:
         said.append(
-            "Many restored models are compared. Where restoring does nothing, about one comparison in twenty still "
-            "lies beyond two standard errors; trust the level chosen on dev and its test result (Table H) most."
+            "Many restored models are compared. The colours of a table are corrected for their number; the level "
+            "chosen on dev with its test result (Table H) is the one that nothing was picked by."
         )
     if report.divergences:
         said.append(

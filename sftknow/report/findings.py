@@ -10,12 +10,14 @@ from typing import Any
 
 from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS, to_json
-from sftknow.report.aggregate import Difference, compare, estimate, ranked
+from sftknow.report.aggregate import chosen_gains, compare, estimate, ranked
 from sftknow.report.changes import shown_change
+from sftknow.report.claims import correlation
 from sftknow.report.contents import BASE, Report
-from sftknow.report.divergence import beside_words, bucket_of, rank_correlation, reading, training_points
+from sftknow.report.divergence import beside_words, bucket_of, reading
 from sftknow.report.layout import finite
 from sftknow.report.mastery import exposure_bins
+from sftknow.report.words import LEAST_DRAWS, Difference, together
 from sftknow.stats import spearman
 
 
@@ -23,10 +25,6 @@ def findings(report: Report) -> dict[str, Any]:
     """The numbers behind the words; a part that the run cannot give is absent. Accuracies are shares (0 to 1)."""
     parts = {name: find(report) for name, find in PARTS.items()}
     return {name: part for name, part in parts.items() if part}
-
-
-def _difference(found: Difference) -> dict[str, Any]:
-    return {"value": found.value, "stderr": finite(found.stderr), "sure": found.sure}
 
 
 def _exposure(report: Report) -> dict[str, Any]:
@@ -69,35 +67,39 @@ def _best_training(report: Report) -> dict[str, Any]:
         for split in ("test", "testood"):
             gain = compare(models, [report.models[BASE]], split)
             if gain:
-                part[f"{split}_over_base"] = _difference(gain)
+                part[f"{split}_over_base"] = gain.among(len(found)).part()
+    # The best and the weakest were picked by looking: they stand for every pair of trainings.
+    looks = _pairs(len(found))
     rivals = []
     for group, rival in found[1:]:
         lead = compare(models, group.models, "test")
-        if lead and not lead.sure:
-            rivals.append({"name": group.name, "title": group.phrase, "test": rival, **_difference(lead)})
+        if lead and not (lead := lead.among(looks)).sure:
+            rivals.append({"name": group.name, "title": group.phrase, "test": rival, **lead.part()})
     part["not_told_apart"] = rivals
     worst, low = found[-1]
     if worst is not best:
         behind = compare(models, worst.models, "test")
         part["worst"] = {"name": worst.name, "title": worst.phrase, "test": low}
         if behind:
-            part["worst"]["behind"] = _difference(behind)
+            part["worst"]["behind"] = behind.among(looks).part()
     return part
+
+
+def _pairs(number: int) -> int:
+    return number * (number - 1) // 2
 
 
 def _more_data(report: Report) -> list[dict[str, Any]]:
     """For each source: its largest size against its smallest."""
-    parts = []
+    parts, effects = [], []
     found = report.trainings
     for source in dict.fromkeys(g.source for g in found):
         own = [g for g in found if g.source == source]
-        if len(own) < 2:
-            continue
-        effect = compare(own[-1].models, own[0].models, "test")
+        effect = compare(own[-1].models, own[0].models, "test") if len(own) > 1 else None
         if effect:
-            part = {"trained_on": own[0].trained_on, "from": own[0].size, "to": own[-1].size, **_difference(effect)}
-            parts.append(part)
-    return parts
+            parts.append({"trained_on": own[0].trained_on, "from": own[0].size, "to": own[-1].size})
+            effects.append(effect)
+    return [{**part, **effect.part()} for part, effect in zip(parts, together(effects), strict=True)]
 
 
 def _source_effect(report: Report) -> dict[str, Any]:
@@ -118,12 +120,13 @@ def _source_effect(report: Report) -> dict[str, Any]:
         lead = compare(unknown.models, second.models, "test")
         if lead is None:
             return {}
-        return {"size": unknown.size, "best": best.trained_on, "bucket_0_is_best": True, "lead": _difference(lead)}
+        lead = lead.among(_pairs(len(values)))
+        return {"size": unknown.size, "best": best.trained_on, "bucket_0_is_best": True, "lead": lead.part()}
     part: dict[str, Any] = {"size": unknown.size, "best": best.trained_on, "bucket_0_is_best": False}
     for name, bucket in (("mean", None), ("bucket_4", BUCKETS[-1])):
         lag = compare(unknown.models, best.models, "test", bucket)
-        if lag:
-            part[name] = _difference(lag)
+        if lag:  # the best of the others was picked by looking, and two places are looked at
+            part[name] = lag.among(2 * (len(values) - 1)).part()
     return part
 
 
@@ -138,10 +141,9 @@ def _divergence(report: Report) -> dict[str, Any]:
         "bucket": bucket_of(report),
         "reading": reading(report),
     }
-    points = training_points(report)
-    related = rank_correlation(points)
+    related, draws = correlation(report)
     if related:
-        part["rank_correlation"] = to_json(related)
+        part["rank_correlation"] = {**to_json(related), "few_seeds": draws < LEAST_DRAWS}
         part["beside"] = beside_words(report)
     return part
 
@@ -171,24 +173,34 @@ def _restoration(report: Report) -> dict[str, Any]:
         levels = report.restored(choice.cell)
         plain, model = report.models[choice.cell], levels.get(choice.level)
         part |= {"title": report.phrase(choice.cell), "level": choice.level, "chosen_on": choice.chosen_on}
+        moves: dict[str, Difference] = {}
         for split in ("dev", "test", "testood"):
             before, after = estimate([plain], split), estimate([model] if model else [], split)
-            moved = compare([model], [plain], split) if model else None
+            moved = compare([model], [plain], split, same_runs=True) if model else None
             if before and after and moved:
-                part[split] = {"before": before.value, "after": after.value, **_difference(moved)}
+                part[split] = {"before": before.value, "after": after.value}
+                # Where the level was picked by the split itself, every level was a look.
+                moves[split] = moved.among(len(levels)) if split == choice.chosen_on else moved
+        fair = [split for split in moves if split != choice.chosen_on]
+        moves |= zip(fair, together([moves[split] for split in fair]), strict=True)
+        for split, moved in moves.items():
+            part[split] |= moved.part()
         scored = {level: e.value for level, m in levels.items() if (e := estimate([m], "test"))}
         if scored:
             top = max(scored, key=lambda level: scored[level])
             part["best_on_test"] = {"level": top, "value": scored[top]}
-    helped = []
-    for name in report.restored_cells:
-        plain = report.models[name]
-        for level, model in report.restored(name).items():
-            moved = compare([model], [plain], "test") if level != "0%" else None
-            if moved:
-                helped.append({"name": name, "title": report.phrase(name), "level": level, **_difference(moved)})
-    if helped:
-        part["every_level"] = helped
+    chosen = chosen_gains(report)
+    if chosen:
+        part["chosen_levels"] = [
+            {
+                "title": g.training.phrase,
+                "level": g.level,
+                "chosen_on": report.choosing_split,
+                "seeds": len(g.training.runs),
+                **found.part(),
+            }
+            for g, found in zip(chosen, together([g.found for g in chosen]), strict=True)
+        ]
     return part
 
 

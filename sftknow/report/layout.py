@@ -6,8 +6,10 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
+
+from sftknow.report.words import Difference, together, tone
 
 Value = float | int | str | None
 Row = tuple[Value, ...]
@@ -42,8 +44,10 @@ class Entry:
     """Shown small behind the text, such as a signed difference."""
     tone: str = ""
     """``up``, ``down`` with ``-weak``, ``-mid``, ``-strong``, or empty: a background colour, never the only sign."""
+    difference: Difference | None = None
+    """What `tabulate` judges together with the others of the table; the colour and the p-value follow from it."""
     strong: bool = False
-    """The best of its column."""
+    """The highest of its column, or what a table is about."""
     paper: str = ""
     """The paper's value, shown small below; with the difference from it where the model is the paper's."""
 
@@ -194,9 +198,22 @@ def tabulate(lines: Iterable[L], *fields: Field[L], **about: Any) -> Table | Non
         fields: the declared columns.
         about: the further fields of `Table`.
     """
-    rows = tuple(tuple(f.entry(line) for f in fields) for line in lines)
+    rows = judged([tuple(f.entry(line) for f in fields) for line in lines])
     columns = tuple(Column(f.title, f.group, f.unit) for f in fields)
     return Table(columns=columns, rows=rows, **about) if rows else None
+
+
+def judged(rows: Sequence[tuple[Entry, ...]]) -> tuple[tuple[Entry, ...], ...]:
+    """The rows of a table with every difference in them judged together."""
+    found = iter(together([e.difference for row in rows for e in row if e.difference is not None]))
+
+    def entry(e: Entry) -> Entry:
+        if e.difference is None:
+            return e
+        d = next(found)
+        return replace(e, difference=d, tone=tone(d), extra={**e.extra, "p, Holm": d.part()["p"]})
+
+    return tuple(tuple(entry(e) for e in row) for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from sftknow.report.claims import REFERENCE
 from sftknow.report.contents import BASE, Model, Report
 from sftknow.report.entries import signed
 from sftknow.report.layout import Entry, Field, Table, tabulate
+from sftknow.report.words import ALPHA
 from sftknow.stats import PairedCounts, holm, mcnemar, stratified_mcnemar
 
 EXAMPLES = 6
@@ -131,12 +132,12 @@ def tests(report: Report) -> Table | None:
         Field("Gained", lambda t: t.gained, unit="questions"),
         Field("Lost", lambda t: t.lost, unit="questions"),
         Field("p", lambda t: Entry(text=p_text(t.p), value=t.p, extra={"plain McNemar": mcnemar(t.gained, t.lost)})),
-        Field("p, Holm", lambda t: Entry(text=p_text(t.adjusted), value=t.adjusted, strong=t.adjusted < 0.05)),
+        Field("p, Holm", lambda t: Entry(text=p_text(t.adjusted), value=t.adjusted, strong=t.adjusted < ALPHA)),
         id="table-k-paired-tests",
         title="Table K · Paired tests, in-domain",
         note="McNemar’s exact test for the plain mean over buckets: under no difference every question that changed "
-        "was as likely gained as lost. “Holm”: adjusted for the number of tests here; bold below 0.05. It covers the "
-        "choice of questions, not the luck of a training draw.",
+        f"was as likely gained as lost. “Holm”: adjusted for the number of tests here; bold below {ALPHA}. It covers "
+        "the choice of questions, not the luck of a training draw.",
         folded=len(lines) > 12,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from sftknow.artifacts.levels import best_level, by_share, level_share
-from sftknow.report.aggregate import SURE, compare, estimate
+from sftknow.report.aggregate import compare, estimate
 from sftknow.report.blocks import report_block
 from sftknow.report.cells import Kind
 from sftknow.report.contents import BASE, SPLIT_TITLES, Report, Restored
@@ -19,6 +19,7 @@ from sftknow.report.entries import change_entry, estimate_entry, moved_entry, pe
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, Value, figure, tabulate
 from sftknow.report.paper import nearest_size, table
 from sftknow.report.style import MUTED, base_line, chart, line_with_bars, look
+from sftknow.report.words import TONES, Difference
 
 
 @report_block("table-h", section="restoration")
@@ -33,13 +34,19 @@ def chosen(report: Report) -> Table | None:
     on, fair = choice.chosen_on, ""
     if on == "dev":
         fair = ", so its value there is flattered by the choice and the test lines are the fair ones"
-    found = ((s, compare([model], [plain], s)) for s in ("dev", "test", "testood", "train"))
+    found = ((s, compare([model], [plain], s, same_runs=True)) for s in ("dev", "test", "testood", "train"))
+
+    def difference(line: tuple[str, Difference]) -> Entry | None:
+        entry = change_entry(line[1])
+        # What the level was picked by is no test of it.
+        return entry if entry is None or line[0] != on else replace(entry, difference=None)
+
     return tabulate(
         [(split, moved) for split, moved in found if moved is not None],
         Field("Split", lambda line: SPLIT_TITLES[line[0]] + (" (chosen on this)" if line[0] == on else "")),
         Field("As trained", lambda line: estimate_entry(estimate([plain], line[0])), unit="%"),
         Field("Restored", lambda line: estimate_entry(estimate([model], line[0])), unit="%"),
-        Field("Difference", lambda line: change_entry(line[1]), unit="points"),
+        Field("Difference", difference, unit="points"),
         Field("Gained", lambda line: line[1].gained, unit="questions", absent="not kept"),
         Field("Lost", lambda line: line[1].lost, unit="questions", absent="not kept"),
         id="table-h-chosen",
@@ -143,7 +150,9 @@ def every_choice(report: Report) -> Table | None:
 
     def gain(split: str, line: tuple[str, str, str, float | None]) -> Entry | None:
         name, level, *_ = line
-        return change_entry(compare([report.restored(name)[level]], [report.models[name]], split))
+        found = compare([report.restored(name)[level]], [report.models[name]], split, same_runs=True)
+        entry = change_entry(found)
+        return entry if entry is None or split != "dev" else replace(entry, difference=None)
 
     def lead(line: tuple[str, str, str, float | None]) -> Entry | None:
         return None if line[3] is None else Entry(text=signed(line[3]), value=100 * line[3])
@@ -168,9 +177,7 @@ def every_choice(report: Report) -> Table | None:
 
 _NOTE = (
     "Mean over buckets (%) after setting the {ranking} share of the elements back to the base’s values, and the "
-    "difference in points from the same model unrestored. Green with +: better; orange with −: worse. The fullest "
-    "colour: 5 points or more; the faintest: within {sure:.0f} standard errors of no difference. Bold: the best of "
-    "a column."
+    f"difference in points from the same model unrestored. {TONES} Bold: the highest of a column."
 )
 
 
@@ -209,7 +216,7 @@ def restoration(report: Report, split: str) -> Table | None:
         entries = {level: accuracy(r, level) for level in levels}
         best = max((e.value for e in entries.values() if isinstance(e.value, float)), default=None)
         fields.append(Field(r.name, partial(shown, entries, best, r), group="Trained on", unit="%"))
-    note = _NOTE.format(ranking=ranking(report), sure=SURE) if split == "test" else "As in Table 4a."
+    note = _NOTE.format(ranking=ranking(report)) if split == "test" else "As in Table 4a."
     if split == "train":
         note += " Each model answers the facts that it was trained on."
     if any(len(r.runs) > 1 for r in columns):
@@ -253,7 +260,7 @@ def layer_ranges(report: Report) -> Table | None:
         here = estimate([model], "test") if model else None
         if model is None or here is None:
             return None
-        entry = moved_entry(here, compare([model], [plain], "test") if plain else None)
+        entry = moved_entry(here, compare([model], [plain], "test", same_runs=True) if plain else None)
         cell = report.cells[name]
         theirs = table(11).get(str(cell.bucket), {}).get(layers)
         # The paper does not say which size its Table 11 is of; the untouched layers give its 240.

@@ -22,6 +22,7 @@ from sftknow.report.entries import accuracy_of, percent, share_entry, signed
 from sftknow.report.findings import findings
 from sftknow.report.layout import Block, Column, Entry, Field, Figure, Section, Table, tabulate
 from sftknow.report.paper import Beside, distributions
+from sftknow.report.words import hedge
 
 Runs = Mapping[str, Report]
 """Runs by the name that they have on the page."""
@@ -110,7 +111,7 @@ def _words(runs: Runs) -> list[str]:
         sentence = f"{name}: best trained on {best['title']}, {percent(best['test'])} % in-domain"
         gain = best.get("test_over_base")
         if gain:
-            sentence += f", {signed(gain['value'])} points over its base"
+            sentence += f", {signed(gain['value'])} points over its base{hedge(gain)}"
         said.append(f"{sentence}.")
     return said
 

@@ -1,7 +1,7 @@
 """What a run says, in plain words.
 
-The words come from the numbers in ``results.json`` alone, so that the terminal and the page say the same. A difference
-is stated as one only beyond two standard errors.
+The words come from the numbers in ``results.json`` alone, so that the terminal and the page say the same. When a
+difference is stated as one, `sftknow.report.words` says.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sftknow.report.entries import percent, plus_minus, signed
+from sftknow.report.words import FEW, UNTOLD, hedge
 
 
 def plain_words(results: Mapping[str, Any]) -> list[str]:
     """What a run says, in sentences for people, from the content of ``results.json`` or from its `findings`.
 
-    Differences are in percentage points with their standard error behind ±, and hedged within two of them.
+    Differences are in percentage points with their standard error behind ±, and hedged where they are not sure.
     """
     found = results.get("findings", results)
     makers = (
@@ -71,17 +72,17 @@ def _say_best(part: Mapping[str, Any]) -> list[str]:
     gain = part.get("test_over_base")
     if gain:
         sentence += f", {_points(gain)} over the base"
-        sentence += _hedge(gain)
+        sentence += hedge(gain)
     outside = part.get("testood_over_base")
     if outside:
         sentence += f"; out-of-domain {percent(part['testood'])} %, {_points(outside)}"
-        sentence += _hedge(outside)
+        sentence += hedge(outside)
     said = [f"{sentence}."]
     rivals = part["not_told_apart"]
     if rivals:
         names = [r["title"] for r in rivals[:3]] + ([f"{len(rivals) - 3} more"] if len(rivals) > 3 else [])
-        verb = "is" if len(rivals) == 1 else "are"
-        said.append(f"It cannot be told apart from {in_a_row(names)}, which {verb} within two standard errors of it.")
+        why = f" ({FEW})" if all(r["few_seeds"] for r in rivals) else ""
+        said.append(f"It {UNTOLD} apart from {in_a_row(names)}{why}.")
     worst = part.get("worst")
     if worst and worst.get("behind", {}).get("sure"):
         lead = worst["behind"]
@@ -102,14 +103,17 @@ def _say_more_data(parts: Sequence[Mapping[str, Any]]) -> list[str]:
 
     helped = [p for p in parts if p["sure"] and p["value"] > 0]
     harmed = [p for p in parts if p["sure"] and p["value"] < 0]
-    unclear = [p for p in parts if not p["sure"]]
+    few = [p for p in parts if p["few_seeds"]]
+    unclear = [p for p in parts if not p["sure"] and p not in few]
     clauses = []
     if helped:
         clauses.append(f"more training data helped with {named(helped)}")
     if harmed:
         clauses.append(f"more training data did harm with {named(harmed)}")
     if unclear:
-        clauses.append(f"whether more training data helps or harms cannot be told with {named(unclear)}")
+        clauses.append(f"whether more training data helps or harms {UNTOLD} with {named(unclear)}")
+    if few:
+        clauses.append(f"whether more training data helps or harms: {FEW} with {named(few)}")
     low, high = min(spans)
     span = f"{low:,} to {high:,} facts" if together else "the smallest to the largest training of each source"
     return [f"From {span}, {'; '.join(clauses)}."]
@@ -118,18 +122,14 @@ def _say_more_data(parts: Sequence[Mapping[str, Any]]) -> list[str]:
 def _say_source(part: Mapping[str, Any]) -> list[str]:
     start = f"At {part['size']:,} facts, training on what the base did not know (bucket 0)"
     if part["bucket_0_is_best"]:
-        return [f"{start} did best of the buckets, unlike in the paper{_hedge(part['lead'])}."]
+        return [f"{start} did best of the buckets, unlike in the paper{hedge(part['lead'])}."]
     lag, known = part.get("mean"), part.get("bucket_4")
     if not lag:
         return []
-    sentence = f"{start} gives {_points(lag)} against {part['best']}, the best there{_hedge(lag)}"
+    sentence = f"{start} gives {_points(lag)} against {part['best']}, the best there{hedge(lag)}"
     if known:
-        sentence += f"; on the facts that the base knew best (bucket 4), {_points(known)}{_hedge(known)}"
+        sentence += f"; on the facts that the base knew best (bucket 4), {_points(known)}{hedge(known)}"
     return [f"{sentence}."]
-
-
-def _hedge(part: Mapping[str, Any]) -> str:
-    return "" if part["sure"] else " (within two standard errors: it may be chance)"
 
 
 def _say_divergence(part: Mapping[str, Any]) -> list[str]:
@@ -151,12 +151,14 @@ def _say_divergence(part: Mapping[str, Any]) -> list[str]:
                 f"D{both[1:]}: {numbers}, too few or too regular for an interval.",
             ]
         numbers += f", 95 % interval {plus_minus(low)} to {plus_minus(high)}"
-        if high < 0:
+        if related.get("few_seeds"):
+            verdict = f"Whether {both} go together: {FEW}"
+        elif high < 0:
             verdict = "Models that moved further answer fewer of the facts that the base knew best"
         elif low > 0:
             verdict = "Models that moved further answer more of the facts that the base knew best, unlike in the paper"
         else:
-            verdict = f"Whether {both} go together cannot be told from this run"
+            verdict = f"Whether {both} go together {UNTOLD} from this run"
         said.append(f"{verdict} ({numbers}).{part['beside']}")
     return said
 
@@ -196,7 +198,7 @@ def _say_restoration(part: Mapping[str, Any]) -> list[str]:
         sentence = f"{what} {verdict} on the in-domain test: {effect}"
         outside = part.get("testood")
         if outside:
-            sentence += f"; out-of-domain {_points(outside)}{_hedge(outside)}"
+            sentence += f"; out-of-domain {_points(outside)}{hedge(outside)}"
         said.append(f"{sentence}.")
     top = part.get("best_on_test")
     if test and top and top["level"] != part["level"]:
@@ -204,18 +206,24 @@ def _say_restoration(part: Mapping[str, Any]) -> list[str]:
             f"Had the level been picked on the test set itself, as the paper does, it would be {top['level']} with "
             f"{percent(top['value'])} %; that number is flattered by the picking."
         )
-    levels = part.get("every_level", [])
-    models = list(dict.fromkeys(entry["title"] for entry in levels))
-    better = {e["title"]: e for e in sorted(levels, key=lambda e: e["value"]) if e["sure"] and e["value"] > 0}
-    if len(models) > 1:
-        named = [f"{e['title']} (best at {e['level']}: {_points(e)})" for t in models if (e := better.get(t))]
-        if len(named) > 4:
-            largest = sorted(better.values(), key=lambda e: -e["value"])[:3]
-            named = [f"{e['title']} (best at {e['level']}: {_points(e)})" for e in largest]
-            named.append(f"{len(better) - 3} more (Table O)")
-        count = f"{len(better)} of {len(models)}" if better else f"none of {len(models)}"
-        said.append(
-            f"Some level of restoration clearly improves {count} restored models in-domain"
-            + (f": {in_a_row(named)}." if named else ".")
-        )
-    return said
+    return [*said, *_say_chosen_levels(part.get("chosen_levels", []))]
+
+
+def _say_chosen_levels(parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What restoring does to each training at the level that was chosen for it."""
+    if len(parts) < 2:
+        return []
+
+    def named(some: Sequence[Mapping[str, Any]]) -> str:
+        shown = sorted(some, key=lambda p: -abs(p["value"]))
+        names = [f"{p['title']} ({p['level']}: {_points(p)})" for p in shown[:3]]
+        return in_a_row([*names, *([f"{len(shown) - 3} more (Table O)"] if len(shown) > 3 else [])])
+
+    helped, harmed = ([p for p in parts if p["sure"] and (p["value"] > 0) == way] for way in (True, False))
+    start = f"With the level chosen for each on {parts[0]['chosen_on']},"
+    left = len(parts) - len(helped) - len(harmed)
+    if left == len(parts):
+        return [f"{start} whether restoring helps {UNTOLD} for any of {left} restored trainings."]
+    clauses = [f"{verb} {len(some)}: {named(some)}" for verb, some in (("improves", helped), ("harms", harmed)) if some]
+    clauses += [f"for {left} it {UNTOLD}"] * bool(left)
+    return [f"{start} of {len(parts)} restored trainings, in-domain, restoring {'; '.join(clauses)}."]

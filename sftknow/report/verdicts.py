@@ -1,8 +1,9 @@
 """Does a claim of the paper hold in a run? The rules, as pure functions of effects with intervals.
 
 Every rule has three answers. "Holds" and "does not hold" need intervals that exclude the other; everything else
-"cannot be told", which says nothing against the claim. The effects of one claim are fixed beforehand (sizes, levels and
-pairs that the paper names), so that nothing is picked by its result, and their intervals hold together.
+"cannot be told", which says nothing against the claim. The effects of one claim are fixed beforehand (sizes and pairs
+that the paper names, levels chosen on dev), so that nothing is picked by its result, and their intervals hold together.
+An interval reaches over every value that leaving out one training draw gives, so that no single draw turns a word.
 """
 
 from __future__ import annotations
@@ -12,19 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scipy.stats import t as student
+from sftknow.report.words import ALPHA, LEAST_DRAWS
+from sftknow.stats import student_reach
 
 Word = Literal["holds", "does not hold", "cannot be told"]
 
 MARGIN = 0.01
 """Accuracies nearer than this (one point) are the same for all practical ends."""
 MARGIN_NATS = 0.02
-LEAST_SEEDS = 2
-"""Training draws a claim about kinds of data needs: with one, the luck of the draw is not known."""
 LEAST_SIZE = 240
 """Training facts below which phenomenon 2, which is about much data, is not judged."""
-LEVEL = 0.95
-"""Probability that the intervals of a claim hold together."""
 LEAST_MODELS = 8
 """Trainings that a rank correlation needs before it says anything."""
 
@@ -42,6 +40,8 @@ class Effect:
     freedom: float = math.inf
     seeds: int = 1
     """Training draws behind the side that has fewer."""
+    without: tuple[float, float] | None = None
+    """Least and largest value with one draw left out."""
     low: float = -math.inf
     """Lower end of the simultaneous interval, which `together` gives."""
     high: float = math.inf
@@ -61,14 +61,15 @@ class Effect:
         return -margin < self.low and self.high < margin
 
 
-def together(effects: Sequence[Effect], level: float = LEVEL) -> tuple[Effect, ...]:
+def together(effects: Sequence[Effect], level: float = 1 - ALPHA) -> tuple[Effect, ...]:
     """The effects with intervals that hold all at once with the given probability (Bonferroni)."""
-    probability = 1 - (1 - level) / (2 * max(1, len(effects)))
+    probability = 1 - (1 - level) / max(1, len(effects))
     done = []
     for e in effects:
         if math.isfinite(e.stderr):
-            half = float(student.ppf(probability, max(1.0, e.freedom))) * e.stderr
-            e = replace(e, low=e.value - half, high=e.value + half)
+            half = student_reach(probability, e.freedom) * e.stderr
+            least, largest = e.without or (e.value, e.value)
+            e = replace(e, low=min(least, e.value - half), high=max(largest, e.value + half))
         done.append(e)
     return tuple(done)
 
@@ -111,7 +112,7 @@ def _names(effects: Sequence[Effect]) -> str:
     return "; ".join(shown) + (f"; and {len(effects) - 3} more" if len(effects) > 3 else "")
 
 
-def peak(effects: Sequence[Effect], least_seeds: int = LEAST_SEEDS) -> Verdict:
+def peak(effects: Sequence[Effect], least_seeds: int = LEAST_DRAWS) -> Verdict:
     """Phenomenon 1: more data than 240 facts does not help and risks harm, whatever the data.
 
     Holds where no larger training is better by a point or more and at least one is surely worse. Does not hold where a
@@ -137,7 +138,7 @@ def peak(effects: Sequence[Effect], least_seeds: int = LEAST_SEEDS) -> Verdict:
     return _untold(f"The intervals are too wide: {wide}.", effects)
 
 
-def matters(effects: Sequence[Effect], size: int, least_seeds: int = LEAST_SEEDS) -> Verdict:
+def matters(effects: Sequence[Effect], size: int, least_seeds: int = LEAST_DRAWS) -> Verdict:
     """Phenomenon 2: at a large size the mastery of the training data decides, and unknown facts do worst.
 
     Holds where bucket 0 is surely worse than bucket 2 (the paper's own pair) and surely better than no other. Does not
@@ -178,7 +179,7 @@ def valley(legs: Mapping[str, tuple[Effect, Effect]]) -> Verdict:
     effects = [e for pair in legs.values() for e in pair]
     weak = _powerless(
         effects,
-        LEAST_SEEDS,
+        LEAST_DRAWS,
         "kind of data with three sizes, one of them at most 240 facts, one below and one above that",
     )
     if weak:
@@ -194,7 +195,7 @@ def valley(legs: Mapping[str, tuple[Effect, Effect]]) -> Verdict:
     return _untold(f"Both legs are sure with {len(sure)} of {len(legs)} kinds of data.", effects)
 
 
-def related(rho: float, low: float | None, high: float | None, count: int) -> Verdict:
+def related(rho: float, low: float | None, high: float | None, count: int, draws: int) -> Verdict:
     """Token finding 2: the further the first token moves, the fewer of the best known facts are answered.
 
     Args:
@@ -202,10 +203,13 @@ def related(rho: float, low: float | None, high: float | None, count: int) -> Ve
         low: lower end of its 95 % interval.
         high: upper end.
         count: trainings.
+        draws: the fewest training draws behind one of them.
     """
     if count < LEAST_MODELS or low is None or high is None:
         return _untold(f"{count} trainings are too few for a rank correlation; {LEAST_MODELS} are needed.")
     effect = Effect(name="rank correlation", value=rho, stderr=float("nan"), seeds=count, low=low, high=high)
+    if draws < LEAST_DRAWS:
+        return _untold("There is a single training draw of some trainings, and one seed could turn the word.", [effect])
     if effect.below:
         return _holds("The rank correlation is surely below zero.", [effect])
     if effect.above:
@@ -213,27 +217,37 @@ def related(rho: float, low: float | None, high: float | None, count: int) -> Ve
     return _untold("The interval of the rank correlation reaches over zero.", (effect,))
 
 
-def unnecessary(effects: Sequence[Effect]) -> Verdict:
+def unnecessary(effects: Sequence[Effect], mean: Effect | None) -> Verdict:
     """Parameter finding 1: setting the most changed elements back improves a model, whatever it was trained on.
 
-    Holds where most restored models are surely better at the level looked at and none is surely worse. Does not hold
-    where one is surely worse, or where none gains a point.
+    Holds where the mean gain over the restored trainings is surely above zero and none of them surely loses. Does not
+    hold where one surely loses, or where the mean is surely under a point.
 
     Args:
-        effects: accuracy with the level restored less that without, for each restored training.
+        effects: accuracy with the chosen level restored less that without, for each restored training.
+        mean: of all of them, with trainings as the units; its `seeds` are their number.
     """
-    weak = _powerless(effects, 1, "restored model beside the same model unrestored")
-    if weak:
-        return weak
-    better, worse = [e for e in effects if e.above], [e for e in effects if e.below]
+    weak = _untold_mean(effects, mean, "restored model beside the same model unrestored")
+    if weak or mean is None:
+        return weak or _untold("")
+    every = [*effects, mean]
+    worse = [e for e in effects if e.below and e.seeds >= LEAST_DRAWS]
     if worse:
-        return _fails(f"Restoring did harm: {_names(worse)}.", effects)
-    if 2 * len(better) > len(effects):
-        count = f"{len(better)} of {len(effects)} restored trainings"
-        return _holds(f"Surely better: {count}; none surely worse.", effects)
-    if all(e.high < MARGIN for e in effects):
-        return _fails("No restored model gains a point.", effects)
-    return _untold(f"{len(better)} of {len(effects)} restored trainings are surely better.", effects)
+        return _fails(f"Restoring did harm: {_names(worse)}.", every)
+    if mean.above:
+        return _holds(f"Restoring gains on average over {mean.seeds} trainings, and none surely loses.", every)
+    if mean.high < MARGIN:
+        return _fails("On average over the restored trainings it gains no point.", every)
+    return _untold(f"The interval of the mean gain over {mean.seeds} trainings reaches over zero.", every)
+
+
+def _untold_mean(effects: Sequence[Effect], mean: Effect | None, what: str) -> Verdict | None:
+    """Where a mean over trainings says nothing: without any, or with a single one of a single draw."""
+    if not effects or mean is None:
+        return _untold(f"The run has no {what}.", effects)
+    if mean.seeds < LEAST_DRAWS:
+        return _untold("A single training was restored, and one seed could turn the word.", [*effects, mean])
+    return None
 
 
 def more_affected(by_size: Sequence[Effect], by_bucket: Sequence[Effect]) -> Verdict:
@@ -246,7 +260,7 @@ def more_affected(by_size: Sequence[Effect], by_bucket: Sequence[Effect]) -> Ver
         by_bucket: gain after the lowest bucket less gain after the highest, at the same size.
     """
     effects = [*by_size, *by_bucket]
-    weak = _powerless(effects, LEAST_SEEDS, "two restored trainings that differ in size or bucket alone")
+    weak = _powerless(effects, LEAST_DRAWS, "two restored trainings that differ in size or bucket alone")
     if weak:
         return weak
     wrong = [e for e in effects if e.below]

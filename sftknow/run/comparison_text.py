@@ -9,6 +9,8 @@ from sftknow.artifacts.comparisons import Comparison, PairedDifference, PairedQu
 from sftknow.artifacts.scores import METRICS
 from sftknow.records import BUCKETS, Split
 from sftknow.report.terminal import text_table
+from sftknow.report.words import UNTOLD
+from sftknow.stats import holm
 
 _SPLITS: dict[str, str] = {
     "train": "training",
@@ -86,10 +88,14 @@ def _sentence(comparison: Comparison, split: Split, metric: str) -> str:
         f"{_points(found.difference)} points, {comparison.level:.0%} interval {_points(found.low)} to "
         f"{_points(found.high)}, p {'' if found.p_value < 0.001 else '= '}{_p(found.p_value)}"
     )
+    p_values = [comparison.value(f"cbqa_mastery_{s}", metric).p_value for s in comparison.splits]
+    adjusted = holm(p_values)[list(comparison.splits).index(split)]  # one sentence a split: they are judged together
+    if len(p_values) > 1:
+        numbers += f", {_p(adjusted)} after Holm"
     if found.gained == found.lost == 0:
         return f"{_SPLITS[split]}: A and B are right on the very same questions."
-    if found.p_value >= 1 - comparison.level:
-        return f"{_SPLITS[split]}: A and B cannot be told apart ({numbers})."
+    if adjusted >= 1 - comparison.level:
+        return f"{_SPLITS[split]}: A and B {UNTOLD} apart ({numbers})."
     return f"{_SPLITS[split]}: {'B' if found.difference > 0 else 'A'} is better ({numbers})."
 
 

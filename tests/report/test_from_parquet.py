@@ -105,7 +105,7 @@ def test_the_intervals_of_a_verdict(rich: Path, rich_results: Any) -> None:
 def interval(value: float, within: float, seeds: list[list[float]], *, tests: int) -> tuple[float, float]:
     parts = [np.var(values, ddof=1) / len(values) for values in seeds]
     variance = within + sum(parts)
-    freedom = variance**2 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, seeds, strict=True))
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(v) - 1) for part, v in zip(parts, seeds, strict=True))
     half = t.ppf(1 - 0.05 / (2 * tests), freedom) * math.sqrt(variance)
     return value - half, value + half
 

@@ -12,10 +12,11 @@ def joined(results: Any) -> str:
     return " ".join(plain_words(results))
 
 
-def test_the_made_up_truth_is_found(results: Any) -> None:
+def test_the_made_up_truth_is_found(results: Any, rich_results: Any) -> None:
     said = joined(results)
     assert "of bucket 2 did best" in said
-    assert "more training data did harm with bucket 0" in said
+    assert "more training data did harm with bucket 0" in joined(rich_results)
+    assert "whether more training data helps or harms cannot be told with bucket 0" in said, "two draws are few"
     assert "Restoring 20% of the model trained on 240 facts of bucket 0 (seed 0) (chosen on dev) helps" in said
     assert results["plain_words"] == plain_words(results) == plain_words(results["findings"])
 
@@ -27,13 +28,15 @@ def test_words_carry_the_numbers_of_the_findings(results: Any) -> None:
     assert f"{100 * best['test']:.1f} % in-domain" in joined(results)
 
 
-def test_within_two_standard_errors_it_is_hedged(results: Any) -> None:
+def test_what_is_not_sure_is_hedged(results: Any) -> None:
     changed = copy.deepcopy(results["findings"])
     changed["restoration"]["test"]["sure"] = False
     changed["best_training"]["test_over_base"]["sure"] = False
     said = joined(changed)
     assert "makes no difference that this run could tell" in said
     assert "may be chance" in said
+    changed["best_training"]["test_over_base"]["few_seeds"] = True
+    assert "over the base (too few seeds to say)" in joined(changed)
     assert "helps on the in-domain test" not in said
 
 
@@ -53,11 +56,13 @@ def test_correlation_in_three_cases() -> None:
     part = {"least": {"title": "a", "nats": 0.1}, "most": {"title": "b", "nats": 0.2}, "bucket": 4}
     part |= {"reading": "The base is shown this.", "beside": " Shown that: −0.10."}
     for low, high, word in ((-0.9, -0.2, "fewer"), (0.2, 0.9, "more"), (-0.5, 0.4, "cannot be told")):
-        correlation = {"rho": (low + high) / 2, "low": low, "high": high, "count": 9}
+        correlation = {"rho": (low + high) / 2, "low": low, "high": high, "count": 9, "few_seeds": False}
         said = joined({"divergence": {**part, "rank_correlation": correlation}})
         assert word in said
         assert "b (0.20 nats). The base is shown this." in said
         assert said.endswith("Shown that: −0.10.")
+        correlation["few_seeds"] = True
+        assert "too few seeds" in joined({"divergence": {**part, "rank_correlation": correlation}})
 
 
 def test_an_empty_run_says_so() -> None:

@@ -25,6 +25,11 @@ def test_intervals_hold_together() -> None:
     assert together([Effect(name="a", value=1.0, stderr=math.nan)])[0].above is False, "no error, no certainty"
 
 
+def test_an_interval_reaches_over_what_leaving_out_a_draw_gives() -> None:
+    (found,) = together([Effect(name="a", value=1.0, stderr=0.1, without=(-0.2, 1.1))])
+    assert (found.low, found.above) == (-0.2, False), "one draw turns its sign"
+
+
 def effect(low: float, high: float, bucket: int | None = None, seeds: int = 3) -> Effect:
     return Effect(name="a", bucket=bucket, value=(low + high) / 2, stderr=0.01, seeds=seeds, low=low, high=high)
 
@@ -84,30 +89,32 @@ def test_valley(legs: dict[str, tuple[Effect, Effect]], word: str) -> None:
 @pytest.mark.parametrize(
     ("numbers", "word"),
     [
-        ((-0.8, -0.95, -0.3, 20), "holds"),
-        ((0.8, 0.3, 0.95, 20), "does not hold"),
-        ((-0.3, -0.6, 0.1, 20), "cannot be told"),
-        ((-0.99, -1.0, -0.9, 7), "cannot be told"),
-        ((-1.0, None, None, 20), "cannot be told"),
+        ((-0.8, -0.95, -0.3, 20, 2), "holds"),
+        ((0.8, 0.3, 0.95, 20, 2), "does not hold"),
+        ((-0.3, -0.6, 0.1, 20, 2), "cannot be told"),
+        ((-0.99, -1.0, -0.9, 7, 2), "cannot be told"),
+        ((-1.0, None, None, 20, 2), "cannot be told"),
+        ((-0.8, -0.95, -0.3, 20, 1), "cannot be told"),
     ],
 )
-def test_related(numbers: tuple[float, float | None, float | None, int], word: str) -> None:
+def test_related(numbers: tuple[float, float | None, float | None, int, int], word: str) -> None:
     assert related(*numbers).word == word
 
 
 @pytest.mark.parametrize(
-    ("effects", "word"),
+    ("effects", "mean", "word"),
     [
-        ([SURE, SURE, WIDE], "holds"),
-        ([SURE, WIDE], "cannot be told"),
-        ([SURE, SURE, SURELY_NOT], "does not hold"),
-        ([NONE, NONE], "does not hold"),
-        ([effect(0.02, 0.05, seeds=1)], "holds"),
-        ([], "cannot be told"),
+        ([WIDE, WIDE], SURE, "holds"),
+        ([SURE, WIDE], WIDE, "cannot be told"),
+        ([SURE, SURE, SURELY_NOT], SURE, "does not hold"),
+        ([SURE, SURE, effect(-0.05, -0.02, seeds=1)], SURE, "holds"),
+        ([NONE, NONE], NONE, "does not hold"),
+        ([SURE], effect(0.02, 0.05, seeds=1), "cannot be told"),
+        ([], None, "cannot be told"),
     ],
 )
-def test_unnecessary(effects: list[Effect], word: str) -> None:
-    assert unnecessary(effects).word == word
+def test_unnecessary(effects: list[Effect], mean: Effect | None, word: str) -> None:
+    assert unnecessary(effects, mean).word == word
 
 
 @pytest.mark.parametrize(
