@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sftknow.errors import FactsError
+from sftknow.artifacts.lock import Lock
+from sftknow.errors import FactsError, RunError
 from sftknow.records import to_json
 from sftknow.untrusted import load_json, parse_json
 
@@ -65,8 +66,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     A folder that was at ``path`` is replaced: moved aside in one step and then deleted, so that a kill never leaves it
     half deleted in its place. What a kill may leave beside it (``.<name>.partial``, ``.<name>.old``) is never read, and
     the next call clears it.
+
+    Raises:
+        RunError: another process is writing it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    busy = RunError(f"another process is writing {path}; wait for it or give another folder")
+    with Lock(path.with_name(f".{path.name}.lock"), busy):
+        yield from _replaced(path)
+
+
+def _replaced(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     old = path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,13 @@ class PartialFolder:
         self._lock = Lock(self.path.with_name(f".{self.path.name}.lock"), busy)
         self._made: list[Path] = []
 
-    def open(self, finished: Path | None = None) -> None:
+    def open(self, known: Sequence[str] = ()) -> None:
         """Make it ready to be written.
 
         Args:
-            finished: a file within ``path`` that marks it as finished. Where it is given, the folder at ``path`` has
-                this very key and is taken apart again: moved here, the mark removed, so that it is verified and mended.
+            known: files that the folder at ``path`` probably has as they shall be. They are here then, too, as second
+                names of the same files, which are to be compared and never written to: until `finish` the folder at
+                ``path`` stays as it is.
 
         Raises:
             RunError: another process is writing it.
@@ -93,11 +94,10 @@ class PartialFolder:
         if self._old.exists() and not self.path.exists():
             self._old.replace(self.path)  # a kill fell between its moving away and the new folder's moving in
         clear(self._old)
-        if finished is not None and not self.folder.exists():
-            self.path.replace(self.folder)
-            (self.folder / finished.name).unlink()
-            write_json(self.folder / MARK, {"key": self._key})
         self.resumed = ready_folder(self.folder, self._key)
+        for name in known:
+            with suppress(OSError):  # it is here already, or there no longer, or the file system has no links
+                os.link(self.path / name, self.folder / name)
 
     def finish(self) -> None:
         """Put the folder in its place, instead of what was there."""
@@ -110,8 +110,8 @@ class PartialFolder:
             self.path.replace(self._old)
         self.folder.replace(self.path)
         fsync_folder(self.path.parent)
+        clear(self._old)  # under the lock: without it that might be somebody's finished folder by now
         self.close()
-        clear(self._old)
 
     def discard(self) -> None:
         """Remove what was written, and the folders above that were made for it."""

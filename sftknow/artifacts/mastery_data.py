@@ -22,13 +22,15 @@ from sftknow.artifacts.continuations import (
     write_continuations,
 )
 from sftknow.artifacts.files import atomic_folder, digest, file_sha256
-from sftknow.artifacts.manifests import read_manifest, write_manifest
+from sftknow.artifacts.manifests import MANIFEST, read_manifest, write_manifest
 from sftknow.artifacts.tables import to_record
 from sftknow.errors import MasteryDataError
 from sftknow.records import BUCKETS, SPLITS, Fact, GradedFact, Mastery, SampleTally, Split
 
 KIND = "mastery-dataset"
 _CHUNK, _ROW_GROUP = 256, 4096
+_BESIDE = {MANIFEST, CONTINUATIONS, "README.md", "LICENSE", "NOTICE", "eval.yaml", ".cache", ".gitattributes"}
+"""What else lies in a data set's folder: of ours, and of one that was pulled."""
 """Rows turned into a table at once, and rows of a row group: what is in memory for each bucket."""
 
 SCHEMA = pa.schema(
@@ -146,9 +148,18 @@ def check_place(folder: Path) -> None:
     """Refuse to put a data set in the place of something else.
 
     Raises:
-        MasteryDataError: the place holds a file, or a folder with anything but a graded data set.
+        MasteryDataError: the place holds a file, a folder with anything but a graded data set, or one with files of
+            somebody's in it.
     """
     if folder.is_dir() and (not any(folder.iterdir()) or read_manifest(folder, KIND) is not None):
+        own = {bucket_file(split, bucket) for split in SPLITS for bucket in BUCKETS}
+        there = {file.relative_to(folder) for file in folder.rglob("*") if not file.is_dir()}
+        names = sorted(str(file) for file in there if file.parts[0] not in _BESIDE and file.as_posix() not in own)
+        if names:
+            raise MasteryDataError(
+                f"{folder} holds {', '.join(names[:3])}, which sftknow did not write and would be lost; move that "
+                "elsewhere or give another --out"
+            )
         return
     if folder.exists():
         raise MasteryDataError(f"{folder} is there already and is no graded data set; give another --out")

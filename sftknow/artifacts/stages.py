@@ -17,6 +17,8 @@ from sftknow.artifacts.keyed_folder import ready_folder
 from sftknow.artifacts.lock import Lock
 from sftknow.errors import RunError
 
+LOCK, STAGES = ".lock", "stages"
+
 
 class Stage:
     """One folder of a run and the key of what it depends on.
@@ -65,17 +67,24 @@ class Stage:
 class RunDirectory:
     """``runs/<name>/``: a lock and its stages.
 
-    Use as a context manager. Raises RunError where another process works in the same directory.
+    Use as a context manager. Raises RunError where another process works in the same directory, and where it holds
+    something and was never a run directory.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         busy = RunError(f"another process is working in {path}; wait for it or give another --out")
-        self._lock = Lock(path / ".lock", busy, keep=True)
+        self._lock = Lock(path / LOCK, busy, keep=True)
 
     def __enter__(self) -> RunDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file; give another --out")
+        there = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        if there and LOCK not in there and STAGES not in there:
+            raise RunError(
+                f"{self.path} is there already and is no run directory (it holds {', '.join(there[:3])}); give another "
+                "--out"
+            )
         self._lock.take()
         return self
 
@@ -84,4 +93,4 @@ class RunDirectory:
 
     def stage(self, name: str, inputs: Mapping[str, Any]) -> Stage:
         """The stage of that name (slashes make subfolders), keyed by ``inputs``."""
-        return Stage(self.path / name, self.path / "stages" / name, inputs)
+        return Stage(self.path / name, self.path / STAGES / name, inputs)

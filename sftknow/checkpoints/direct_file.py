@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class DirectFile:
     """One file of a known size, written in aligned blocks by several threads, in any order.
 
     Of a file that is there already, from an interrupted write, a block that is right is left alone, until the first one
-    that differs. A file that has a second name (a hard link) is never written to but replaced.
+    that differs. A file that has a second name (a hard link) is never written to: it is copied before that.
 
     Args:
         path: the file.
@@ -50,20 +51,33 @@ class DirectFile:
         self.written = 0
         self._lock = threading.Lock()
         self._plain = -1
-        if path.is_file() and (path.stat().st_nlink > 1 or not os.access(path, os.W_OK)):
-            path.unlink()
+        self._copy = path.with_name(f"{path.name}.copy")
+        self._copy.unlink(missing_ok=True)  # of an interrupted write
         self._comparing = path.is_file() and path.stat().st_size > 0
-        self._descriptor = -1
+        self._foreign = path.is_file() and (path.stat().st_nlink > 1 or not os.access(path, os.W_OK))
+        self._left: list[int] = []
         self._direct = direct and _O_DIRECT != 0
+        self._descriptor = self._open(os.O_RDONLY if self._foreign else os.O_RDWR | os.O_CREAT)
+
+    def _open(self, flags: int) -> int:
         if self._direct:
             try:
-                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _O_DIRECT, 0o644)
+                return os.open(self.path, flags | _O_DIRECT, 0o644)
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
                 self._direct = False
-        if not self._direct:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(self.path, flags, 0o644)
+
+    def _make_own(self) -> None:
+        """Put a copy in the place of a file that is not to be written to."""
+        with self._lock:
+            if self._foreign:
+                shutil.copyfile(self.path, self._copy)
+                self._copy.replace(self.path)
+                self._left.append(self._descriptor)  # other threads may be reading it
+                self._descriptor = self._open(os.O_RDWR)
+                self._foreign = False
 
     def write(self, offset: int, block: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> None:
         """Put a block in its place.
@@ -76,6 +90,7 @@ class DirectFile:
         """
         if self._comparing and self._is_there(offset, block, scratch):
             return
+        self._make_own()
         self._write(offset, block.data.cast("B"))
         with self._lock:
             self.written += block.size
@@ -83,15 +98,17 @@ class DirectFile:
     def finish(self) -> None:
         """Cut the file to its size, make it durable, close it."""
         if os.fstat(self._descriptor).st_size != self.size:
+            self._make_own()
             os.ftruncate(self._descriptor, self.size)
         os.fsync(self._descriptor)
         self.close()
 
     def close(self) -> None:
-        for descriptor in (self._descriptor, self._plain):
+        for descriptor in (self._descriptor, self._plain, *self._left):
             if descriptor >= 0:
                 os.close(descriptor)
         self._descriptor = self._plain = -1
+        self._left = []
 
     def _is_there(self, offset: int, block: NDArray[np.uint8], scratch: NDArray[np.uint8]) -> bool:
         wanted = min(block.size, self.size - offset)

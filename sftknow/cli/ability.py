@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from sftknow.cli.effects import no_effect
 from sftknow.cli.general_tasks import add_data, data_folders
 from sftknow.cli.options import (
     Commands,
@@ -58,7 +59,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="general_ability.json goes there")
     add_settings(parser)
     add_running(parser)
-    parser.set_defaults(run=run, batch_size=ModelOptions.batch_size)
+    no_effect(parser, "--keep", beside=("--top=none",))
+    parser.set_defaults(run=run, goes_on=lambda given: True, batch_size=ModelOptions.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

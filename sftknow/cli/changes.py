@@ -6,6 +6,7 @@ import argparse
 import warnings
 from pathlib import Path
 
+from sftknow.cli.effects import no_effect
 from sftknow.cli.options import Commands, add_model, add_options, command, options_of, say
 from sftknow.parameters.options import PairOptions, Resources
 
@@ -35,11 +36,16 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
+ORDER = ("--region", "--layers", "--strategy", "--seed", "--epsilon", "--arithmetic", "--common-rows")
+"""What `add_order` adds and a plan says already."""
+
+
 def add_order(parser: argparse.ArgumentParser) -> None:
     """What decides the order of the parameters; shared with `restore`."""
     add_options(parser, PairOptions, "region", "layers", "strategy", "seed", "epsilon", "arithmetic", "common_rows")
     add_options(parser, Resources, "memory")
     add_options(parser, Resources, "threads", otherwise="all processors")
+    no_effect(parser, "--seed", needs=("--strategy",), beside=("--strategy=top", "--strategy=bottom"))
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sftknow.cli.general_tasks import add_tasks, data_folders, score, split_tasks
+from sftknow.cli.effects import Case, no_effect
+from sftknow.cli.general_tasks import QUESTIONS, add_tasks, data_folders, score, split_tasks
 from sftknow.cli.options import Commands, add_mastery, add_options, add_running, add_splits, command, options_of
 from sftknow.evaluation.options import EvaluationOptions, GeneralOptions
 from sftknow.records import ModelRef
@@ -42,7 +43,12 @@ def add_parser(commands: Commands) -> None:
     )
     add_tasks(parser)
     add_running(parser)
-    parser.set_defaults(run=run)
+    asked = Case("--tasks", lambda text: bool(split_tasks(text)[0]), "--tasks xsum or gsm8k")
+    only = Case("--tasks", lambda text: not split_tasks(text)[1], f"--tasks without {QUESTIONS}")
+    no_effect(parser, "--mastery", "--recipe", "--splits", beside=(only,))
+    no_effect(parser, "--recipe", beside=("--mastery",))
+    no_effect(parser, "--data", "--fewshot", "--article-words", needs=(asked,))
+    parser.set_defaults(run=run, goes_on=lambda given: "--out" in given)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from sftknow.cli.effects import no_effect
 from sftknow.cli.options import Commands, add_options, command, options_of, say
 from sftknow.cluster import Cluster
 from sftknow.errors import RecipeError
@@ -49,7 +50,15 @@ def add_parser(commands: Commands) -> None:
     add_options(parser, GradingOptions, "sampler", "engine")
     add_options(parser, VLLMOptions, "tensor_parallel", "data_parallel")
     add_options(parser, Cluster, "address", "replicas", cpus="cpus_per_replica", gpus="gpus_per_replica")
-    parser.set_defaults(run=run)
+    no_effect(
+        parser,
+        *("MODEL", "--facts", "--limit", "--topics", "--samples", "--temperature", "--seed", "--force", "--device"),
+        *("--dtype", "--sampler", "--engine"),
+        beside=("--rescore",),
+    )
+    no_effect(parser, "--tensor-parallel", "--data-parallel", needs=("--sampler",), beside=("--sampler=transformers",))
+    no_effect(parser, "--address", "--replicas", "--cpus", "--gpus", needs=("--engine=ray",))
+    parser.set_defaults(run=run, goes_on=lambda given: "--rescore" not in given)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -60,10 +69,6 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.out = arguments.out.expanduser().absolute()
     check_place(arguments.out)
     if arguments.rescore:
-        given = [name for name in ("facts", "topics", "limit") if getattr(arguments, name, None)]
-        given = [f"--{name}" for name in given] + ([arguments.model] if arguments.model else [])
-        if given:
-            raise RecipeError(f"--rescore grades the texts that are there: {', '.join(given)} cannot go with it")
         _rescore(arguments)
     elif not arguments.model or not arguments.facts:
         raise RecipeError("grading needs a model and --facts (or --rescore OLD); see: sftknow grade --help")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sftknow.cli.effects import no_effect
 from sftknow.cli.options import Commands, add_options, command, options_of
 from sftknow.recipes.schema import FactsSection
 
@@ -30,7 +31,8 @@ def add_parser(commands: Commands) -> None:
     add_options(pretrain, FactsSection, "limit")
     pretrain.add_argument("--seed", type=int, default=0, metavar="N", help="of the draw and of training (default: 0)")
     pretrain.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets model/ and facts.parquet")
-    pretrain.set_defaults(run=run_pretrain)
+    no_effect(pretrain, "--limit", needs=("--facts",), beside=("--facts=world",))
+    pretrain.set_defaults(run=run_pretrain, goes_on=lambda given: True)
     path = command(actions, "path", "print the folder of the model that ships", "sftknow lab path")
     path.set_defaults(run=run_path)
 

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from sftknow import __version__, processes
@@ -28,6 +29,7 @@ from sftknow.cli import (
     sft,
     tasks,
 )
+from sftknow.cli.effects import given_options
 from sftknow.dependencies import QUIET, outside
 from sftknow.errors import RecipeError, SftknowError
 
@@ -38,6 +40,7 @@ _COMMANDS = (
 
 # What the file system says no to, and a person can change.
 _MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR}
+_MENDABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
+        _refuse_names(sys.argv[1:] if argv is None else argv)
         arguments = build_parser().parse_args(argv)
+        arguments.given = given_options(build_parser(), argv)
+        for rule in getattr(arguments, "rules", ()):
+            rule.check(arguments.given)
         if processes.count() > 1 and arguments.run is not sft.run:
             raise RecipeError("a launcher starts `sftknow sft` alone; for whole runs set accelerate.processes")
         arguments.run(arguments)
@@ -89,9 +96,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except KeyboardInterrupt:
         again = shlex.join(["sftknow", *(sys.argv[1:] if argv is None else argv)])
-        print(f"\nsftknow: interrupted; what is done is saved. Go on with: {again}", file=sys.stderr)
+        goes_on = getattr(arguments, "goes_on", lambda given: False)(arguments.given)
+        how = "; what is done is saved. Go on with" if goes_on else ". Start again with"
+        print(f"\nsftknow: interrupted{how}: {again}", file=sys.stderr)
         return 130
     return 0
+
+
+def _refuse_names(argv: Sequence[str]) -> None:
+    """A name that is no text in this locale could be neither written down nor shown later."""
+    here = []
+    with suppress(OSError):  # a folder that is gone is told of where it matters
+        here.append(os.getcwd())
+    for text in (*argv, *here):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            way_out = "rename it, or set LC_ALL=C.UTF-8 where it is UTF-8"
+            raise RecipeError(f"the name {text!a} cannot be read as text here; {way_out}") from None
 
 
 if __name__ == "__main__":

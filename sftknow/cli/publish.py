@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sftknow.cli.effects import Case, no_effect, refuse
 from sftknow.cli.options import Commands, command
 
 
@@ -45,7 +46,9 @@ def add_parser(commands: Commands) -> None:
         help="what `sftknow evaluate --out` wrote: earlier models first, this one last (default: its run's)",
     )
     model.add_argument("--changes", type=Path, metavar="DIR", help="what `sftknow changes --out` wrote")
-    parser.set_defaults(run=run_command)
+    other = Case("--licence", lambda text: text.partition(":")[0] == "other", "--licence other")
+    no_effect(parser, "--licence-name", "--licence-link", needs=(other,))
+    parser.set_defaults(run=run_command, goes_on=lambda given: "--dry-run" not in given)
 
 
 def run_command(arguments: argparse.Namespace) -> None:
@@ -64,6 +67,7 @@ def _publish_run(arguments: argparse.Namespace) -> None:
     from sftknow.records import PublishReceipt
     from sftknow.run.publishing import RunOptions, plan_run, publish_run
 
+    refuse(arguments.given, ("--dataset", "--revision", "--scores", "--changes"), f"{arguments.folder} is a run")
     if "/" in arguments.to:
         owner, _, name = arguments.to.partition("/")
         raise HubError(f"a run becomes several repositories: give --to {owner} --name {name}")
@@ -92,6 +96,7 @@ def _publish_one(arguments: argparse.Namespace) -> None:
     from sftknow.publishing.publish import plan_publication, publish
     from sftknow.publishing.runs import given_evaluation
 
+    refuse(arguments.given, ("--name", "--only"), f"{arguments.folder} is no run")
     evaluation = None
     if arguments.scores or arguments.changes:
         evaluation = given_evaluation(arguments.folder, arguments.scores or (), arguments.changes)

@@ -19,7 +19,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("name", metavar="ORG/NAME[@REVISION]", help="repository on the Hub")
     parser.add_argument("--type", choices=("model", "dataset"), help="default: whichever exists")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder to put it in (default: the Hub's cache)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=lambda given: True)
 
 
 def run(arguments: argparse.Namespace) -> None:

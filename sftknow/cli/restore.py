@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from sftknow.cli.changes import add_order
+from sftknow.cli.changes import ORDER, add_order
+from sftknow.cli.effects import no_effect
 from sftknow.cli.options import (
     Commands,
     add_options,
     add_running,
+    comma_separated,
     command,
     options_of,
     resolve_dataset,
@@ -65,7 +67,17 @@ def add_parser(commands: Commands) -> None:
     choosing = parser.add_argument_group("choosing a level")
     add_options(choosing, RestoreRequest, "choose_on", "mastery")
     add_running(parser)
-    parser.set_defaults(run=run)
+    no_effect(parser, *ORDER, beside=("--plan", "--apply-patch"))
+    no_effect(parser, "--layers", "--strategy", "--seed", "--epsilon", "--arithmetic", beside=("--layer-sweep",))
+    no_effect(parser, "--top", "--plan", beside=("--layer-sweep", "--apply-patch"))
+    no_effect(parser, "--layer-sweep", beside=("--apply-patch",))
+    no_effect(parser, "--choose-on", beside=("--layer-sweep", "--apply-patch", "--plan"))
+    no_effect(parser, "--patch", beside=("--layer-sweep", "--apply-patch", "--choose-on"))
+    no_effect(parser, "--shard-size", "--no-links", beside=("--patch", "--apply-patch"))
+    no_effect(parser, "--no-links", beside=("--choose-on",))
+    no_effect(parser, "--mastery", "--device", "--batch-size", "--dtype", needs=("--choose-on",))
+    no_effect(parser, "--choose-on", needs=("--mastery",))
+    parser.set_defaults(run=run, goes_on=lambda given: "--patch" not in given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,29 +107,12 @@ class RestoreRequest(Options):
     running: ModelOptions
 
     def check(self) -> None:
-        given = [_flag(name) for name in ("top", "plan", "layer_sweep", "apply_patch") if getattr(self, name)]
-        if not given:
+        if not (self.top or self.plan or self.layer_sweep or self.apply_patch):
             raise CheckpointError("say what to restore: --top 5%, --plan FILE, --layer-sweep 4 or --apply-patch FILE")
-        if len(given) > 1 and given != ["--top", "--plan"]:
-            raise CheckpointError(f"{' and '.join(given)} do not go together; give one of them")
         if self.apply_patch and self.tuned:
             raise CheckpointError("--apply-patch takes one model, the one to change; leave the other out")
         if not self.apply_patch and not self.tuned:
             raise CheckpointError("give both checkpoints: sftknow restore BASE TUNED …")
-        if self.layer_sweep and self.order.layers:
-            raise CheckpointError("--layer-sweep and --layers do not go together; give the ranges to --layer-sweep")
-        for name in ("layer_sweep", "apply_patch", "plan"):
-            if getattr(self, name) and self.choose_on:
-                raise CheckpointError(f"--choose-on chooses among the shares of --top, not with {_flag(name)}")
-        for name in ("layer_sweep", "apply_patch", "choose_on"):
-            if getattr(self, name) and self.patch:
-                raise CheckpointError(f"--patch and {_flag(name)} do not go together")
-        if bool(self.choose_on) != bool(self.mastery):
-            raise CheckpointError("--choose-on SPLIT and --mastery DATA go together")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -140,7 +135,7 @@ def restore(asked: RestoreRequest) -> None:
         base=asked.base,
         tuned=asked.tuned or "",
         out=asked.out,
-        levels=asked.top.split(",") if asked.top else (),
+        levels=comma_separated(asked.top),
         plan_file=asked.plan,
         order=asked.order,
         write=asked.write,

@@ -10,6 +10,7 @@ import webbrowser
 from dataclasses import fields
 from pathlib import Path
 
+from sftknow.cli.effects import no_effect
 from sftknow.cli.options import Commands, add_options, add_settings, command, say
 from sftknow.cluster import Cluster
 from sftknow.grading.options import GradingOptions
@@ -38,7 +39,9 @@ def add_parser(commands: Commands) -> None:
     cores = {"cpus": "cpus_per_replica", "gpus": "gpus_per_replica"}
     add_options(parser, Cluster, "address", "replicas", otherwise=usual, **cores)
     parser.add_argument("--open", action="store_true", help="open the report in a browser at the end")
-    parser.set_defaults(run=run)
+    no_effect(parser, "--open", beside=("--dry-run",))
+    no_effect(parser, "--address", "--replicas", "--cpus", "--gpus", beside=("--engine=local",))
+    parser.set_defaults(run=run, goes_on=lambda given: "--dry-run" not in given)
 
 
 def run(arguments: argparse.Namespace) -> None:

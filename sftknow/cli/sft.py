@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sftknow import processes
+from sftknow.cli.effects import no_effect
 from sftknow.cli.general_tasks import add_data, data_folders
 from sftknow.cli.options import (
     Commands,
@@ -63,7 +64,15 @@ def add_parser(commands: Commands) -> None:
     add_options(parser, TrainingOptions, "save_steps", "report_to")
     add_options(parser, AccelerateOptions, "processes", accelerate="config")
     add_settings(parser)
-    parser.set_defaults(run=run)
+    no_effect(parser, "--mastery", "--bucket", beside=("--task",))
+    no_effect(parser, "--data", "--article-words", needs=("--task",))
+    no_effect(parser, "--article-words", beside=("--task=gsm8k",))
+    no_effect(
+        parser,
+        *("--out", "--lora", "--save-steps", "--report-to", "--processes", "--accelerate"),
+        beside=("--show-batch",),
+    )
+    parser.set_defaults(run=run, goes_on=lambda given: "--save-steps" in given)
 
 
 def run(arguments: argparse.Namespace) -> None:

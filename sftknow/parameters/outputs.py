@@ -14,7 +14,7 @@ from sftknow.artifacts.keyed_folder import PartialFolder
 from sftknow.artifacts.manifests import MANIFEST, read_manifest, write_manifest
 from sftknow.checkpoints.layout import Layout
 from sftknow.checkpoints.reader import SHARD_INDEX, CheckpointIndex
-from sftknow.checkpoints.side_files import side_files
+from sftknow.checkpoints.side_files import refuse_foreign, side_files
 from sftknow.errors import CheckpointError, RunError
 from sftknow.machine import free_space
 
@@ -105,7 +105,7 @@ class OutputFolders:
         """
         try:
             for i, partial in enumerate(self._partials):
-                partial.open(Path(MANIFEST) if self._is_same(i) else None)
+                partial.open([shard.name for shard in self._layout.shards] if self._is_same(i) else ())
             yield
         except OSError as error:
             self._close()
@@ -164,7 +164,7 @@ def refuse_output(out: Path, inputs: Sequence[Path]) -> str | None:
     """Return the key of an earlier output at ``out``.
 
     Raises:
-        CheckpointError: an input lies there, or something that is no restored model.
+        CheckpointError: an input lies there, something that is no restored model, or one with somebody's files in it.
     """
     target = out.resolve()
     for source in (path.resolve() for path in inputs):
@@ -178,11 +178,15 @@ def refuse_output(out: Path, inputs: Sequence[Path]) -> str | None:
         made = None
     if not isinstance(made, dict):
         raise CheckpointError(f"{out} is there and no restored model ({MANIFEST} does not say so); give another folder")
+    refuse_foreign(out, sources=inputs)
     return str(made.get("key"))
 
 
 def _refuse_nested(folders: Sequence[Path]) -> None:
     resolved = [folder.resolve() for folder in folders]
+    for folder in folders:
+        if (folder.resolve().parent / MANIFEST).is_file():
+            raise CheckpointError(f"{folder} would lie within the model {folder.parent}; give another folder")
     for i, folder in enumerate(resolved):
         if folder in resolved[:i] or any(folder in other.parents for other in resolved):
             raise CheckpointError(f"{folders[i]} is given to two outputs, or one within the other; give each its own")

@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from sftknow.artifacts.files import atomic_folder, write_json, write_text
+from sftknow.artifacts.files import atomic_file, read_json, write_json, write_text
+from sftknow.errors import RunError
 from sftknow.progress import progress
 from sftknow.records import to_json
 from sftknow.report import accuracy, changes, claims, divergence, facts_sheet, mastery, pairs, restoration  # noqa: F401
@@ -26,6 +27,7 @@ from sftknow.report.summary import plain_words
 FORMAT = 1
 """Version of the layout of ``results.json``."""
 
+RESULTS = "results.json"
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -47,7 +49,7 @@ def write_pages(report: Report, out: Path) -> Path:
     sections = compose(report)
     results = build_results(report, sections)
     write_files(out, sections)
-    write_json(out / "results.json", results)
+    write_json(out / RESULTS, results)
     page = out / "report.html"
     content = render(
         name=report.name,
@@ -108,12 +110,22 @@ def content_of(sections: Sequence[Section]) -> dict[str, dict[str, Any]]:
 
 
 def write_files(out: Path, sections: Sequence[Section]) -> None:
-    """Every table as CSV and Markdown, every figure as SVG, PNG and CSV; what lay there before goes away."""
+    """Every table as CSV and Markdown, every figure as SVG, PNG and CSV. Those of an earlier report go away.
+
+    Which these are its ``results.json`` says, so that nobody else's files are deleted.
+    """
+    try:
+        before = read_json(out / RESULTS)
+    except RunError:
+        before = {}
     for kind in ("tables", "figures"):
-        with atomic_folder(out / kind) as folder:
-            for block in _blocks(sections):
-                for name, content in block.files.items() if block.kind == kind else ():
-                    (folder / name).write_bytes(content)
+        files = {name: data for block in _blocks(sections) if block.kind == kind for name, data in block.files.items()}
+        for name, content in files.items():
+            with atomic_file(out / kind / name) as partial:
+                partial.write_bytes(content)
+        ids = before.get(kind) if isinstance(before, dict) else None
+        for path in [path for path in (out / kind).glob("*") if ids and path.stem in ids and path.name not in files]:
+            path.unlink()
 
 
 def _blocks(sections: Sequence[Section]) -> list[Block]:

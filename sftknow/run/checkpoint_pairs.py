@@ -135,7 +135,14 @@ class Restoration:
             file = place if len(levels) == 1 else place.with_name(f"{place.name}.safetensors")
             manifest = restored_manifest(pair.base, pair.tuned, file.parent / "model")
             values = write_patch(
-                pair.base_folder, pair.tuned, plan, level, file, manifest=manifest, verified=self.plan_file is None
+                pair.base_folder,
+                pair.tuned,
+                plan,
+                level,
+                file,
+                manifest=manifest,
+                verified=self.plan_file is None,
+                resources=self.order.resources,
             )
             done.append((level, file, values))
         return done

@@ -12,6 +12,7 @@ from sftknow.answers import Synonyms
 from sftknow.artifacts.files import atomic_file
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.artifacts.mastery_data import fact_row
+from sftknow.checkpoints.side_files import refuse_foreign
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.lab.exposure import ExposureLaw, FactExposure, documents, expose
@@ -42,7 +43,9 @@ def build_lab(source: str, out: Path, *, limit: int | None = None, seed: int = 0
 
     Raises:
         FactsError: the source cannot be used.
+        CheckpointError: ``out/model`` holds something else than such a model.
     """
+    refuse_foreign(out / "model")
     topics = load_topics()
     if source == "world":
         facts = build_world(topics, size=WorldSize(), seed=seed)

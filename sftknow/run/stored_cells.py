@@ -11,6 +11,7 @@ from pathlib import Path
 from sftknow.artifacts.files import write_json
 from sftknow.artifacts.manifests import MANIFEST, read_manifest
 from sftknow.checkpoints.deltas import is_delta, materialize, write_delta
+from sftknow.checkpoints.side_files import refuse_foreign
 from sftknow.errors import CheckpointError
 from sftknow.models.resolving import BaseModel, resolve_base
 
@@ -62,8 +63,7 @@ def materialize_model(delta: Path, out: Path, base: str | None = None) -> Path:
     manifest = read_manifest(delta, "model")
     if manifest is None:
         raise CheckpointError(f"{delta} has no {MANIFEST}: it was not finished; train it again")
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file()):
-        raise CheckpointError(f"{out} holds something else than a model of sftknow; give a new or an empty folder")
+    refuse_foreign(out, sources=[delta])
     named = base or manifest.get("base", {}).get("path")
     if not named:
         raise CheckpointError(f"{delta} does not name its base; give it with --base")

@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from sftknow import __version__
-from sftknow.artifacts.manifests import MANIFEST
+from sftknow.checkpoints.side_files import refuse_foreign
 from sftknow.errors import CheckpointError, ModelError
 from sftknow.machine import free_space
 from sftknow.models.limits import end_ids
@@ -82,9 +82,7 @@ def check_place(out: Path, base: ModelRef) -> None:
     """Raise CheckpointError where writing to `out` would replace the base or something that is no model of ours."""
     if out.exists() and Path(base.path).is_dir() and out.samefile(base.path):
         raise CheckpointError(f"{out} is the base model itself; give another place for the fine-tuned one")
-    foreign = out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file())
-    if foreign:
-        raise CheckpointError(f"{out} holds something else than a model of sftknow; give a new or an empty folder")
+    refuse_foreign(out)
 
 
 def check_space(out: Path, parameters: int, dtype: torch.dtype) -> None:

@@ -116,14 +116,25 @@ def test_work_of_the_same_key_is_kept(tmp_path: Path, mark: str | None) -> None:
     assert not (folder / "half").exists()
 
 
-def test_a_finished_folder_is_taken_apart(tmp_path: Path) -> None:
+def test_a_finished_folder_stays_while_its_files_are_used_again(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "weights").write_text("x")
     (tmp_path / "out" / "done.json").write_text("{}")
     partial = PartialFolder(tmp_path / "out", "key")
-    partial.open(Path("done.json"))
-    assert partial.resumed
-    assert not (tmp_path / "out").exists()
-    assert (partial.folder / "weights").read_text() == "x"
+    partial.open(["weights", "nowhere"])
+    assert (partial.folder / "weights").samefile(tmp_path / "out" / "weights")
     assert not (partial.folder / "done.json").exists()
     partial.discard()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["done.json", "weights"]
+
+
+def test_the_old_folder_is_cleared_under_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Afterwards it might be what another process moved aside a moment ago."""
+    (tmp_path / "out").mkdir()
+    partial = PartialFolder(tmp_path / "out", "key")
+    partial.open()
+    real, held = keyed_folder.clear, []
+    monkeypatch.setattr(keyed_folder, "clear", lambda folder: (held.append(partial._lock.held), real(folder)))
+    partial.finish()
+    assert held == [True]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

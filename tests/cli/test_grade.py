@@ -123,8 +123,8 @@ def test_rules_and_rescoring_agree(files: Path, tiny_model: Path, capsys: pytest
     [
         (["--out", "x"], "grading needs a model and --facts"),
         (["lab", "--out", "x"], "grading needs a model and --facts"),
-        (["--rescore", "OLD", "--facts", "lab", "--out", "x"], "--facts cannot go with it"),
-        (["lab", "--rescore", "OLD", "--out", "x"], "lab cannot go with it"),
+        (["--rescore", "OLD", "--facts", "lab", "--out", "x"], "--facts and --rescore do not go together"),
+        (["lab", "--rescore", "OLD", "--out", "x"], "MODEL and --rescore do not go together"),
         (["--rescore", "OLD", "--out", "x"], "OLD is not there"),
         (["lab", "--facts", "facts.jsonl", "--out", "."], "is no graded data set; give another --out"),
         (["lab", "--facts", "facts.jsonl", "--out", "x"], "facts.jsonl, row 1: no topic is named 'RULES'"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -116,10 +117,41 @@ def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monk
 
     monkeypatch.setattr("sftknow.cli.tasks.run_path", interrupted)
     assert main(["tasks", "path"]) == 130
-    assert "Go on with: sftknow tasks path" in capsys.readouterr().err
+    assert "interrupted. Start again with: sftknow tasks path" in capsys.readouterr().err
+    monkeypatch.setattr("sftknow.cli.restore.run", interrupted)
+    command = ["restore", "a", "b", "--top", "5%", "--out", "x"]
+    assert main(command) == 130
+    assert f"what is done is saved. Go on with: sftknow {' '.join(command)}" in capsys.readouterr().err
+    assert main([*command, "--patch"]) == 130
+    assert f"interrupted. Start again with: sftknow {' '.join(command)} --patch" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_to(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     line = refused(capsys, "run", "lab", "--out", str(tmp_path / "file" / "run"))
     assert str(tmp_path / "file") in line
+
+
+def test_names_that_are_no_text_or_too_long(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    strange = os.fsdecode(b"\xff\xfe")
+    assert "the name '\\udcff\\udcfe' cannot be read as text here; rename it" in refused(
+        capsys, "changes", strange, strange
+    )
+    for length in (255, 256):  # the file system takes 255, but not what is written beside it meanwhile
+        for command in (
+            ["restore", "lab", "lab", "--top", "5%"],
+            ["run", "lab"],
+            ["grade", "lab", "--facts", "lab"],
+        ):
+            out = tmp_path / ("n" * length)
+            if command[0] != "run" or length > 255:
+                refused(capsys, *command, "--out", str(out))
+                assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_a_folder_of_somebodys(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "thesis.txt").write_text("years of work")
+    line = refused(capsys, "run", "lab", "--out", str(tmp_path))
+    assert f"{tmp_path} is there already and is no run directory (it holds models); give another --out" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]

@@ -39,7 +39,8 @@ def test_levels_plan_and_patch_agree(
     tiny_model: Path, tuned_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = (str(tiny_model), str(tuned_model))
-    assert main(["restore", *pair, "--top", "5%,40%", "--out", str(tmp_path / "out")]) == 0
+    assert main(["restore", *pair, "--top", "5%, 40%", "--out", str(tmp_path / "out")]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["40pct", "5pct"]
     said = capsys.readouterr().out
     assert f"restored model: {tmp_path / 'out' / '5pct'}" in said
     manifest = json.loads((tmp_path / "out" / "40pct" / "sftknow.json").read_text())
@@ -84,12 +85,12 @@ def test_layer_sweep(tiny_model: Path, tuned_model: Path, tmp_path: Path, capsys
         ((), "say what to restore"),
         (("--top", "5"), "cannot read the level '5'"),
         (("--top", "5%,5%"), "asked for twice"),
-        (("--top", "5%,"), "cannot read the level ''"),
+        (("--top", "5%, "), "cannot read the level ''"),
         (("--top", "5%", "--layer-sweep", "1"), "do not go together"),
         (("--top", "5%", "--apply-patch", "p"), "do not go together"),
         (("--layer-sweep", "0"), "cannot make ranges of 0 layers"),
-        (("--top", "5%", "--choose-on", "dev"), "--choose-on SPLIT and --mastery DATA go together"),
-        (("--top", "5%", "--mastery", "x"), "--choose-on SPLIT and --mastery DATA go together"),
+        (("--top", "5%", "--choose-on", "dev"), "--choose-on does nothing without --mastery"),
+        (("--top", "5%", "--mastery", "x"), "--mastery does nothing without --choose-on"),
         (("--top", "5%", "--memory", "lots"), "cannot read the size 'lots'"),
         (("--top", "5%", "--memory", "1MB"), "memory"),
         (("--top", "5%", "--shard-size", "0"), "cannot read the size '0'"),

@@ -150,10 +150,68 @@ def test_an_earlier_output_is_replaced(pair: tuple[Path, Path, RestorePlan], tmp
     out = tmp_path / "out"
     out.mkdir()
     restore(base, tuned, plan, "50%", out, manifest={})
-    (out / "old.txt").write_text("x")
     restore(base, tuned, plan, "100%", out, manifest={})
-    assert not (out / "old.txt").exists()
     assert read_checkpoint(out)[WEIGHT] == read_checkpoint(base)[WEIGHT]
+    assert leftovers(tmp_path) == {"out"}
+
+
+def test_what_others_put_into_an_output_is_not_deleted(pair: tuple[Path, Path, RestorePlan], tmp_path: Path) -> None:
+    base, tuned, plan = pair
+    out = tmp_path / "out"
+    restore(base, tuned, plan, "50%", out, manifest={})
+    for name in ("my_eval.json", "1pct/sftknow.json", "notes/a.txt", ".hidden"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("years of work")
+        for level in ("50%", "100%"):
+            with pytest.raises(CheckpointError, match=f"{name}, which sftknow did not write and would be lost"):
+                restore(base, tuned, plan, level, out, manifest={})
+        assert (out / name).read_text() == "years of work"
+        (out / name).unlink()
+    with pytest.raises(CheckpointError, match="would lie within the model"):
+        restore(base, tuned, plan, "25%", out / "25pct", manifest={})
+    assert leftovers(tmp_path) == {"out"}
+
+
+@pytest.mark.parametrize("level", ["50%", "100%"])
+def test_a_finished_output_stays_until_the_new_one_is_whole(
+    pair: tuple[Path, Path, RestorePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    """The same command again, or another level: a stop on the way leaves the folder as it was."""
+    base, tuned, plan = pair
+    out = tmp_path / "out"
+    restore(base, tuned, plan, "50%", out, manifest={})
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for place in ((DirectFile, "write"), (outputs_module, "write_manifest"), (PartialFolder, "finish")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*place, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                restore(base, tuned, plan, level, out, manifest={})
+        assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    restore(base, tuned, plan, level, out, manifest={})
+    assert leftovers(tmp_path) == {"out"}
+
+
+def test_a_damaged_output_is_mended_in_a_copy(
+    pair: tuple[Path, Path, RestorePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, tuned, plan = pair
+    out = tmp_path / "out"
+    restore(base, tuned, plan, "50%", out, manifest={})
+    whole = (out / "model.safetensors").read_bytes()
+    damaged = whole[:-1] + bytes([whole[-1] ^ 1])
+    (out / "model.safetensors").write_bytes(damaged)
+    with monkeypatch.context() as patch:
+        patch.setattr(PartialFolder, "finish", full_disk)
+        with pytest.raises(CheckpointError, match="No space"):
+            restore(base, tuned, plan, "50%", out, manifest={})
+    assert (out / "model.safetensors").read_bytes() == damaged, "the finished folder is not written to"
+    restore(base, tuned, plan, "50%", out, manifest={})
+    assert (out / "model.safetensors").read_bytes() == whole
+    assert leftovers(tmp_path) == {"out"}
 
 
 def test_too_little_disk(pair: tuple[Path, Path, RestorePlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,12 +132,17 @@ def test_a_single_question_a_bucket_has_no_standard_error(tmp_path: Path) -> Non
 def test_a_second_report_replaces_the_first(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "mastery", tmp_path / "mastery")
     out = tmp_path / "report"
+    write_report(run, out)
+    before = {file.name for file in out.rglob("*.csv")}
     for kind in ("tables", "figures"):
-        (out / kind).mkdir(parents=True)
-        (out / kind / "old.csv").write_text("old")
+        (out / kind / "my-own.csv").write_text("years of work")
     write_report(tmp_path, out)
     assert (out / "figures" / "figure-a-distribution.svg").exists()
-    assert not list(out.rglob("old.csv"))
+    shown = json.loads((out / "results.json").read_text())
+    left = {file.name for file in out.rglob("*.csv")}
+    assert left < before | {"my-own.csv"}, "tables of the first report that the second has not are gone"
+    assert {name.removesuffix(".csv") for name in left} == {*shown["tables"], *shown["figures"], "my-own"}
+    assert len(list(out.rglob("my-own.csv"))) == 2
 
 
 def test_no_page_for_a_damaged_run(run: Path, tmp_path: Path) -> None:
