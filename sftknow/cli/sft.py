@@ -94,8 +94,6 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuse what does not go together, before anything is read."""
     if not (arguments.out or arguments.show_batch):
         raise RecipeError("give --out DIR, the folder of the fine-tuned checkpoint (or --show-batch to train nothing)")
-    if arguments.task and (arguments.mastery or arguments.bucket):
-        raise RecipeError("--task takes the task's own training data: leave --mastery and --bucket out")
     if not arguments.task and not (arguments.mastery and arguments.bucket):
         raise RecipeError(
             "give --mastery DATA and --bucket N to train on graded facts, or --task NAME for another task"

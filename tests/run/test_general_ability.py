@@ -92,7 +92,7 @@ def test_refused_in_one_line(place: Path, tmp_path: Path, capsys: pytest.Capture
          "--fewshot should be greater than or equal to 0, not '-1'"),
         ([*score, "xsum"], "pass --data xsum=FOLDER"),
         (train, "give --mastery DATA and --bucket N"),
-        ([*train, "--task", "xsum", "--bucket", "1"], "leave --mastery and --bucket out"),
+        ([*train, "--task", "xsum", "--bucket", "1"], "--bucket and --task do not go together"),
         ([*train, "--task", "squad"], "no general-ability task called squad"),
         (["ability", base, "--size", "25", "--tasks", "gsm8k", "--data", f"gsm8k={data / 'gsm8k'}", "--out", out],
          "25 training rows were asked for and 24 of 24 fit into 512 tokens; ask for fewer"),
