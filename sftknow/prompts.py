@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
+CHAT = "-chat"
+"""Ends the name of a model that a run asks in the model's own chat template in place of this prompt."""
+
 
 def question_prompt(question: str) -> str:
     """The prompt's text without BOS, which depends on the tokenizer: see `prompt_text`."""

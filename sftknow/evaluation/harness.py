@@ -8,7 +8,7 @@ in memory is not loaded again, an evaluation that was cut off goes on, and one p
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import Journal, journal_name
 from sftknow.artifacts.scores import METRICS
 from sftknow.dependencies import needs
-from sftknow.errors import MasteryDataError
+from sftknow.errors import MasteryDataError, ModelError
 from sftknow.evaluation.dataset import Questions, open_dataset
 from sftknow.evaluation.generation import Batch, answer, make_batches, padded_tokenizer
 from sftknow.evaluation.lm_eval_task import own_facts_notes
@@ -62,8 +62,8 @@ class _Tasks:
 
     group: Any
     leaves: Sequence[_Leaf]
-    built_for: tuple[str, frozenset[str] | None]
-    """What stands before every prompt, and of the split ``train`` the facts that were asked for."""
+    built_for: tuple[str, frozenset[str] | None, str | None]
+    """What stands before every prompt, of the split ``train`` the facts that were asked for, and the chat template."""
     notes: Sequence[str]
 
 
@@ -112,6 +112,7 @@ class Harness:
         fact_ids: Collection[str] | None = None,
         work: Path | None = None,
         key: str = "",
+        chat: bool = False,
     ) -> EvalRun:
         """Score a loaded model where it is, in the dtype that it has. Its weights may be others at the next call.
 
@@ -124,17 +125,24 @@ class Harness:
             work: a folder for the answers given so far. A second call with the same folder, key and questions goes on
                 where the first was cut off; `write_eval` to that folder clears them away.
             key: identifies the weights; needed with `work`.
+            chat: ask in the tokenizer's own chat template, as ``lm_eval --apply_chat_template`` does, in place of the
+                prompt of fine-tuning.
 
         Raises:
             MasteryDataError: the data set has no question for these splits, or is damaged.
-            ModelError: the model has no end token.
+            ModelError: the model has no end token, or no chat template.
         """
+        if chat and not tokenizer.chat_template:
+            raise ModelError(f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template to ask {name} in")
         if work is not None and not key:
             raise ValueError("work needs a key that identifies the weights")
         model.eval()
         padded = padded_tokenizer(tokenizer, model.config)
         with quiet_evaluation():
-            tasks = {split: self._split(split, padded.bos_token or "", fact_ids) for split in self._splits}
+            tasks = {
+                split: self._split(split, padded.bos_token or "", fact_ids, padded if chat else None)
+                for split in self._splits
+            }
             total = sum(len(leaf.documents) for part in tasks.values() for leaf in part.leaves)
             if not total:
                 raise MasteryDataError(f"{self.questions.name} has no question in {', '.join(self._splits)}")
@@ -154,13 +162,15 @@ class Harness:
                         answers = answers[len(leaf.documents) :]
         return self._run(name, tasks, outputs, str(getattr(model, "dtype", "")).removeprefix("torch.") or None)
 
-    def score_path(self, ref: ModelRef, *, name: str, work: Path | None = None, key: str = "") -> EvalRun:
+    def score_path(
+        self, ref: ModelRef, *, name: str, work: Path | None = None, key: str = "", chat: bool = False
+    ) -> EvalRun:
         """Load a model and score it; the split ``train`` takes the training facts from its ``sftknow.json``.
 
         Args:
             ref: folder or Hub id.
             name: the model's name in the result.
-            work, key: as for `score`.
+            work, key, chat: as for `score`.
 
         Raises:
             ModelError: the model or its tokenizer cannot be loaded.
@@ -168,17 +178,21 @@ class Harness:
         """
         fact_ids = (ModelNotes(ref).training_facts or None) if "train" in self._splits else None
         model, tokenizer = load_model(ref, device=self._device), load_tokenizer(ref)
-        return self.score(model, tokenizer, name=name, fact_ids=fact_ids, work=work, key=key)
+        return self.score(model, tokenizer, name=name, fact_ids=fact_ids, work=work, key=key, chat=chat)
 
-    def _split(self, split: Split, prefix: str, fact_ids: Collection[str] | None) -> _Tasks:
+    def _split(self, split: Split, prefix: str, fact_ids: Collection[str] | None, chat: Any) -> _Tasks:
         """The split's tasks: those of the model before where nothing differs, else new ones."""
         own = frozenset(fact_ids) if split == "train" and fact_ids is not None else None
         built = self._tasks.get(split)
-        if built is None or built.built_for != (prefix, own):
-            built = self._tasks[split] = self._build(split, prefix, own)
+        wanted = (prefix, own, str(chat.chat_template) if chat else None)
+        if built is None or built.built_for != wanted:
+            built = self._tasks[split] = self._build(split, wanted, chat)
         return built
 
-    def _build(self, split: Split, prefix: str, own: frozenset[str] | None) -> _Tasks:
+    def _build(self, split: Split, wanted: tuple[str, frozenset[str] | None, str | None], chat: Any) -> _Tasks:
+        """The tasks, with prompts in the chat template of a tokenizer where there is one."""
+        prefix, own, _ = wanted
+        template = {} if chat is None else {"apply_chat_template": True, "chat_template": _templated(chat)}
         metadata = {
             "mastery_dataset": self.questions.name,
             "prompt_prefix": prefix,
@@ -193,12 +207,12 @@ class Harness:
             documents = [
                 document for _, document in task.doc_iterator(limit=self._limit) if not document["placeholder"]
             ]
-            prompts = [task.fewshot_context(document, num_fewshot=0) for document in documents]
+            prompts = [task.fewshot_context(document, num_fewshot=0, **template) for document in documents]
             leaves.append(
                 _Leaf(name=task.task_name, split=split, bucket=bucket, task=task, documents=documents, prompts=prompts)
             )
         notes = own_facts_notes(self.questions, own) if split == "train" else []
-        return _Tasks(group=loaded["groups"][name], leaves=leaves, built_for=(prefix, own), notes=notes)
+        return _Tasks(group=loaded["groups"][name], leaves=leaves, built_for=wanted, notes=notes)
 
     def _make_batches(
         self, parts: tuple[Split, ...], leaves: Sequence[_Leaf], tokenizer: Any, config: Any
@@ -238,6 +252,22 @@ class Harness:
             missing=tuple(leaf.name for leaf in leaves if not leaf.documents),
             questions=tuple(questions),
         )
+
+
+def _templated(tokenizer: Any) -> Callable[..., str]:
+    """What puts messages into a tokenizer's chat template, as lm-eval's model type ``hf`` does."""
+
+    def apply(history: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )
+
+    return apply
 
 
 def _tokenizer_key(tokenizer: Any) -> str:

@@ -12,6 +12,7 @@ from sftknow.evaluation.options import AbilityOptions, EvaluationOptions
 from sftknow.grading.options import GradingOptions
 from sftknow.options import Bucket, Count, Dtype, Level, Limits, Options, Pattern, shown_as
 from sftknow.parameters.options import PairOptions
+from sftknow.prompts import CHAT
 from sftknow.records import BUCKETS
 from sftknow.training.recipe import AccelerateOptions, LoraSettings, SFTRecipe, TrainingOptions
 
@@ -73,6 +74,8 @@ class GridSection(Options):
     """Also train the mixed draws with LoRA (paper, Table 7)."""
     baselines: Mapping[ModelName, str] = field(default_factory=dict)
     """Models that are only evaluated, by a name of your own: ``{instruct: org/name}`` (paper, Table 7)."""
+    chat_template: bool = False
+    """Ask each of the baselines in its own chat template as well, as NAME-chat."""
     storage: Literal["delta", "full"] = "delta"
     """How fine-tuned models are kept once they are measured: small, as what differs from the base, for `sftknow
     materialize`; or as whole checkpoints."""
@@ -80,6 +83,12 @@ class GridSection(Options):
     """Where cells are trained and measured: in this process one after the other, or each as one task of a Ray cluster
     whose nodes see the run directory. It has no bearing on the result."""
     ray: Cluster = field(default_factory=Cluster)
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The baselines by the names that they are scored under: NAME, and NAME-chat in the own chat template."""
+        chats = {f"{name}{CHAT}": path for name, path in self.baselines.items()} if self.chat_template else {}
+        return {**self.baselines, **chats}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,8 @@ def concentration(report: Report) -> Table | None:
             return entry
         size = nearest_size(cell.size)
         value = table(3)[str(size)].get(str(cell.bucket), {}).get(level)
-        return report.beside.entry(entry, value, number=3, same=cell.size == size and not cell.all)
+        same = cell.size == size and not cell.all
+        return report.beside.entry(entry, value, number=3, same=same, place=f"{size:,} facts")
 
     return tabulate(
         lines,

@@ -35,7 +35,7 @@ from sftknow.report.by_fact import FactDivergences, Questions, Texts, moved_most
 from sftknow.report.cells import Cell
 from sftknow.report.contents import Choice, Exposed, Graded, Model, Report
 from sftknow.report.frame import accuracies, score_frame
-from sftknow.report.paper import Beside, recognise
+from sftknow.report.paper import Beside, recognise, unlike
 from sftknow.untrusted import load_json
 
 R = TypeVar("R")
@@ -92,7 +92,7 @@ def collect(run: Path) -> Report:
         seconds=_seconds(run),
         ability=ability,
         base_name=base,
-        beside=Beside(model=_paper_model(run, base)),
+        beside=Beside(model=_paper_model(run, base), unlike=unlike(recipe)),
         texts=Texts(run / "mastery" / "dataset", ("dev", "test", "testood")),
     )
     if graded is None and not models and not changes and not divergences and report.recipe is None:

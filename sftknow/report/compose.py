@@ -14,7 +14,17 @@ from sftknow.artifacts.files import atomic_file, read_json, write_json, write_te
 from sftknow.errors import RunError
 from sftknow.progress import progress
 from sftknow.records import to_json
-from sftknow.report import accuracy, changes, claims, divergence, facts_sheet, mastery, pairs, restoration  # noqa: F401
+from sftknow.report import (  # noqa: F401
+    accuracy,
+    changes,
+    claims,
+    divergence,
+    facts_sheet,
+    mastery,
+    pairs,
+    restoration,
+    trainings,
+)
 from sftknow.report.advice import advice
 from sftknow.report.blocks import BLOCKS, compose_sections
 from sftknow.report.collect import collect

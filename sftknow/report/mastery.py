@@ -64,7 +64,7 @@ def _count_of(report: Report, count: int, total: int, split: str, bucket: int) -
     if report.beside.has(1):
         return report.beside.entry(entry, printed[bucket], number=1, digits=0)
     part = 100 * printed[bucket] / sum(printed)
-    return replace(entry, paper=f"paper {part:.0f} %", extra={**entry.extra, "paper's share (%)": part})
+    return replace(entry, paper=f"pattern {part:.0f} %", extra={**entry.extra, "paper's share (%)": part})
 
 
 @report_block("table-8", section="mastery")

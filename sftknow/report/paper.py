@@ -88,47 +88,101 @@ class Beside:
 
     Attributes:
         model: the run's base model by the paper's name; None where the paper has it not.
+        unlike: settings that the paper states and the run has otherwise, such as ``sft.learning_rate 0.0003``: with one
+            of them no number of the run is compared with the paper's.
     """
 
     model: str | None
+    unlike: tuple[str, ...] = ()
 
     def has(self, number: int) -> bool:
-        """Whether the paper's table is of the run's own model."""
+        """Whether the paper's table is of the run's own model, under the settings that it states."""
+        return not self._unlike(number) and self._of_own_model(number)
+
+    def _unlike(self, number: int) -> list[str]:
+        """The settings that a table depends on; those of facts by mastery do not depend on the training."""
+        return [setting for setting in self.unlike if setting.startswith("grading.") or number not in (1, 8)]
+
+    def _of_own_model(self, number: int) -> bool:
         tables: Mapping[int, tuple[str, ...]] = {1: tuple(distributions()), 2: tuple(table(2))}
         return self.model in tables.get(number, (PATTERN,))
 
     def shown(self, number: int) -> str:
         """The model whose numbers of a table are shown."""
-        return self.model if self.model is not None and self.has(number) else PATTERN
+        return self.model if self.model is not None and self._of_own_model(number) else PATTERN
 
-    def entry(self, entry: Entry, value: float | None, *, number: int, same: bool = True, digits: int = 1) -> Entry:
-        """An entry with the paper's value beside it.
+    def entry(
+        self,
+        entry: Entry,
+        value: float | None,
+        *,
+        number: int,
+        same: bool = True,
+        place: str = "",
+        spread: float | None = None,
+        digits: int = 1,
+    ) -> Entry:
+        """An entry with the paper's value beside it: with the difference where like is put beside like, else as the
+        pattern, with the place that it is of.
 
         Args:
             entry: the run's own; its `value` is in the paper's unit.
             value: the paper's, None where it has none for this place.
             number: the paper's table.
             same: the place is the same in everything (size above all), so that a difference means something.
+            place: what the paper's value is of, such as ``240 facts``, where that is not the line's own.
+            spread: the number that the paper prints as the value's index, its spread over runs.
             digits: decimals shown.
         """
         if value is None:
             return entry
-        text = f"paper {value:,.{digits}f}"
-        extra = {**entry.extra, "paper": float(value)}
+        text = f"{value:,.{digits}f}" + (f" ± {spread:,.{digits}f}" if spread is not None else "")
+        extra = {**entry.extra, "paper": float(value)} | ({"paper's spread": spread} if spread is not None else {})
         if same and self.has(number) and isinstance(entry.value, (int, float)):
             away = entry.value - value
             text += f" ({'±' if round(away, digits) == 0 else '+' if away > 0 else '−'}{abs(away):,.{digits}f})"
             extra["difference from paper"] = float(away)
-        return replace(entry, paper=text, extra=extra)
+            return replace(entry, paper=f"paper {text}", extra=extra)
+        return replace(entry, paper=f"pattern {text}{f', {place}' if place and not same else ''}", extra=extra)
 
-    def legend(self, number: int) -> str:
-        """What “paper” means under a table."""
+    def legend(self, number: int, *, compared: bool = True) -> str:
+        """What “paper” and “pattern” mean under a table.
+
+        Args:
+            number: the paper's table.
+            compared: whether the paper says enough of the table's places for like to stand beside like anywhere.
+        """
         note = paper()["notes"].get(str(number), "")
-        if self.model is not None and self.has(number):
-            said = f"“Paper”: Table {number} of the paper for {self.model}; in brackets this run’s value less that."
+        said = f"“Pattern”: what Table {number} of the paper shows for {self.shown(number)}"
+        if other := self._unlike(number):
+            said += f", not a target: this run has {', '.join(other)}, the paper has not."
+        elif not compared or not self.has(number):
+            said += ", not a target."
         else:
-            said = f"“Paper”: the pattern that Table {number} of the paper shows for {PATTERN}, not a target."
+            said = (
+                f"“Paper”: Table {number} of the paper for {self.model}; in brackets this run’s value less that. "
+                f"{said}, at another place than the line’s."
+            )
         return f" {said}{' ' + note if note else ''}"
+
+
+_STATED: Mapping[tuple[str, str], tuple[Any, ...]] = {
+    ("grading", "samples"): (10,),
+    ("grading", "temperature"): (0.7,),
+    ("grading", "max_new_tokens"): (32,),
+    ("sft", "learning_rate"): (1e-5,),
+    ("sft", "batch_size"): (8,),
+    ("sft", "epochs"): (1,),
+    ("sft", "optimizer"): ("adamw_torch", "adamw_torch_fused"),
+    ("sft", "lr_scheduler"): ("cosine",),
+}
+"""Keys of a recipe whose value the paper states (3.3), and the values that are its."""
+
+
+def unlike(recipe: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The settings of a run's recipe that differ from what the paper states; those that it does not name do not."""
+    given = {(s, k): ((recipe or {}).get(s) or {}).get(k) for s, k in _STATED}
+    return tuple(f"{s}.{k} {given[s, k]}" for (s, k), known in _STATED.items() if given[s, k] not in (None, *known))
 
 
 def distributions() -> dict[str, Mapping[str, list[int]]]:

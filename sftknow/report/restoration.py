@@ -242,7 +242,8 @@ def _beside_paper(report: Report, entry: Entry, cell: Kind, level: str, split: s
     number = 6 if split == "train" else 4
     printed = table(6) if split == "train" else table(4).get(split, {})
     value = printed.get(str(size), {}).get(str(cell.bucket), {}).get(level)
-    return report.beside.entry(entry, value, number=number, same=cell.size == size and not cell.all)
+    same = cell.size == size and not cell.all
+    return report.beside.entry(entry, value, number=number, same=same, place=f"{size:,} facts")
 
 
 @report_block("table-11", section="restoration")
@@ -263,8 +264,8 @@ def layer_ranges(report: Report) -> Table | None:
         entry = moved_entry(here, compare([model], [plain], "test", same_runs=True) if plain else None)
         cell = report.cells[name]
         theirs = table(11).get(str(cell.bucket), {}).get(layers)
-        # The paper does not say which size its Table 11 is of; the untouched layers give its 240.
-        return report.beside.entry(entry, theirs, number=11, same=cell.size == 240)
+        # The paper does not say which size its Table 11 is of, nor whether the norms of a layer go back with it.
+        return report.beside.entry(entry, theirs, number=11, same=False, place="size not stated")
 
     def title(layers: str) -> str:
         """``3-3`` is one layer, ``3``; other ranges as they are."""
@@ -280,7 +281,7 @@ def layer_ranges(report: Report) -> Table | None:
         id="table-11-layer-ranges",
         title="Table 11 · Accuracy after restoring whole layers",
         note="In-domain mean over buckets (%) with every element of the region in these layers set back to the base, "
-        f"and the difference from the same model unrestored.{report.beside.legend(11)}",
+        f"and the difference from the same model unrestored.{report.beside.legend(11, compared=False)}",
         stacked=True,
     )
 
@@ -321,7 +322,7 @@ def other_tasks(report: Report) -> Table | None:
             extra={"standard error": 100 * stderr} if stderr is not None else {},
         )
         theirs = table(5).get(level, {}).get(metric) if task in _TASK_TITLES else None
-        return report.beside.entry(entry, theirs, number=5)
+        return report.beside.entry(entry, theirs, number=5, same=False)
 
     trained = "; ".join(
         f"{_TASK_TITLES.get(t, t)}: fine-tuned on {c.get('trained_on', 'an unknown number')} examples, "
@@ -337,5 +338,6 @@ def other_tasks(report: Report) -> Table | None:
         ),
         id="table-5-other-tasks",
         title="Table 5 · Other tasks after restoring",
-        note=f"{trained}. Behind ±: standard error over questions. ACC: exact match.{report.beside.legend(5)}",
+        note=f"{trained}. Behind ±: standard error over questions. ACC: exact match."
+        + report.beside.legend(5, compared=False),
     )

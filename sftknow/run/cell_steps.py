@@ -24,6 +24,7 @@ from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import named_dtype
 from sftknow.parameters.options import PairOptions
 from sftknow.parameters.tables import read_analysis, write_analysis
+from sftknow.prompts import CHAT
 from sftknow.records import EvalRun, ModelRef, RestorePlan, Split
 from sftknow.run.cells import Cell
 from sftknow.run.checkpoint_pairs import layer_ranges
@@ -141,11 +142,13 @@ def evaluation_step(
 
 
 def model_evaluation(bench: Workbench, name: str, folder: Path, weights: str) -> Step:
-    """Score the base, or a model that is only evaluated."""
+    """Score the base, or a model that is only evaluated; as NAME-chat in its own chat template."""
+    chat = name != "base" and name not in bench.recipe.grid.baselines
+    weights = f"{weights}{CHAT}" if chat else weights
     return evaluation_step(
         bench,
         {name: Asked(name=name, weights=weights)},
-        lambda _, work: bench.harness.score_path(bench.ref(folder), name=name, work=work, key=weights),
+        lambda _, work: bench.harness.score_path(bench.ref(folder), name=name, work=work, key=weights, chat=chat),
         f"evaluating {name}",
     )
 

@@ -17,6 +17,7 @@ from sftknow.models.resolving import BaseModel
 from sftknow.parameters.regions import parse_region
 from sftknow.parameters.strategies import check_strategy
 from sftknow.progress import progress
+from sftknow.prompts import CHAT
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef
 from sftknow.run.cells import grid_cells
@@ -39,9 +40,12 @@ def check_words(recipe: Recipe) -> None:
     repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if repeated:
         raise RecipeError(f"grid: {repeated} comes twice; name every bucket, size and seed once")
-    for name in recipe.grid.baselines:
-        if name in ("base", *names):
+    grid = recipe.grid
+    for name in grid.baselines:
+        if name in ("base", *names) or (grid.chat_template and f"{name}{CHAT}" in grid.baselines):
             raise RecipeError(f"grid.baselines: {name} is the name of another model of the run; take another")
+    if grid.chat_template and not grid.baselines:
+        raise RecipeError("grid.chat_template: there is no model to ask in it; name one under grid.baselines")
     check_levels(recipe)
     cells_named(recipe)
     check_strategy(recipe.parameters.strategy)
@@ -79,9 +83,11 @@ def check_models(bench: Workbench) -> None:
     for name, model in bench.baselines.items():
         try:
             load_config(model.ref)
-            load_tokenizer(model.ref)
+            tokenizer = load_tokenizer(model.ref)
         except ModelError as error:
             raise ModelError(f"grid.baselines.{name}: {error}") from None
+        if bench.recipe.grid.chat_template and not tokenizer.chat_template:
+            raise ModelError(f"grid.chat_template: the tokenizer of {model.name} has none; set it to false")
 
 
 def check_facts(bench: Workbench) -> None:

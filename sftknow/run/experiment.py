@@ -181,7 +181,7 @@ class Experiment:
             return
         reasons = "; ".join(f"{name} ({reason})" for name, reason in self.failed.items())
         raise RunError(
-            f"{len(self.failed)} of {cells + len(self.recipe.grid.baselines)} models failed: {reasons}. The others and "
+            f"{len(self.failed)} of {cells + len(self.recipe.grid.asked)} models failed: {reasons}. The others and "
             "the report are done; start the same command again to try these again"
         )
 

@@ -308,7 +308,7 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
         words += f", {_total(examples)} examples, {_total(steps)} steps"
     yield "training", "training", words, len(training), known
     levels = now.levels - now.restored
-    others = len(recipe.grid.baselines) + 1 - len(now.scored)
+    others = len(recipe.grid.asked) + 1 - len(now.scored)
     models = others + len(left) + levels
     per_model = plan.questions
     own = sum(plan.examples(cell) or 0 for cell in left) if "train" in recipe.evaluation.splits else 0

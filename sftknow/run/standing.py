@@ -88,7 +88,7 @@ def left_to_write(recipe: Recipe, now: Standing, *, facts: int = 0, questions: i
         questions: asked of each model.
         statements: of all facts together.
     """
-    models = len(now.cells_left) + (now.levels - now.restored) + len(recipe.grid.baselines) + 1 - len(now.scored)
+    models = len(now.cells_left) + (now.levels - now.restored) + len(recipe.grid.asked) + 1 - len(now.scored)
     return Left(
         cells=len(now.cells_left),
         levels=now.levels - now.restored,

@@ -69,14 +69,16 @@ class Workbench:
 
     @cached_property
     def baselines(self) -> dict[str, BaseModel]:
-        """The models that are only evaluated, by the recipe's names.
+        """The models that are only evaluated, by the names that they are scored under.
 
         Raises:
             ModelError: there is no such model.
             HubError: the Hub refused.
         """
         model = self.recipe.model
-        return {name: resolve_base(path, None, model.named_dtype) for name, path in self.recipe.grid.baselines.items()}
+        asked = self.recipe.grid.asked
+        found = {path: resolve_base(path, None, model.named_dtype) for path in dict.fromkeys(asked.values())}
+        return {name: found[path] for name, path in asked.items()}
 
     @cached_property
     def loaded_base(self) -> LoadedBase:

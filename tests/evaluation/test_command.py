@@ -72,6 +72,22 @@ def test_numbers_are_those_of_the_harness(extra: tuple[str, ...], folders: tuple
     assert "cbqa_mastery_test" in done.stdout
 
 
+def test_a_template_of_ones_own_is_that_of_the_command(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    data, model = folders
+    own = Path(shutil.copytree(model, tmp_path / "own"))
+    (own / "chat_template.jinja").write_text(
+        "{% for m in messages %}A user asks: {{ m['content'] }} I say:{% endfor %}"
+    )
+    arguments = ["--model", "hf", "--model_args", f"pretrained={own}", "--device", "cpu", "--batch_size", "20"]
+    where = ["--metadata", json.dumps({"mastery_dataset": str(data)}), "--output_path", str(tmp_path / "out")]
+    done = command(*arguments, "--tasks", "cbqa_mastery_test", *where, "--apply_chat_template")
+    assert done.returncode == 0, done.stderr[-3000:]
+    harness = Harness(data, splits=("test",), device="cpu", batch_size=20)
+    plain, chat = (harness.score_path(ModelRef(path=str(own)), name="m", chat=asked) for asked in (False, True))
+    assert_same(chat, results(tmp_path / "out"))
+    assert [q.output for q in chat.questions] != [q.output for q in plain.questions]
+
+
 def test_model_and_data_set_on_the_hub_with_nothing_else_said(
     hub: HubServer, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:

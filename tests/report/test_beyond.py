@@ -45,6 +45,7 @@ def test_strategies(rich_results: Any, rich: Path) -> None:
     table = rich_results["tables"]["table-7-strategies"]
     assert [row[0]["text"] for row in table["rows"]] == [
         "Base model", "instruct", "SFT (mixed)", "SFT (divided)", "LoRA", "Parameter restoration",
+        "The same models unrestored",
     ]  # fmt: skip
     # Picked on dev, told on test.
     dev = {n: json.loads((rich / "evaluation" / f"mixed-n{n}-s0" / "scores.json").read_text()) for n in (60, 240)}
@@ -54,6 +55,19 @@ def test_strategies(rich_results: Any, rich: Path) -> None:
     assert line(table, "SFT (mixed)")["The one taken"]["text"] == f"all buckets mixed, {best} facts"
     assert line(table, "SFT (mixed)")["In-domain test (%)"]["paper"] == 58.67
     assert "1,920 facts" in line(table, "SFT (divided)")["The one taken"]["text"]
+    assert line(table, "instruct")["The one taken"]["text"] == "as it is, in the prompt of fine-tuning"
+    # The restored ones stand beside the same seeds as they were trained, of two or more seeds that there are.
+    taken, plain = line(table, "Parameter restoration"), line(table, "The same models unrestored")
+    assert taken["The one taken"]["text"].startswith(plain["The one taken"]["text"])
+    group = plain["The one taken"]["text"].replace("bucket ", "b").replace(" facts", "").replace(",", "").split()
+    made = rich.glob(f"evaluation/{group[0]}-n{group[1]}-s*@20pct/scores.json")
+    seeds = [path.parent.name.partition("@")[0] for path in made]
+    scores = [json.loads((rich / "evaluation" / name / "scores.json").read_text()) for name in seeds]
+    assert plain["Seeds"]["value"] == taken["Seeds"]["value"] == len(seeds)
+    mean = sum(
+        m["value"] for s in scores for m in s["metrics"] if (m["task"], m["metric"]) == ("cbqa_mastery_test", "acc")
+    ) / len(seeds)  # fmt: skip
+    assert plain["In-domain test (%)"]["value"] == pytest.approx(100 * mean)
 
 
 def test_other_tasks_layers_and_training_facts(rich_results: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sftknow.report.layout import Entry
-from sftknow.report.paper import PATTERN, Beside, distributions, nearest_size, paper, recognise, table
+from sftknow.report.paper import PATTERN, Beside, distributions, nearest_size, paper, recognise, table, unlike
 
 MODELS = {"LLaMA-2-7B", "LLaMA-2-13B", "LLaMA-2-70B", "LLaMA-3-8B", "LLaMA-3-70B"}
 LEVELS = ["0%", "1%", "3%", "5%", "10%", "20%", "40%", "60%"]
@@ -131,11 +131,29 @@ def test_beside() -> None:
     own = Beside(model="LLaMA-3-8B").entry(entry, 45.47, number=2)
     assert own.paper == "paper 45.5 (+0.5)"
     assert own.extra == {"paper": 45.47, "difference from paper": pytest.approx(0.53)}
-    assert Beside(model="LLaMA-3-8B").entry(entry, 45.47, number=2, same=False).paper == "paper 45.5"
+    away = Beside(model="LLaMA-3-8B").entry(entry, 45.47, number=2, same=False, place="1,920 facts")
+    assert away.paper == "pattern 45.5, 1,920 facts"
+    assert away.extra == {"paper": 45.47}
+    spread = Beside(model="LLaMA-3-8B").entry(entry, 45.47, number=2, spread=0.4)
+    assert spread.paper == "paper 45.5 ± 0.4 (+0.5)"
+    assert spread.extra["paper's spread"] == 0.4
     other = Beside(model=None)
-    assert other.entry(entry, 45.47, number=2).paper == "paper 45.5"
+    assert other.entry(entry, 45.47, number=2).paper == "pattern 45.5"
     assert "not a target" in other.legend(2)
     assert Beside(model="LLaMA-2-7B").shown(2) == PATTERN
     assert Beside(model="LLaMA-2-7B").shown(1) == "LLaMA-2-7B"
     assert other.entry(entry, None, number=2) is entry
     assert [nearest_size(n) for n in (1, 240, 600, 700, 5000)] == [240, 240, 240, 1920, 1920]
+
+
+def test_other_settings_than_the_papers_are_no_like() -> None:
+    entry = Entry(text="46.0", value=46.0)
+    stated = {"grading": {"samples": 10}, "sft": {"learning_rate": 1e-5, "weight_decay": 0.1}}
+    assert unlike(stated) == unlike(None) == unlike({"sft": None}) == ()
+    faster = Beside(model="LLaMA-3-8B", unlike=unlike({"sft": {"learning_rate": 3e-4}}))
+    assert faster.entry(entry, 45.47, number=2).paper == "pattern 45.5"
+    assert "this run has sft.learning_rate 0.0003, the paper has not" in faster.legend(2)
+    assert faster.shown(2) == "LLaMA-3-8B"
+    assert faster.entry(entry, 45.0, number=1).paper == "paper 45.0 (+1.0)", "the grading is the paper's"
+    fewer = Beside(model="LLaMA-3-8B", unlike=unlike({"grading": {"samples": 4}}))
+    assert fewer.entry(entry, 45.0, number=1).paper == "pattern 45.0"

@@ -113,8 +113,8 @@ def test_csv_keeps_the_unrounded_numbers(report: Report) -> None:
     assert all(place.strip() for line in lines for place in line)
     place = lines[0].index("In-domain test: Mean (%)")
     assert float(lines[1][place]) == table.rows[0][7].value
-    kinds = ("paper", "spread over seeds", "standard error")
-    assert [lines[0][place + 1 + i] for i in range(3)] == [f"In-domain test: Mean (%), {kind}" for kind in kinds]
+    kinds = ("paper", "paper's spread", "spread over seeds", "standard error")
+    assert [lines[0][place + 1 + i] for i in range(4)] == [f"In-domain test: Mean (%), {kind}" for kind in kinds]
 
 
 def test_markdown_has_a_cell_for_each_column(report: Report) -> None:

@@ -39,6 +39,8 @@ def refused(out: Path, *settings: str) -> str:
         (["grid.seeds=[0,0]"], "b0-n8-s0 comes twice"),
         (["grid.baselines={b0-n8-s0: lab}"], "name of another model of the run"),
         (["grid.baselines={chat: nowhere/at/all}"], "there is no model at nowhere/at/all"),
+        (["grid.chat_template=true"], "grid.chat_template: there is no model to ask in it; name one under grid.base"),
+        (["grid.chat_template=true", "grid.baselines={a: lab, a-chat: lab}"], "a is the name of another model"),
         (["grid.sizes=[5000]"], "asks for 5000 training facts and lab has 40 in all"),
         (["sft.per_device_batch_size=3"], "does not divide batch_size 8"),
         (["sft.optimizer=adamw"], "sft.optimizer should be 'adamw_torch', "),
@@ -91,3 +93,8 @@ def test_a_baseline_without_a_tokenizer_is_named(tmp_path: Path, tiny_model: Pat
     line = refused(tmp_path / "run", f"grid.baselines={{chat: {chat}}}")
     assert line.startswith("grid.baselines.chat: ")
     assert "no tokenizer" in line
+
+
+def test_a_chat_template_that_is_not_there_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    line = refused(tmp_path / "run", f"grid.baselines={{chat: {tiny_model}}}", "grid.chat_template=true")
+    assert line == f"grid.chat_template: the tokenizer of {tiny_model} has none; set it to false"
