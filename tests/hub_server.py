@@ -29,6 +29,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
 
+from tests.hub_listing import listed
 from tests.hub_store import Account, Commit, HubStore, Repo, is_lfs
 from tests.hub_xet import XetStore
 from tests.hub_yaml import HEAD, yaml_errors
@@ -215,10 +216,13 @@ class Handler(BaseHTTPRequestHandler):
             raise refuse(403, f"You don't have the rights to write under the namespace {owner}")
         return account
 
+    def visible(self, repo_id: str, repo: Repo) -> bool:
+        account = self.account()
+        return not repo.private or (account is not None and repo_id.split("/")[0] in (account.user, *account.orgs))
+
     def repo(self, kind: str, repo_id: str) -> Repo:
         account, repo = self.account(), self.hub.repos.get((kind, repo_id))
-        owner = repo_id.split("/")[0]
-        if repo is None or (repo.private and (account is None or owner not in (account.user, *account.orgs))):
+        if repo is None or not self.visible(repo_id, repo):
             raise refuse(401 if account is None else 404, "Repository not found", "RepoNotFound")
         return repo
 
@@ -243,6 +247,8 @@ class Handler(BaseHTTPRequestHandler):
             raise self.lfs_batch(match[2])
         if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.raw_route):
             raise self.resolve("dataset" if match[1] else "model", match[2], unquote(match[3]), unquote(match[4]))
+        if match := re.fullmatch(r"/api/(model|dataset)s", self.route):
+            raise Answer(200, listed(self.hub, match[1], self.query.get("filter", []), self.visible))
         if match := re.fullmatch(
             r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/([a-z-]+)(?:/([^/]+))?(/.+)?)?", self.raw_route
         ):

@@ -12,7 +12,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "sftknow"
 SHARED = ("artifacts", "checkpoints", "models")
 """What all rooms may use; each of them uses only those before it."""
-ROOMS = {"facts", "grading", "training", "evaluation", "divergence", "parameters", "lab", "report", "publishing"}
+ROOMS = {
+    "facts", "grading", "training", "evaluation", "divergence", "parameters", "lab", "report", "publishing", "leaderboard",
+}  # fmt: skip
 HOMES = {
     "trl": {"training"},
     "accelerate": {"training"},

@@ -20,6 +20,7 @@ from sftknow.cli import (
     evaluate,
     grade,
     lab,
+    leaderboard,
     materialize,
     publish,
     pull,
@@ -34,8 +35,8 @@ from sftknow.dependencies import QUIET, outside
 from sftknow.errors import RecipeError, SftknowError
 
 _COMMANDS = (
-    run, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish, pull, lab,
-    tasks,
+    run, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish, pull,
+    leaderboard, lab, tasks,
 )  # fmt: skip
 
 # What the file system says no to, and a person can change.

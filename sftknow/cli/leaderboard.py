@@ -1,0 +1,42 @@
+"""`sftknow leaderboard`: what public models score on a graded data set of the Hub."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sftknow.cli.options import Commands, command
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = command(
+        commands,
+        "leaderboard",
+        "rank every public model that has results for a graded data set on the Hub, checked, as a static page",
+        "sftknow leaderboard org/facts-graded\n  sftknow leaderboard org/facts-graded --split testood --out ranks",
+    )
+    parser.add_argument(
+        "dataset", metavar="ORG/NAME", help="the graded data set, with @revision for an earlier version"
+    )
+    parser.add_argument(
+        "--split", choices=("dev", "test", "testood"), default="test", help="that models are ranked on (default: test)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("leaderboard"), metavar="DIR", help="where to write (default: leaderboard)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Collect, rank, write and print."""
+    from sftknow.leaderboard.make import make_leaderboard
+    from sftknow.leaderboard.page import check_place, text, write_page
+    from sftknow.models.hub_client import Connection
+
+    check_place(arguments.out)
+    link = Connection.open()
+    board = make_leaderboard(arguments.dataset, split=arguments.split, link=link)
+    page = write_page(arguments.out, board, hub=link.api.endpoint)
+    print(text(board))
+    print(f"\nleaderboard: {page}")
