@@ -11,7 +11,12 @@ import yaml
 from tests.hub_store import HubStore, Repo
 
 _HEAD = re.compile(r"---\n(.*?)\n---\n", re.DOTALL)
-_AS_TAGS = {"datasets": "dataset", "license": "license", "base_model": "base_model", "source_datasets": "source_datasets"}
+_AS_TAGS = {
+    "datasets": "dataset",
+    "license": "license",
+    "base_model": "base_model",
+    "source_datasets": "source_datasets",
+}
 """Fields of a card that become tags, and what stands before the colon."""
 
 

@@ -29,7 +29,7 @@ from sftknow.models.hub_client import Connection, Subject
 from sftknow.models.hub_files import Repo, open_repo, sha256_of
 from sftknow.models.pull import RESULTS, resolve
 from sftknow.progress import progress
-from sftknow.records import Split
+from sftknow.records import SPLITS, Split
 
 RESULTS_TAG = "evaluation-results"
 """Tag of published results on the Hub."""
@@ -269,7 +269,7 @@ def _examine(search: _Search, repo_id: str, branch: str) -> Entrant | None:
     told_by = answered[0].repo.repo_id if answered else repo_id
     right = answered[1] if answered else None
     found = scores_from(right) if right else {}
-    for split in found.keys() & scores.keys():
+    for split in (split for split in SPLITS if split in found and split in scores):
         claimed = told.get((split, None)) or Told(percent=100 * scores[split].value, digits=2, count=None)
         if not claimed.agrees(found[split].value):
             given = f"{100 * found[split].value:.2f} %"
