@@ -28,6 +28,7 @@ from sftknow.report.verdicts import (
     Effect,
     Verdict,
     matters,
+    mean_effect,
     more_affected,
     peak,
     related,
@@ -110,9 +111,12 @@ def _peak(report: Report) -> tuple[str, Verdict]:
                 effects += _effect(name, compare(here, there, "test"), min(len(here), len(there)))
     test = (
         "In-domain accuracy of every larger training less that of the largest one of at most 240 facts, for each "
-        "training bucket; questions paired, spread over seeds included."
+        "training bucket, and their mean; questions paired, spread over seeds included."
     )
-    return test, peak(together(effects))
+    if len(effects) < 2:
+        return test, peak(together(effects))
+    *sure, overall = together([*effects, mean_effect("all of them in the mean", effects)])
+    return test, peak(sure, overall)
 
 
 def _matters(report: Report) -> tuple[str, Verdict]:

@@ -9,7 +9,7 @@ An interval reaches over every value that leaving out one training draw gives, s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -112,14 +112,33 @@ def _names(effects: Sequence[Effect]) -> str:
     return "; ".join(shown) + (f"; and {len(effects) - 3} more" if len(effects) > 3 else "")
 
 
-def peak(effects: Sequence[Effect], least_seeds: int = LEAST_DRAWS) -> Verdict:
+def mean_effect(name: str, effects: Sequence[Effect]) -> Effect:
+    """The mean of some effects, with an error that holds however they go together: the mean of theirs."""
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(effects)
+
+    without = [e.without or (e.value, e.value) for e in effects]
+    return Effect(
+        name=name,
+        value=mean(e.value for e in effects),
+        stderr=mean(e.stderr for e in effects),
+        freedom=min(e.freedom for e in effects),
+        seeds=min(e.seeds for e in effects),
+        without=(mean(low for low, _ in without), mean(high for _, high in without)),
+    )
+
+
+def peak(effects: Sequence[Effect], overall: Effect | None = None, least_seeds: int = LEAST_DRAWS) -> Verdict:
     """Phenomenon 1: more data than 240 facts does not help and risks harm, whatever the data.
 
-    Holds where no larger training is better by a point or more and at least one is surely worse. Does not hold where a
-    larger training is surely better.
+    Holds where no larger training is surely better and they are surely worse in the mean, or one is while none is
+    better by a point. Does not hold where a larger training is surely better. The mean is there because the paper's own
+    models do not all do worse: in its Table 4a 1,920 facts of bucket 4 beat 240 by 1.25 points.
 
     Args:
         effects: accuracy with each larger size less that with the reference size, for every kind of data.
+        overall: their mean.
         least_seeds: training draws needed.
     """
     weak = _powerless(
@@ -130,12 +149,17 @@ def peak(effects: Sequence[Effect], least_seeds: int = LEAST_DRAWS) -> Verdict:
     better, worse = [e for e in effects if e.above], [e for e in effects if e.below]
     if better:
         return _fails(f"More data helped: {_names(better)}.", effects)
+    every = [*effects, overall] if overall else effects
+    if overall and overall.below:
+        ahead = [e for e in effects if e.value > 0]
+        but = f"; ahead, but not surely: {_names(ahead)}" if ahead else ""
+        return _holds(f"Larger trainings are surely worse in the mean, and none is surely better{but}.", every)
     if worse and all(e.high < MARGIN for e in effects):
-        return _holds(f"No larger training is a point better, and this is surely worse: {_names(worse)}.", effects)
+        return _holds(f"No larger training is a point better, and this is surely worse: {_names(worse)}.", every)
     if all(e.within(MARGIN) for e in effects):
         return _fails("More data neither helps nor harms by a point: there is no peak.", effects)
     wide = "some larger trainings may still be better by a point" if worse else "no larger training is surely worse"
-    return _untold(f"The intervals are too wide: {wide}.", effects)
+    return _untold(f"The intervals are too wide: {wide}.", every)
 
 
 def matters(effects: Sequence[Effect], size: int, least_seeds: int = LEAST_DRAWS) -> Verdict:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, strategies as st
 from scipy.stats import t as student
 
-from sftknow.report.verdicts import Effect, matters, more_affected, peak, related, together, unnecessary, valley
+from sftknow.report.paper import table
+from sftknow.report.verdicts import (
+    Effect,
+    matters,
+    mean_effect,
+    more_affected,
+    peak,
+    related,
+    together,
+    unnecessary,
+    valley,
+)
 
 
 @given(freedom=st.floats(1, 1e5), tests=st.integers(1, 20))
@@ -35,6 +46,36 @@ def effect(low: float, high: float, bucket: int | None = None, seeds: int = 3) -
 
 
 SURE, SURELY_NOT, WIDE, NONE = effect(0.02, 0.05), effect(-0.05, -0.02), effect(-0.05, 0.05), effect(-0.004, 0.004)
+
+
+def test_phenomenon_1_holds_in_the_papers_own_table() -> None:
+    """Table 4a's models, with the spread of Table 2 over five runs; without the mean one bucket decides for all."""
+    four = table(4)["test"]
+    spread = {bucket: found["test"][5][1] / 100 for bucket, found in table(2)["LLaMA-3-8B"].items()}
+    differences = [
+        Effect(
+            name=f"bucket {bucket}",
+            value=(four["1920"][bucket]["0%"] - four["240"][bucket]["0%"]) / 100,
+            stderr=spread[bucket] * math.sqrt(2 / 5),
+            freedom=8,
+            seeds=5,
+        )
+        for bucket in spread
+    ]
+    *sure, overall = together([*differences, mean_effect("all", differences)])
+    assert overall.value == pytest.approx(-0.03318)
+    verdict = peak(sure, overall)
+    assert verdict.word == "holds"
+    assert verdict.why.endswith("none is surely better; ahead, but not surely: bucket 4.")
+    assert peak(together(differences)).word == "cannot be told"
+    assert peak([*sure[:4], effect(0.001, 0.02)], overall).word == "does not hold", "surely better with one of them"
+
+
+def test_a_mean_is_as_sure_as_its_parts_at_worst() -> None:
+    parts = [Effect(name="a", value=0.01 * i, stderr=0.02, freedom=5 + i, seeds=4, without=(-1, 2)) for i in range(3)]
+    mean = mean_effect("all", parts)
+    assert (mean.value, mean.stderr, mean.freedom, mean.seeds) == (pytest.approx(0.01), pytest.approx(0.02), 5, 4)
+    assert mean.without == (-1, 2)
 
 
 @pytest.mark.parametrize(
