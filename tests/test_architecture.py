@@ -21,6 +21,7 @@ HOMES = {
     "accelerate": {"training"},
     "peft": {"training"},
     "lm_eval": {"evaluation"},
+    "inspect_ai": {"evaluation"},
     "matplotlib": {"report"},
     "faker": {"lab"},
     "numba": {"parameters"},

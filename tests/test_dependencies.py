@@ -26,10 +26,11 @@ from sftknow.errors import DependencyError
 PACKAGE = Path(__file__).resolve().parents[1] / "sftknow"
 WATCHED = {
     "transformers", "trl", "lm_eval", "datasets", "huggingface_hub", "peft", "numba", "llvmlite", "accelerate",
-    "evaluate", "tokenizers", "safetensors", "ray", "vllm",
+    "evaluate", "tokenizers", "safetensors", "ray", "vllm", "inspect_ai",
 }  # fmt: skip
 PROMISED = {
-    "accelerate.utils", "huggingface_hub.errors", "huggingface_hub.utils", "llvmlite.binding", "lm_eval.tasks",
+    "accelerate.utils", "huggingface_hub.errors", "huggingface_hub.utils", "inspect_ai.dataset",
+    "inspect_ai.model", "inspect_ai.scorer", "inspect_ai.solver", "llvmlite.binding", "lm_eval.tasks",
     "ray.data", "ray.exceptions", "ray.util.scheduling_strategies", "transformers.utils",
 }  # fmt: skip
 """Modules below the top that are documented for users."""
@@ -90,7 +91,7 @@ def test_the_table_has_no_row_twice() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=row_id)
 def test_every_row_holds_in_the_installed_version(row: Inside) -> None:
-    if installed(row.package) is None and row.package in ("ray", "vllm"):
+    if installed(row.package) is None and row.package in ("ray", "vllm", "inspect_ai"):
         pytest.skip(f"{row.package} is an extra and not installed")
     if row.kind == "name":
         resolve(row.what)
