@@ -139,6 +139,19 @@ def refuse_outside(
             raise error(f"{source}: {_brief(name)} is no path within its folder; {way_out}")
 
 
+def printable(text: str, limit: int | None = None) -> str:
+    """A text that a terminal shows and does not obey: control characters and such that turn it around are escaped.
+
+    Args:
+        text: from somewhere else.
+        limit: longest text; what is longer ends in dots.
+    """
+    shown = text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+
 def _shaped(value: Any, kind: Any, place: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:

@@ -29,6 +29,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--licence-link", metavar="URL", help="where it can be read")
     parser.add_argument("--licence-file", type=Path, metavar="FILE", help="its text, where the base has none beside it")
     parser.add_argument("--data-licence", metavar="ID", help="of the source of the facts")
+    parser.add_argument(
+        "--replace-card",
+        action="store_true",
+        help="give up what somebody changed on the Hub in the part of the card that sftknow writes",
+    )
     parser.add_argument("--base", metavar="ORG/NAME", help="where the base is on the Hub, with @revision")
     run = parser.add_argument_group("for a run")
     run.add_argument("--name", metavar="NAME", help="what the repositories' names begin with (default: the folder's)")
@@ -80,6 +85,7 @@ def _publish_run(arguments: argparse.Namespace) -> None:
         licence_file=arguments.licence_file,
         data_licence=named_licence(arguments.data_licence, None, None),
         base_repo=arguments.base,
+        replace_card=arguments.replace_card,
     )
     print(plan_run(arguments.folder, options))
     if arguments.dry_run:
@@ -116,5 +122,5 @@ def _publish_one(arguments: argparse.Namespace) -> None:
     print(plan)
     if arguments.dry_run:
         return
-    receipt = publish(plan)
+    receipt = publish(plan, replace_card=arguments.replace_card)
     print(f"published: {receipt.url} at {receipt.revision}")

@@ -122,6 +122,10 @@ class Patience:
     """Seconds; a Retry-After beyond it ends the attempt."""
 
 
+BRIEF = Patience(tries=3)
+"""For a look, which is not worth minutes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """Where the Hub is and who asks. The token never shows in its ``repr``, in a message or in a file."""

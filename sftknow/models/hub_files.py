@@ -109,10 +109,17 @@ class Repo:
         if self.offline:
             found = self._snapshot() / path if self.commit else None
             return found if found is not None and found.is_file() else None
+        entry = self._entry(path)
+        return None if entry is None else self._fetch(_remote_file(entry), None)
+
+    def has(self, path: str) -> bool:
+        """Whether the repository has a file of that name; not to be asked for offline."""
+        return self._entry(path) is not None
+
+    def _entry(self, path: str) -> Any:
         where: dict[str, Any] = {"revision": self.commit, "repo_type": self.repo_type}
         listed = self.ask(self.link.api.get_paths_info, self.repo_id, [path], **where)
-        entry = next((entry for entry in listed if entry.path == path and isinstance(entry, RepoFile)), None)
-        return None if entry is None else self._fetch(_remote_file(entry), None)
+        return next((entry for entry in listed if entry.path == path and isinstance(entry, RepoFile)), None)
 
     def json(self, path: str) -> Mapping[str, Any]:
         """The JSON object in a file; empty where there is none, and where it is damaged and so says nothing."""

@@ -8,13 +8,10 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection, Patience, check_repo_id
+from sftknow.models.hub_client import BRIEF, Connection, check_repo_id
 from sftknow.models.hub_files import Repo, open_repo
 from sftknow.models.pull import no_safetensors
 from sftknow.records import ModelRef
-
-_BRIEF = Patience(tries=3)
-"""A look is not worth minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ def look(ref: ModelRef) -> RemoteModel:
     """
     check_repo_id(ref.path)
     try:
-        repo = open_repo(ref.path, ref.revision, "model", link=Connection.open(patience=_BRIEF))
+        repo = open_repo(ref.path, ref.revision, "model", link=Connection.open(patience=BRIEF))
         sizes = repo.sizes
     except HubError as error:
         if error.reason in ("missing", "revision", "name"):

@@ -26,6 +26,20 @@ _NOT_TO_BE_SEEN = ("gated", "offline", "missing", "revision")
 """Reasons after which the way out is always the same: the user names the licence, and gives its text where wanted."""
 
 
+def standing(repo_id: str, repo_type: RepoType, link: Connection) -> dict[str, Repo]:
+    """The branches of a repository that hold something that was published, by name; none where it is not there."""
+    at: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type, "link": link}
+    try:
+        refs = Repo(**at, commit=None).ask(link.api.list_repo_refs, repo_id, repo_type=repo_type)
+        found = {b.name: Repo(**at, commit=b.target_commit, revision=b.name) for b in refs.branches}
+        # A branch that was made and never filled has no manifest.
+        return {name: repo for name, repo in found.items() if repo.has(MANIFEST)}
+    except HubError as error:
+        if error.reason == "missing":
+            return {}
+        raise
+
+
 def pinned(name: str, repo_type: RepoType, link: Connection, *, fingerprint: str | None = None) -> str:
     """``org/name[@revision]`` with its revision as a commit.
 

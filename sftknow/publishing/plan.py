@@ -29,10 +29,12 @@ from sftknow.publishing.cards import (
 )
 from sftknow.publishing.contexts import build_dataset_context, build_model_context, licence_of_model, local_base
 from sftknow.publishing.licences import Papers, papers_of_folder, terms_of
+from sftknow.publishing.merging import marked, noted
 from sftknow.publishing.origins import base_on_the_hub, licence_of_source, pinned, pinned_dataset
 from sftknow.publishing.runs import ModelEvaluation, whole_manifest
 from sftknow.records import BUCKETS, SPLITS
 
+CARD = "README.md"
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 _MADE_ANEW = (MANIFEST, "README.md", "NOTICE", "NOTICE.txt", "NOTICE.md")
 """Files that are made anew for the Hub."""
@@ -76,11 +78,13 @@ class PublicationPlan:
     """``sftknow.json`` last."""
     message: str
     """Of the commit."""
+    refresh: bool = False
+    """True where all but the card and the manifest is on the Hub already, and only they are brought up to date."""
 
     @property
     def bytes(self) -> int:
-        """Size of all files."""
-        return sum(file.size for file in self.files)
+        """Size of all files, of a refresh those of card and manifest."""
+        return sum(file.size for file in self.files if not self.refresh or file.path in (CARD, MANIFEST))
 
     def file(self, path: str) -> PlannedFile:
         """The file of that path. Raises KeyError where there is none."""
@@ -95,6 +99,8 @@ class PublicationPlan:
         where = self.repo_id if self.revision == "main" else f"{self.repo_id}, branch {self.revision}"
         seen = "private" if self.private else "public"
         head = f"{self.artifact} → {seen} {kind} {where}: {len(self.files)} files, {self.bytes:,} bytes"
+        if self.refresh:
+            return [f"{self.artifact} → {seen} {kind} {where}: its card is brought up to date"]
         folders: dict[str, list[PlannedFile]] = {}
         for file in self.files:
             folders.setdefault(file.path.split("/")[0], []).append(file)
@@ -222,9 +228,11 @@ def assemble(
     what: str,
 ) -> PublicationPlan:
     """Put a plan together: local files, made files, card, and last the manifest with the hashes of all but the card."""
-    files = [*files, *(_made(name, content) for name, content in made.items())]
+    files = [*files, *(made_file(name, content) for name, content in made.items())]
     # The card stays out of the hashes: people mend cards on the Hub by hand.
     head["sha256"] = {file.path: file.sha256 for file in files}
+    card = marked(card)
+    head["card"] = noted(card)
     text = json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return PublicationPlan(
         artifact=artifact,
@@ -232,7 +240,7 @@ def assemble(
         repo_type=repo_type,
         private=private,
         revision=revision,
-        files=(*files, _made("README.md", card.encode()), _made(MANIFEST, text.encode())),
+        files=(*files, made_file(CARD, card.encode()), made_file(MANIFEST, text.encode())),
         message=f"Publish {what} with sftknow",
     )
 
@@ -364,7 +372,8 @@ def _state(content: Path | StoredFile) -> tuple[Path, int, int]:
     return place, status.st_size, status.st_mtime_ns
 
 
-def _made(path: str, content: bytes) -> PlannedFile:
+def made_file(path: str, content: bytes) -> PlannedFile:
+    """A file of these bytes."""
     return PlannedFile(path=path, size=len(content), sha256=sha256_of(content), content=content)
 
 

@@ -9,23 +9,27 @@ that names them (the client's own `upload_folder` makes several, so it is not us
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, get_session
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.lfs import UploadInfo
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.checkpoints.stored_file import StoredFile
 from sftknow.errors import HubError
 from sftknow.models.hub_client import Connection, Patience, one_line, quiet
-from sftknow.models.hub_files import RemoteFile, Repo, list_files, opened
+from sftknow.models.hub_files import RemoteFile, Repo, list_files, open_repo, opened
 from sftknow.progress import progress
-from sftknow.publishing.plan import PlannedFile, PublicationPlan, plan_publication
+from sftknow.publishing.merging import merge, split_card
+from sftknow.publishing.plan import CARD, PlannedFile, PublicationPlan, made_file, plan_publication
 from sftknow.records import PublishReceipt
+from sftknow.untrusted import printable
 
 __all__ = ["PlannedFile", "PublicationPlan", "plan_publication", "publish"]
 
@@ -49,12 +53,18 @@ class _Work:
 
 
 def publish(
-    plan: PublicationPlan, *, endpoint: str | None = None, token: str | None = None, patience: Patience | None = None
+    plan: PublicationPlan,
+    *,
+    replace_card: bool = False,
+    endpoint: str | None = None,
+    token: str | None = None,
+    patience: Patience | None = None,
 ) -> PublishReceipt:
     """Bring a repository to what the plan says. Doing it twice changes nothing the second time.
 
     Args:
         plan: from `plan_publication`.
+        replace_card: give up what people changed on the Hub in the part of the card that sftknow writes.
         endpoint: of the Hub; None for ``HF_ENDPOINT`` or the public Hub.
         token: with write access; None for ``HF_TOKEN`` or that of ``hf auth login``.
         patience: how long to go on through errors that pass.
@@ -66,8 +76,9 @@ def publish(
     link = Connection.open(endpoint=endpoint, token=token, patience=patience)
     with quiet():
         _check_token(link, plan)
+        check_cards([plan], link, replace=replace_card)
         _ready_repository(link, plan)
-        commit = _bring(link, plan)
+        commit = _bring(link, plan, replace_card)
     page = f"{'datasets/' if plan.repo_type == 'dataset' else ''}{plan.repo_id}"
     return PublishReceipt(
         repo_id=plan.repo_id,
@@ -115,19 +126,81 @@ def _ready_repository(link: Connection, plan: PublicationPlan) -> None:
             link.call(plan.repo_id, link.api.create_branch, plan.repo_id, revision=history[-1].commit_id, **named)
 
 
-def _bring(link: Connection, plan: PublicationPlan) -> str:
+def check_cards(plans: Iterable[PublicationPlan], link: Connection, *, replace: bool) -> None:
+    """Let the Hub look at the cards, and compare them with those that are there, before anything is sent.
+
+    Raises:
+        HubError: the Hub would refuse one, such as for a licence that it does not know; somebody changed what sftknow
+            wrote in one, and ``replace`` is False.
+    """
+    for plan in plans:
+        link.call(plan.repo_id, _validate, link.api, plan)
+        try:
+            there = open_repo(plan.repo_id, plan.revision, plan.repo_type, link=link)
+        except HubError as error:
+            if error.reason not in ("missing", "revision"):
+                raise
+        else:
+            with_their_card(plan, there, replace=replace)
+
+
+def _validate(api: Any, plan: PublicationPlan) -> None:
+    content = plan.file(CARD).content
+    text = content.decode() if isinstance(content, bytes) else ""
+    headers = build_hf_headers(token=api.token, library_name="sftknow")
+    asked = {"content": text, "repoType": plan.repo_type}
+    response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked, headers=headers)
+    if response.status_code != 400:
+        hf_raise_for_status(response)
+        return
+    told = [str(error.get("message")) for error in response.json().get("errors") or ()]
+    licence = split_card(text).metadata.get("license")
+    if any(line.startswith('"license"') for line in told):
+        raise HubError(
+            f"the Hub knows no licence {licence!r} ({plan.repo_id}): give an identifier of its list "
+            "(https://huggingface.co/docs/hub/repositories-licenses), or other:NAME",
+            repo_id=plan.repo_id,
+        )
+    raise HubError(
+        printable(f"the Hub refuses the card of {plan.repo_id}: {'; '.join(told)}", 500), repo_id=plan.repo_id
+    )
+
+
+def with_their_card(plan: PublicationPlan, there: Repo, *, replace: bool) -> PublicationPlan:
+    """The plan with what people added to the card that is on the Hub.
+
+    Raises:
+        HubError: they changed what sftknow wrote, and ``replace`` is False.
+    """
+    ours = plan.file(CARD).content
+    local = there.file(CARD)
+    theirs = local.read_bytes() if local else None
+    if theirs is None or theirs == ours or not isinstance(ours, bytes):
+        return plan
+    known = there.json(MANIFEST).get("card")
+    card = merge(ours.decode(), theirs.decode(errors="replace"), known, plan.repo_id, replace=replace).encode()
+    files = tuple(made_file(CARD, card) if file.path == CARD else file for file in plan.files)
+    return dataclasses.replace(plan, files=files)
+
+
+def _at(link: Connection, plan: PublicationPlan, commit: str) -> Repo:
+    return Repo(repo_id=plan.repo_id, repo_type=plan.repo_type, commit=commit, revision=plan.revision, link=link)
+
+
+def _bring(link: Connection, plan: PublicationPlan, replace_card: bool) -> str:
     for wait in link.waits(plan.repo_id):
         try:
-            return _commit_once(link, plan)
+            return _commit_once(link, plan, replace_card)
         except Exception as error:
             # Lost answers end here too: the next round looks at the repository first.
             wait(error)
     raise AssertionError("unreachable: the last wait raises")
 
 
-def _commit_once(link: Connection, plan: PublicationPlan) -> str:
+def _commit_once(link: Connection, plan: PublicationPlan, replace_card: bool) -> str:
     api = link.api
     head: str = api.repo_info(plan.repo_id, repo_type=plan.repo_type, revision=plan.revision).sha
+    plan = with_their_card(plan, _at(link, plan, head), replace=replace_card)
     work = _work(link, plan, head)
     if not work:
         return head
@@ -184,8 +257,7 @@ def _work(link: Connection, plan: PublicationPlan, commit: str) -> _Work:
     planned = {file.path for file in plan.files}
     former: Mapping[str, Any] = {}
     if MANIFEST in there and (add or set(there) - planned - {*_FREE_TO_REPLACE}):
-        repo = Repo(repo_id=plan.repo_id, repo_type=plan.repo_type, commit=commit, link=link)
-        former = repo.json(MANIFEST).get("sha256") or {}
+        former = _at(link, plan, commit).json(MANIFEST).get("sha256") or {}
     ours = {*former, *_FREE_TO_REPLACE}
     return _Work(
         add=add,

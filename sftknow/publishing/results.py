@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ def plan_results(
     run: Path,
     repo_id: str,
     *,
+    name: str | None = None,
     private: bool = True,
     licence: Licence | None = None,
     base_repo: str | None = None,
@@ -111,6 +113,7 @@ def plan_results(
     Args:
         run: the run directory.
         repo_id: ``org/name``.
+        name: what the run is called; None for its directory's name.
         private: who may see it.
         licence: of the facts, whose questions are in it; None takes that of the facts' source.
         base_repo, dataset_repo: ``org/name@commit`` on the Hub, where the run knows folders only.
@@ -128,6 +131,7 @@ def plan_results(
     files = [file for part in parts for file in ([part] if part.is_file() else visible_files(part))]
     paths = [file.relative_to(run).as_posix() for file in files]
     context = _context(run, repo_id, scores, licence, base_repo, dataset_repo, places or {}, paths)
+    context = dataclasses.replace(context, run=name or context.run)
     refuse_blanks(context, repo_id)
     secrets = _places_of_this_machine(run)
     texts = [path for path in paths if path.endswith(_TEXT)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -13,17 +14,21 @@ from sftknow.artifacts.levels import level_of_folder, level_share
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection
-from sftknow.publishing.cards import Licence
+from sftknow.models.hub_client import BRIEF, Connection, RepoType
+from sftknow.models.hub_files import Repo
+from sftknow.publishing.cards import EVAL_RESULTS, Licence
 from sftknow.publishing.licences import allowed_name
-from sftknow.publishing.origins import licence_of_base, pinned, pinned_dataset
-from sftknow.publishing.plan import Hashes, PublicationPlan, plan_publication
-from sftknow.publishing.publish import publish
+from sftknow.publishing.origins import licence_of_base, pinned, pinned_dataset, standing
+from sftknow.publishing.plan import CARD, Hashes, PublicationPlan, plan_publication
+from sftknow.publishing.publish import check_cards, publish
 from sftknow.publishing.results import plan_results
 from sftknow.records import PublishReceipt
 
 PARTS = ("data", "tuned", "restored", "results")
 """What a run consists of, for ``--only``; a cell's name such as ``b2-n240-s0`` stands for that model and its levels."""
+
+_BRANCH = "restore-"
+"""What the branch of a restored version begins with; its level follows."""
 
 _LATER = "f" * 40
 """Stands for a commit that does not exist before the data set is on the Hub; as long as one, so that sizes hold."""
@@ -47,6 +52,8 @@ class RunOptions:
     """Of the facts' source."""
     base_repo: str | None = None
     """Where the base is on the Hub."""
+    replace_card: bool = False
+    """Give up what people changed on the Hub in the parts of the cards that sftknow writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,7 @@ def plan_run(
     Raises:
         HubError: the run has no such part, a name is not allowed, or a licence is missing.
     """
-    return _Planner(run, options, endpoint, token).everything(_LATER)
+    return _Planner(run, options, endpoint, token, guess=True).everything(_LATER)
 
 
 def publish_run(
@@ -97,11 +104,13 @@ def publish_run(
         HubError: as `plan_run` and `publish`. What was published before it is complete.
     """
     planner = _Planner(run, options, endpoint, token)
-    planner.everything(_LATER)  # every name and licence is checked before anything is sent
+    # Every name, licence and card is checked before anything is sent.
+    plans = planner.everything(_LATER).plans
+    check_cards(plans, Connection.open(endpoint=endpoint, token=token), replace=options.replace_card)
     receipts: list[PublishReceipt] = []
 
     def send(plan: PublicationPlan) -> PublishReceipt:
-        receipt = publish(plan, endpoint=endpoint, token=token)
+        receipt = publish(plan, replace_card=options.replace_card, endpoint=endpoint, token=token)
         receipts.append(receipt)
         say(receipt)
         return receipt
@@ -117,11 +126,14 @@ def publish_run(
 class _Planner:
     """The parts of one run and the names that they get."""
 
-    def __init__(self, run: Path, options: RunOptions, endpoint: str | None, token: str | None) -> None:
-        self._run, self._options = run, options
+    def __init__(
+        self, run: Path, options: RunOptions, endpoint: str | None, token: str | None, *, guess: bool = False
+    ) -> None:
+        self._run, self._options, self._guess = run, options, guess
         self._endpoint, self._token = endpoint, token
-        self._link = Connection.open(endpoint=endpoint, token=token)
+        self._link = Connection.open(endpoint=endpoint, token=token, patience=BRIEF if guess else None)
         self._hashes = Hashes()
+        self._known: dict[str, Mapping[str, Repo]] = {}
         if not (run / "mastery" / "dataset" / MANIFEST).is_file():
             raise HubError(f"{run} has no graded data set yet: let `sftknow run` get that far first")
         self._dataset = run / "mastery" / "dataset"
@@ -144,11 +156,14 @@ class _Planner:
         found = self.data
         data = f"{self._data_repo}@{commit}" if self._wanted("data") or commit != _LATER else self._data_commit()
         models = [plan for cell in self._cells for plan in self._of_cell(cell, data)]
-        results = [self._results(models, data)] if self._wanted("results") else []
-        plans = (*([found] if found else []), *models, *results)
-        if not plans:
+        if not (found or models or self._wanted("results")):
             raise HubError(f"there is nothing of {self._run} to publish with --only {','.join(self._options.only)}")
-        return RunPublication(plans=plans)
+        results = []
+        if self._wanted("results"):
+            results = [self._results(data)]
+        elif models and "main" in self._standing(self._results_repo, "dataset"):
+            results = self._refreshed(self._results(data))
+        return RunPublication(plans=(*([found] if found else []), *models, *results))
 
     @cached_property
     def data(self) -> PublicationPlan | None:
@@ -181,42 +196,79 @@ class _Planner:
     def _data_repo(self) -> str:
         return f"{self._options.to}/{self._name}-graded"
 
+    @property
+    def _results_repo(self) -> str:
+        return f"{self._options.to}/{self._name}-results"
+
+    def _model_repo(self, cell: str) -> str:
+        return f"{self._options.to}/{self._models}-{cell}"
+
+    def _standing(self, repo_id: str, repo_type: RepoType = "model") -> Mapping[str, Repo]:
+        """What the Hub has of a repository already, by branch; a plan that sends nothing does without the Hub."""
+        if repo_id not in self._known:
+            try:
+                self._known[repo_id] = standing(repo_id, repo_type, self._link)
+            except HubError:
+                if not self._guess:
+                    raise
+                self._known[repo_id] = {}
+        return self._known[repo_id]
+
+    def _branches(self, cell: str) -> dict[str, str]:
+        """Branch → level of the restored versions that are on the Hub when this is done, smallest level first."""
+        sent = self._levels[cell] if self._wanted("restored", cell) else []
+        there = [name.removeprefix(_BRANCH) for name in self._standing(self._model_repo(cell)) if _BRANCH in name]
+        return {f"{_BRANCH}{level}": level for level in sorted({*sent, *there}, key=_share)}
+
+    def _refreshed(self, plan: PublicationPlan) -> list[PublicationPlan]:
+        """The plan as one that brings the card up to date, where all else on the Hub is what it would send."""
+        there = self._standing(plan.repo_id, plan.repo_type)[plan.revision].json(MANIFEST).get("sha256") or {}
+        sent = {file.path: file.sha256 for file in plan.files if file.path not in (CARD, MANIFEST)}
+        same = {**there, EVAL_RESULTS: None} == {**sent, EVAL_RESULTS: None}
+        return [dataclasses.replace(plan, refresh=True)] if same else []
+
     def _wanted(self, part: str, cell: str | None = None) -> bool:
         only = self._options.only
         return not only or part in only or cell in only
 
     def _of_cell(self, cell: str, data: str) -> list[PublicationPlan]:
-        repo_id = f"{self._options.to}/{self._models}-{cell}"
         levels = self._levels[cell] if self._wanted("restored", cell) else []
-        places = [(self._run / "models" / cell, "main")] if self._wanted("tuned", cell) else []
-        places += [(self._run / "restored" / cell / level, f"restore-{level}") for level in levels]
-        return [
-            plan_publication(
-                folder,
-                repo_id,
-                private=self._options.private,
-                revision=branch,
-                branches=tuple(f"restore-{level}" for level in levels) if branch == "main" else (),
-                licence=self._options.licence,
-                licence_file=self._options.licence_file,
-                base_repo=self._base,
-                dataset_repo=data,
-                hashes=self._hashes,
-                endpoint=self._endpoint,
-                token=self._token,
-            )
-            for folder, branch in places
-        ]
+        restored = [(self._run / "restored" / cell / level, f"{_BRANCH}{level}") for level in levels]
+        if self._wanted("tuned", cell):
+            main = [self._model(cell, self._run / "models" / cell, "main", data)]
+        elif restored and "main" in self._standing(self._model_repo(cell)):
+            main = self._refreshed(self._model(cell, self._run / "models" / cell, "main", data))
+        else:
+            main = []
+        return [*main, *(self._model(cell, folder, branch, data) for folder, branch in restored)]
 
-    def _results(self, models: Sequence[PublicationPlan], data: str) -> PublicationPlan:
+    def _model(self, cell: str, folder: Path, branch: str, data: str) -> PublicationPlan:
+        return plan_publication(
+            folder,
+            self._model_repo(cell),
+            private=self._options.private,
+            revision=branch,
+            branches=tuple(self._branches(cell)) if branch == "main" else (),
+            licence=self._options.licence,
+            licence_file=self._options.licence_file,
+            base_repo=self._base,
+            dataset_repo=data,
+            hashes=self._hashes,
+            endpoint=self._endpoint,
+            token=self._token,
+        )
+
+    def _results(self, data: str) -> PublicationPlan:
         places: dict[str, tuple[str, str]] = {}
-        for plan in models:
-            cell = plan.repo_id.removeprefix(f"{self._options.to}/{self._models}-")
-            level = plan.revision.removeprefix("restore-")
-            places[cell if plan.revision == "main" else f"{cell}@{level}"] = (plan.repo_id, plan.revision)
+        for cell in self._cells:
+            repo_id = self._model_repo(cell)
+            if self._wanted("tuned", cell) or "main" in self._standing(repo_id):
+                places[cell] = (repo_id, "main")
+            places |= {f"{cell}@{level}": (repo_id, branch) for branch, level in self._branches(cell).items()}
         return plan_results(
             self._run,
-            f"{self._options.to}/{self._name}-results",
+            self._results_repo,
+            name=self._options.name,
             private=self._options.private,
             licence=self._options.data_licence,
             base_repo=self._base,

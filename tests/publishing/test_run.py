@@ -109,6 +109,66 @@ def test_parts_by_name(hub: HubServer, whole_run: Path) -> None:
         send(hub, whole_run, only=("b9",))
 
 
+def test_cards_say_what_is_on_the_hub_and_not_what_a_call_sends(hub: HubServer, whole_run: Path) -> None:
+    def said(kind: str, name: str, branch: str = "main") -> str:
+        return hub.read(kind, name, "README.md", branch).decode()
+
+    main_line = "| restored versions | branches `restore-20pct` of this repository |"
+    places = [f"| {CELL} |", f"| {CELL}@20pct |"]
+
+    def told() -> list[bool]:
+        rows = [row for row in said("dataset", RESULTS).splitlines() if row.startswith(tuple(places))]
+        return [MODEL in row for row in rows]
+
+    send(hub, whole_run)
+    whole = said("dataset", RESULTS), said("model", MODEL)
+    assert told() == [True, True]
+    assert main_line in whole[1]
+    for only in ("results", "tuned", "restored", "data", CELL):
+        send(hub, whole_run, only=(only,))
+        assert (said("dataset", RESULTS), said("model", MODEL)) == whole, only
+    assert len(hub.repos["model", MODEL].history("main")) == 2
+
+    hub.repos.clear()
+    send(hub, whole_run, only=("data",))
+    send(hub, whole_run, only=("results",))
+    assert told() == [False, False]
+    assert send(hub, whole_run, only=("tuned",)) == [f"{MODEL} main", f"{RESULTS} main"]
+    assert told() == [True, False], "the results' card is brought up to date"
+    assert "restored versions" not in said("model", MODEL)
+    sent = send(hub, whole_run, only=("restored",))
+    assert sent == [f"{MODEL} main", f"{MODEL} restore-20pct", f"{RESULTS} main"]
+    assert told() == [True, True]
+    assert main_line in said("model", MODEL), "as is the model's own"
+    plan = str(plan_run(whole_run, options(only=("restored",)), endpoint=hub.endpoint, token="hf_test"))
+    assert plan.count("its card is brought up to date") == 2
+
+
+def test_a_branch_that_was_never_filled_is_in_no_card(hub: HubServer, whole_run: Path) -> None:
+    hub.faults.append(Fault("error", "POST", f"models/{MODEL}/commit/restore", times=10**6))
+    with pytest.raises(HubError, match="start the same command again"):
+        send(hub, whole_run, only=("data", "restored"))
+    hub.faults.clear()
+    send(hub, whole_run, only=("tuned", "results"))
+    assert "restored versions" not in hub.read("model", MODEL, "README.md").decode()
+    assert "restore-20pct" not in hub.read("dataset", RESULTS, "README.md").decode()
+
+
+def test_a_wrong_licence_is_refused_before_the_first_byte(hub: HubServer, whole_run: Path) -> None:
+    for wrong in ({"licence": Licence(id="apache2")}, {"data_licence": Licence(id="MIT")}):
+        with pytest.raises(
+            HubError, match=r"the Hub knows no licence '(apache2|MIT)' \(org/tiny.*repositories-licenses"
+        ):
+            send(hub, whole_run, **wrong)
+        assert not hub.repos
+        assert hub.count("PUT", ".") == hub.count("POST", "repos/create|preupload|commit") == 0
+
+
+def test_the_name_that_was_given_is_the_run_s_name(hub: HubServer, whole_run: Path) -> None:
+    send(hub, whole_run, name="lab")
+    assert 'What the run "lab" measured' in hub.read("dataset", "org/lab-results", "README.md").decode()
+
+
 def test_a_missing_licence_stops_everything(hub: HubServer, whole_run: Path) -> None:
     with pytest.raises(
         HubError, match=r"no licence is known for org/tiny-graded: .*source of its facts.*--data-licence"
