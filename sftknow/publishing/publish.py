@@ -99,6 +99,15 @@ def _check_token(link: Connection, plan: PublicationPlan) -> None:
         )
 
 
+def _check_visibility(found: Any, plan: PublicationPlan) -> None:
+    if bool(found.private) != plan.private:
+        is_now, way_out = ("private", "without --public") if found.private else ("public", "with --public")
+        raise HubError(
+            f"{plan.repo_id} is there already and is {is_now}: publish {way_out}, or change it in its settings",
+            repo_id=plan.repo_id,
+        )
+
+
 def _ready_repository(link: Connection, plan: PublicationPlan) -> None:
     def look() -> Any:
         try:
@@ -111,12 +120,7 @@ def _ready_repository(link: Connection, plan: PublicationPlan) -> None:
         named: dict[str, Any] = {"repo_type": plan.repo_type, "private": plan.private, "exist_ok": True}
         link.call(plan.repo_id, link.api.create_repo, plan.repo_id, **named)
         found = link.call(plan.repo_id, link.api.repo_info, plan.repo_id, repo_type=plan.repo_type)
-    if bool(found.private) != plan.private:
-        is_now, way_out = ("private", "without --public") if found.private else ("public", "with --public")
-        raise HubError(
-            f"{plan.repo_id} is there already and is {is_now}: publish {way_out}, or change it in its settings",
-            repo_id=plan.repo_id,
-        )
+    _check_visibility(found, plan)
     if plan.revision != "main":
         refs = link.call(plan.repo_id, link.api.list_repo_refs, plan.repo_id, repo_type=plan.repo_type)
         if plan.revision not in {branch.name for branch in refs.branches}:
@@ -130,8 +134,9 @@ def check_cards(plans: Iterable[PublicationPlan], link: Connection, *, replace: 
     """Let the Hub look at the cards, and compare them with those that are there, before anything is sent.
 
     Raises:
-        HubError: the Hub would refuse one, such as for a licence that it does not know; somebody changed what sftknow
-            wrote in one, and ``replace`` is False.
+        HubError: the Hub would refuse one, such as for a licence that it does not know; a repository is there and
+            private where it should be public, or the other way round; somebody changed what sftknow wrote in a card,
+            and ``replace`` is False.
     """
     for plan in plans:
         link.call(plan.repo_id, _validate, link.api, plan)
@@ -141,6 +146,7 @@ def check_cards(plans: Iterable[PublicationPlan], link: Connection, *, replace: 
             if error.reason not in ("missing", "revision"):
                 raise
         else:
+            _check_visibility(there.info, plan)
             with_their_card(plan, there, replace=replace)
 
 

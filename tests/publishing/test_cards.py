@@ -20,6 +20,7 @@ from sftknow.errors import HubError
 from sftknow.publishing import cards, rendering
 from sftknow.publishing.cards import Licence, render_dataset_card, render_model_card
 from sftknow.publishing.contexts import build_dataset_context, build_model_context
+from sftknow.publishing.merging import split_card
 from sftknow.publishing.results import plan_results
 from sftknow.publishing.runs import ModelEvaluation, find_evaluation
 from sftknow.records import BUCKETS, SPLITS, MetricValue
@@ -50,7 +51,9 @@ def results_card(whole_run: Path) -> str:
     plan = plan_results(whole_run, "org/tiny-results", licence=Licence(id="mit"), dataset_repo=DATA, places=places)
     content = plan.file("README.md").content
     assert isinstance(content, bytes)
-    return content.decode().replace(plan_fingerprint(whole_run), "f" * 64)
+    text = split_card(content.decode())
+    assert text.body is not None
+    return f"---\n{text.head}\n---\n\n{text.body.strip()}\n".replace(plan_fingerprint(whole_run), "f" * 64)
 
 
 def plan_fingerprint(run: Path) -> str:
