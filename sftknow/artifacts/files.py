@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,24 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it there when the block ends well, remove it when not."""
+def atomic_file(path: Path, *, alone: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it there when the block ends well, remove it when not.
+
+    Args:
+        path: the file.
+        alone: for large files: one process writes it at a time, and what a kill leaves the next one replaces.
+
+    Raises:
+        RunError: with ``alone``, another process is writing it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    busy = RunError(f"another process is writing {path}; wait for it or give another file")
+    partial = path.with_name(f".{path.name}.partial" if alone else f".{path.name}.{os.getpid()}.partial")
+    with Lock(path.with_name(f".{path.name}.lock"), busy) if alone else nullcontext():
+        yield from _written(path, partial)
+
+
+def _written(path: Path, partial: Path) -> Iterator[Path]:
     try:
         yield partial
         with partial.open("rb+") as file:

@@ -4,10 +4,8 @@ A delta folder is the checkpoint's folder with its safetensors files replaced by
 and ``delta.json``, which says what they are. Files that equal the base's byte for byte (a tokenizer, mostly) are left
 out as well. `materialize` makes the very same files again and compares their hashes.
 
-A block is the difference of the bit patterns, fine-tuned minus base as whole numbers modulo 2^width, folded so that
-small differences of either sign are small numbers, split into its bytes' planes and compressed with Zstandard. An
-unchanged block takes no space. Fine-tuning moves most values by a few units in the last place, so that the upper planes
-are nearly all zeros.
+A block is the difference of the bit patterns, fine-tuned minus base as whole numbers modulo 2^width, folded and packed
+(`sftknow.checkpoints.packing`). An unchanged block takes no space.
 """
 
 from __future__ import annotations
@@ -21,11 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from sftknow.artifacts.files import atomic_folder, file_sha256, write_json
 from sftknow.checkpoints.index import DELTA_INDEX, ITEM_BYTES, TensorEntry, read_header
+from sftknow.checkpoints.packing import PackingError, compress, decompress, fold, pack, unfold, unpack
 from sftknow.errors import CheckpointError
 from sftknow.machine import available_processors
 from sftknow.progress import progress
@@ -34,8 +32,6 @@ from sftknow.workers import in_order
 
 BLOCKS = "delta.bin"
 FORMAT = 1
-LEVEL = 3
-"""Zstandard's level: beyond it, time grows much faster than size shrinks."""
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes of a tensor that are compressed together. Part of the format."""
@@ -263,7 +259,7 @@ def _decode_file(
                 sink.seek(block.tuned.start + block.first)
                 sink.write(values)
                 done()
-        except zstandard.ZstdError as error:
+        except PackingError as error:
             raise damaged(delta, error) from None
     if file_sha256(target) != entry.sha256:
         raise other_base(base, delta)
@@ -333,31 +329,24 @@ def _blocks_of(entries: Iterable[TensorEntry], of_base: Mapping[str, TensorEntry
 def _encode_block(block: Block) -> bytes:
     values = _read(block.tuned, block)
     if block.base is None:
-        return zstandard.ZstdCompressor(level=LEVEL).compress(values.tobytes())
+        return compress(values.tobytes())
     width = _WIDTHS[ITEM_BYTES[block.tuned.dtype]]
     moved = values.view(width) - _read(block.base, block).view(width)
     if not moved.any():
         return b""
-    return zstandard.ZstdCompressor(level=LEVEL).compress(_planes(_fold(moved)))
+    return pack(fold(moved))
 
 
 def decode_block(job: tuple[Block, bytes]) -> bytes:
     block, packed = job
     if block.base is None:
-        return _unpack(packed, block)
+        return decompress(packed, block.count)
     before = _read(block.base, block)
     if not packed:
         return before.tobytes()
     width = _WIDTHS[ITEM_BYTES[block.tuned.dtype]]
-    values: NDArray[Any] = before.view(width) + _unfold(_from_planes(_unpack(packed, block), width))
+    values: NDArray[Any] = before.view(width) + unfold(unpack(packed, width, block.count // width.itemsize))
     return values.tobytes()
-
-
-def _unpack(packed: bytes, block: Block) -> bytes:
-    plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=block.count)
-    if len(plain) != block.count:
-        raise zstandard.ZstdError(f"{block.tuned.name} has {len(plain)} bytes where {block.count} belong")
-    return plain
 
 
 def _read(entry: TensorEntry, block: Block) -> NDArray[np.uint8]:
@@ -365,31 +354,3 @@ def _read(entry: TensorEntry, block: Block) -> NDArray[np.uint8]:
     if values.size != block.count:
         raise CheckpointError(f"{entry.file} ends within {entry.name}; copy or download it again")
     return values
-
-
-def _fold(moved: NDArray[Any]) -> NDArray[Any]:
-    """Two's complement to 0, −1, 1, −2, 2 … as 0, 1, 2, 3, 4 …, in place where it can be."""
-    bits = moved.dtype.itemsize * 8
-    sign = (moved >> moved.dtype.type(bits - 1)) * moved.dtype.type(2**bits - 1)
-    moved <<= moved.dtype.type(1)
-    moved ^= sign
-    return moved
-
-
-def _unfold(folded: NDArray[Any]) -> NDArray[Any]:
-    one = folded.dtype.type(1)
-    sign = (folded & one) * folded.dtype.type(2 ** (folded.dtype.itemsize * 8) - 1)
-    folded >>= one
-    folded ^= sign
-    return folded
-
-
-def _planes(values: NDArray[Any]) -> bytes:
-    """All lowest bytes, then all second ones …: equal bytes come to lie next to each other."""
-    planes: NDArray[np.uint8] = values.view(np.uint8).reshape(-1, values.dtype.itemsize)
-    return planes.T.tobytes()
-
-
-def _from_planes(plain: bytes, width: np.dtype[Any]) -> NDArray[Any]:
-    planes = np.frombuffer(plain, dtype=np.uint8).reshape(width.itemsize, -1)
-    return planes.T.copy().view(width).reshape(-1)

@@ -12,8 +12,6 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-import zstandard
-
 from sftknow.artifacts.files import file_sha256
 from sftknow.checkpoints.deltas import (
     BLOCKS,
@@ -26,6 +24,7 @@ from sftknow.checkpoints.deltas import (
     tensors,
 )
 from sftknow.checkpoints.index import DELTA_INDEX, TensorEntry
+from sftknow.checkpoints.packing import PackingError
 
 
 def stored_files(base: Path, delta: Path) -> dict[str, Path | StoredFile]:
@@ -148,5 +147,5 @@ class StoredFile(io.BufferedIOBase):
             packed = source.read(length)
         try:
             return decode_block((block, packed))
-        except zstandard.ZstdError as error:
+        except PackingError as error:
             raise damaged(self._delta, error) from None

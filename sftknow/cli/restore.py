@@ -143,8 +143,9 @@ def restore(asked: RestoreRequest) -> None:
     )
     if asked.apply_patch:
         done = restoration.patched(asked.apply_patch)
-        way = "taken back" if done.level == "0%" else f"applied ({done.level})"
-        print(f"patch {way}: {done.restored:,} parameters set; model: {done.checkpoint}")
+        way = "taken back" if done.undone else f"applied ({done.level})"
+        what = f"{done.restored:,} parameters set" if done.changed else "it changes nothing"
+        print(f"patch {way}: {what}; model: {done.checkpoint}")
         return
     if asked.patch:
         for level, file, values in restoration.patches():

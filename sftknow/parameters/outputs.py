@@ -88,10 +88,7 @@ class OutputFolders:
         for device, (parent, free) in disks.items():
             if free < needed[device]:
                 what = ", ".join(str(output.folder) for output in self.outputs)
-                raise CheckpointError(
-                    f"{what} would take {needed[device] / 1e9:.2f} GB and {parent} has {free / 1e9:.2f} GB left; make "
-                    "room there"
-                )
+                raise no_room(what, needed[device], parent, free)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -158,6 +155,13 @@ class OutputFolders:
     def _discard(self) -> None:
         for partial in reversed(self._partials):  # the first made the folder that they all lie in
             partial.discard()
+
+
+def no_room(what: str, needed: int, place: Path, free: int) -> CheckpointError:
+    """What to say where a disk is too full for something."""
+    return CheckpointError(
+        f"{what} would take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB left; make room there"
+    )
 
 
 def refuse_output(out: Path, inputs: Sequence[Path]) -> str | None:

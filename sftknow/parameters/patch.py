@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,22 @@ from sftknow.artifacts.files import atomic_file
 from sftknow.checkpoints.layout import OutputShard, safetensors_header
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointIndex, listed, read_index, widen
 from sftknow.errors import CheckpointError
+from sftknow.machine import free_space
 from sftknow.parameters.hashing import RegionHash, hash_side, verify_pair
 from sftknow.parameters.options import Resources
-from sftknow.parameters.outputs import Output
+from sftknow.parameters.outputs import Output, no_room
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
 from sftknow.parameters.passes import Bits, Chunk, chunks, for_each_chunk
-from sftknow.parameters.patch_file import PLACE, RESTORED, TUNED, PatchFile, PatchHeader, place_dtype
+from sftknow.parameters.patch_file import (
+    BLOCK,
+    PACKED,
+    TABLE,
+    PatchFile,
+    PatchHeader,
+    block_count,
+    packed_blocks,
+    patch_metadata,
+)
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import Finishing, WriteJob, described, find_cut, in_tuned_dtype
 from sftknow.records import LevelCut, RestoredCheckpoint, RestorePlan
@@ -38,10 +48,12 @@ def write_patch(
     manifest: Mapping[str, Any] | None = None,
     verified: bool = False,
     resources: Resources | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> int:
     """Write one level of a plan as a sparse file that turns the fine-tuned model into the restored one and back.
 
-    The checkpoints are read twice, and nothing else is written. The file appears whole or not at all.
+    The checkpoints are read twice, first to know the file's size. It appears whole or not at all; what a kill leaves
+    the next call for the same file replaces.
 
     Args:
         base: folder of the pretrained checkpoint that the plan was made from.
@@ -52,12 +64,13 @@ def write_patch(
         manifest: goes into the ``sftknow.json`` of the model that the patch makes.
         verified: see `restore_levels`.
         resources: threads that compute.
+        say: is told the size before anything is written.
 
     Returns:
         How many values the patch changes.
 
     Raises:
-        CheckpointError: as `restore_levels`.
+        CheckpointError: as `restore_levels`; too little disk.
     """
     cut = find_cut(plan, level)
     _refuse_file(file)
@@ -78,13 +91,21 @@ def write_patch(
         tuned_sha256=plan.tuned_sha256,
         restored_sha256=writer.after.hexdigest(),
         shapes={tensor.name: tensor.shape for tensor in pair.tensors},
+        dtypes={tensor.name: tensor.tuned.dtype for tensor in pair.tensors},
     )
+    head, size = writer.layout(header)
+    values = int(writer.counts[2].sum())
+    if say is not None:
+        say(f"{cut.level}: {values:,} values, a patch of {size / 1e6:,.1f} MB")
+    place, free = free_space(file.parent)
+    if free < size:
+        raise no_room(str(file), size, place, free)
     try:
-        with atomic_file(file) as partial:
-            writer.write(partial, header)
+        with atomic_file(file, alone=True) as partial:
+            writer.write(partial, head, size)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be written: {error.strerror or error}") from error
-    return int(writer.counts[2].sum())
+    return values
 
 
 def apply_patch(
@@ -94,7 +115,7 @@ def apply_patch(
     *,
     resources: Resources | None = None,
     finishing: Finishing | None = None,
-) -> RestoredCheckpoint:
+) -> PatchedCheckpoint:
     """Write the model that a patch makes of another one: of the fine-tuned model the restored one, and the reverse.
 
     Args:
@@ -133,9 +154,28 @@ def apply_patch(
             if hash_side(_moved(pair, folders.partial[0]), "tuned", job.resources) != expected:
                 raise CheckpointError(f"{file} is damaged: it does not make the model that it should; make it again")
             folders.finish(finishing)
-    return RestoredCheckpoint(
-        checkpoint=out, level=str(restoration["level"]), restored=int(patch.header.restoration["restored"])
+        changed = patch.values
+    return PatchedCheckpoint(
+        checkpoint=out,
+        level=str(restoration["level"]),
+        restored=_whole(patch.header.restoration.get("restored")),
+        changed=changed,
+        undone=not forward,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchedCheckpoint(RestoredCheckpoint):
+    """A model that a patch made."""
+
+    changed: int
+    """Values whose bits it changed."""
+    undone: bool
+    """Whether it was taken back."""
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 class PatchPainter:
@@ -160,15 +200,15 @@ class PatchPainter:
         start: int,
         counts: NDArray[np.int64],
     ) -> None:
-        places, restored, before = self._patch.between(tensor, first, first + tuned.size)
+        places, steps = self._patch.between(tensor, first, first + tuned.size)
         row = rows[0, start : start + tuned.size]
         row[:] = tuned
-        row[places] = restored if self._forward else before
+        row[places] = tuned[places] + steps if self._forward else tuned[places] - steps
         counts += places.size
 
 
 class _PatchWriter:
-    """Counts what a level changes in each chunk, in one pass, and writes it to its place in the file in another.
+    """Packs what a level changes, in one pass to know how much it is, and in another to write it to its place.
 
     Attributes:
         counts: by chunk: elements selected, those whose value differs, those whose bits do; shape (3, chunks).
@@ -183,6 +223,9 @@ class _PatchWriter:
         self._level = cut.level
         self._selector = LevelSelector(plan, [cut])
         self._numbers = {(chunk.position, chunk.piece): i for i, chunk in enumerate(chunks(pair))}
+        # By tensor and block: values that change, bytes of their places, bytes of their steps.
+        self._tables = [np.zeros((block_count(tensor.elements), 3), dtype=np.int64) for tensor in pair.tensors]
+        self._starts: list[int] = []
         self.counts: NDArray[np.int64] = np.zeros((3, len(self._numbers)), dtype=np.int64)
         self.after = RegionHash(pair.tensors, "tuned")
 
@@ -199,43 +242,50 @@ class _PatchWriter:
     def count(self) -> None:
         def count(chunk: Chunk, bits: Bits) -> None:
             restored, ranks, index = self._select(chunk, bits)
+            after, before = restored[index], bits[1][index]
             dtype = self._pair.tensors[chunk.position].tuned.dtype
-            differing = int((widen(restored[index], dtype) != widen(bits[1][index], dtype)).sum())
+            differing = int((widen(after, dtype) != widen(before, dtype)).sum())
             number = self._numbers[chunk.position, chunk.piece]
             self.counts[:, number] = int((ranks == 0).sum()), differing, index.size
             self.after.add(chunk.position, chunk.piece, xxhash.xxh3_128(restored.data).digest())
+            rows = self._tables[chunk.position][chunk.first // BLOCK :]
+            for row, (values, places, steps) in zip(
+                rows, packed_blocks(index, after - before, chunk.count), strict=False
+            ):
+                row[:] = values, len(places), len(steps)
 
         what = f"patch of {self._level}, counting"
         for_each_chunk(self._pair, ["base", "tuned"], count, what, self._resources)
 
-    def write(self, file: Path, header: PatchHeader) -> None:
-        tensors, changed = self._pair.tensors, self.counts[2]
-        owners = np.array([position for position, _ in self._numbers], dtype=np.intp)
-        per_tensor = np.bincount(owners, changed, len(tensors)).astype(np.int64)
-        # By chunk, entries of its tensor in earlier chunks.
-        before = np.cumsum(changed) - changed - (np.cumsum(per_tensor) - per_tensor)[owners]
-        columns = []
-        for tensor, count in zip(tensors, per_tensor.tolist(), strict=True):
-            place, width = place_dtype(tensor.elements)
-            columns.append((tensor.name + PLACE, place, [count], count * width.itemsize))
-            value = count * FLOAT_BITS[tensor.tuned.dtype].itemsize
-            columns += [(tensor.name + part, tensor.tuned.dtype, [count], value) for part in (RESTORED, TUNED)]
-        head = safetensors_header(columns, header.metadata())
-        starts = np.cumsum([len(head), *(size for _, _, _, size in columns)])
+    def layout(self, header: PatchHeader) -> tuple[bytes, int]:
+        """The file's header with the tables of blocks behind it, and the size of the file. Call after `count`."""
+        named = list(zip(self._pair.tensors, self._tables, strict=True))
+        changed = [(tensor.name, table) for tensor, table in named if table.any()]
+        columns = [(name + TABLE, "U64", list(table.shape), table.nbytes) for name, table in changed]
+        packed = [(name + PACKED, "U8", [size], size) for name, table in changed for size in [int(table[:, 1:].sum())]]
+        tables = b"".join(table.astype("<u8").tobytes() for _, table in changed)
+        head = safetensors_header([*columns, *packed], header.metadata()) + tables
+        sizes = [int(table[:, 1:].sum()) for _, table in named]
+        self._starts = (len(head) + np.cumsum([0, *sizes])).tolist()
+        return head, self._starts[-1]
+
+    def write(self, file: Path, head: bytes, size: int) -> None:
+        offsets = [
+            start + np.cumsum(np.concatenate([[0], table[:, 1:].sum(axis=1)]))
+            for start, table in zip(self._starts, self._tables, strict=False)
+        ]
         lock = threading.Lock()
         with file.open("wb") as handle:
             handle.write(head)
-            handle.truncate(int(starts[-1]))
+            handle.truncate(size)
             handle.flush()
 
             def put(chunk: Chunk, bits: Bits) -> None:
                 restored, _, index = self._select(chunk, bits)
-                places = (index + chunk.first).astype(place_dtype(tensors[chunk.position].elements)[1])
-                skipped = before[self._numbers[chunk.position, chunk.piece]]
+                blocks = list(packed_blocks(index, restored[index] - bits[1][index], chunk.count))
                 with lock:
-                    for i, part in enumerate((places, restored[index], bits[1][index])):
-                        handle.seek(int(starts[3 * chunk.position + i] + skipped * part.itemsize))
-                        handle.write(part.tobytes())
+                    handle.seek(int(offsets[chunk.position][chunk.first // BLOCK]))
+                    handle.write(b"".join(places + steps for _, places, steps in blocks))
 
             what = f"patch of {self._level}, writing"
             for_each_chunk(self._pair, ["base", "tuned"], put, what, self._resources)
@@ -256,8 +306,9 @@ def _pair(index: CheckpointIndex, patch: PatchFile) -> CheckpointPair:
             raise CheckpointError(
                 f"{name} has shape {list(entry.shape)} in {index.folder}, {list(shape)} in {patch.file}"
             )
-        if entry.dtype != patch.dtype(name):
-            raise CheckpointError(f"{name} is {entry.dtype} in {index.folder}, {patch.dtype(name)} in {patch.file}")
+        dtype = patch.header.dtypes.get(name)
+        if entry.dtype != dtype:
+            raise CheckpointError(f"{name} is {entry.dtype} in {index.folder}, {dtype} in {patch.file}")
         size = int(np.prod(shape)) * FLOAT_BITS[entry.dtype].itemsize
         part = replace(entry, shape=shape, end=entry.start + size)
         tensors.append(TensorPair(name=name, base=part, tuned=part, place=place_of(name), first=first))
@@ -277,5 +328,4 @@ def _refuse_file(file: Path) -> None:
     if file.is_dir():
         raise CheckpointError(f"{file} is a folder; give the patch a file name, such as {file / 'patch.safetensors'}")
     if file.exists():
-        with PatchFile(file):  # raises where it is something else
-            pass
+        patch_metadata(file)  # raises where it is something else

@@ -18,7 +18,7 @@ from sftknow.models.references import restored_manifest
 from sftknow.models.resolving import BaseModel, local_model, resolve_base
 from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.options import PairOptions, WriteOptions
-from sftknow.parameters.patch import apply_patch, write_patch
+from sftknow.parameters.patch import PatchedCheckpoint, apply_patch, write_patch
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
@@ -143,6 +143,7 @@ class Restoration:
                 manifest=manifest,
                 verified=self.plan_file is None,
                 resources=self.order.resources,
+                say=self.say,
             )
             done.append((level, file, values))
         return done
@@ -174,7 +175,7 @@ class Restoration:
             finishing=card_writer(self.say),
         )
 
-    def patched(self, patch: Path) -> RestoredCheckpoint:
+    def patched(self, patch: Path) -> PatchedCheckpoint:
         """Write the model that a patch makes of ``base``, forwards or back; see `apply_patch`."""
         folder = Path(local_model(ModelRef.parse(self.base)).path)
         return apply_patch(folder, patch, self.out, resources=self.order.resources, finishing=card_writer(self.say))
