@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from functools import partial
 from pathlib import Path
 
 from sftknow.cli.effects import no_effect
@@ -35,7 +36,7 @@ def add_parser(commands: Commands) -> None:
         help="`lab`, `quick` (1,200 facts in the box), `entity-questions` (downloaded), a folder, .zip, table, Hub id",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the graded data set")
-    add_options(parser, FactsSection, "limit", "topics", "synonyms")
+    add_options(parser, FactsSection, "limit", "disjoint", "topics", "synonyms")
     add_options(parser, GradingOptions, "samples", "temperature", "seed", "match")
     parser.add_argument("--case", choices=("sensitive", "ignore"), help="of answers (default: sensitive)")
     add_options(parser, GradingOptions, "keep_texts")
@@ -52,7 +53,18 @@ def add_parser(commands: Commands) -> None:
     add_options(parser, Cluster, "address", "replicas", cpus="cpus_per_replica", gpus="gpus_per_replica")
     no_effect(
         parser,
-        *("MODEL", "--facts", "--limit", "--topics", "--samples", "--temperature", "--seed", "--force", "--device"),
+        *(
+            "MODEL",
+            "--facts",
+            "--limit",
+            "--disjoint",
+            "--topics",
+            "--samples",
+            "--temperature",
+            "--seed",
+            "--force",
+            "--device",
+        ),
         *("--dtype", "--sampler", "--engine"),
         beside=("--rescore",),
     )
@@ -115,7 +127,8 @@ def _grade(arguments: argparse.Namespace) -> None:
     wanted, running = options_of(FactsSection, arguments, source=arguments.facts), options_of(ModelOptions, arguments)
     topics = load_topics(Path(wanted.topics) if wanted.topics else None)
     synonyms = Synonyms.load(Path(wanted.synonyms) if wanted.synonyms else None)
-    facts = load_facts(wanted.source, topics=topics, synonyms=synonyms, limit=wanted.limit, seed=wanted.seed)
+    drawn = partial(load_facts, limit=wanted.limit, seed=wanted.seed, disjoint=wanted.disjoint)
+    facts = drawn(wanted.source, topics=topics, synonyms=synonyms)
     for line in describe_facts(facts, topics, options):
         say(line)
     model = ModelRef.parse(arguments.model)

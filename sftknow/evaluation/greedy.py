@@ -17,7 +17,7 @@ from sftknow.dependencies import needs
 from sftknow.errors import ModelError
 
 MAX_NEW_TOKENS = 16
-"""Tokens of an answer (paper, appendix F.2)."""
+"""Tokens of an answer (paper, 3.3)."""
 
 _WITHOUT_EFFECT = frozenset(
     {

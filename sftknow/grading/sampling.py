@@ -45,7 +45,8 @@ class Sampler(Protocol):
 
         Args:
             requests: statements, in any order.
-            policy: samples, temperature, length and seed. There is no top-k and no top-p (paper, appendix F.1).
+            policy: samples, temperature, length and seed. There is no top-k and no top-p: the paper
+                (3.3 and appendix F.1) names a temperature alone.
             keep_texts: put the continuations into the tallies. They are then drawn to their end, where otherwise a
                 sample ends with its hit; the counts are the same.
             on_done: called with the number of statements finished since the last call.

@@ -54,6 +54,8 @@ class FactsSection(Options):
     all."""
     seed: int = 0
     """Of the draw that ``limit`` makes."""
+    disjoint: bool = False
+    """Leave out dev, test and testood questions that are training questions too."""
     topics: str | None = field(default=None, metadata=shown_as("FILE"))
     """Topics file, merged over the paper's 24 topics."""
     synonyms: str | None = field(default=None, metadata=shown_as("FILE"))

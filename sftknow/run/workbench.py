@@ -101,7 +101,12 @@ class Workbench:
     def facts(self) -> FactSet:
         section = self.recipe.facts
         return load_facts(
-            section.source, topics=self.topics, synonyms=self.synonyms, limit=section.limit, seed=section.seed
+            section.source,
+            topics=self.topics,
+            synonyms=self.synonyms,
+            limit=section.limit,
+            seed=section.seed,
+            disjoint=section.disjoint,
         )
 
     @property

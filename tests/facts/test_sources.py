@@ -99,6 +99,26 @@ class TestLimit:
         assert all(max(shares.values()) - share <= 1 for share in open_topics)
 
 
+def test_questions_that_are_training_questions_too(tmp_path: Path) -> None:
+    file = table(tmp_path, {("train", "P17"): 3, ("test", "P17"): 4, ("dev", "P17"): 1})
+    twice = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in twice:
+        if (row["split"], row["subject"][-1]) in (("test", "0"), ("test", "2"), ("dev", "0")):
+            row["subject"] = f"train P17 {row['subject'][-1]}"
+    file.write_text("".join(json.dumps(row) + "\n" for row in twice))
+    found = load(file)
+    assert len(found.facts) == 8
+    assert found.notes == (
+        "training questions too are 1 of 1 dev, 2 of 4 test questions; facts.disjoint (--disjoint) leaves them out",
+    )
+    apart = load(file, disjoint=True)
+    assert [fact.id for fact in apart.facts if fact.split != "train"] == ["P17/test/1", "P17/test/3"]
+    assert apart.counts()["train"] == 3
+    assert apart.removed == {"dev: a training question too": 1, "test: a training question too": 2}
+    assert apart.notes == ()
+    assert len(load(file, disjoint=True, limit=1).of_split("test")) == 1, "what is left fills the limit"
+
+
 def test_hash_covers_every_field(tmp_path: Path) -> None:
     row = {
         "subject": "A",
