@@ -329,7 +329,15 @@ class ParameterChange:
     elements: int
     """n: parameters in the region."""
     changed: int
-    """Elements of the region whose value changed."""
+    """Elements of the region whose value changed; where the dtypes differ, in the dtype that they were compared in."""
+    compare_in: str = "stored"
+    """``coarser``: values in two dtypes were compared in the coarser one; ``stored``: as they are."""
+    dtypes: str | None = None
+    """Where the region is not stored in one dtype: those of the base and of the fine-tuned one, ``F32 to BF16``."""
+    changed_beyond_rounding: int | None = None
+    """Where the dtypes differ: elements that differ in the coarser of them."""
+    changed_as_stored: int | None = None
+    """Where the dtypes differ: elements whose stored values differ, by rounding alone or more."""
     elements_by_layer: Mapping[str, int]
     elements_by_module: Mapping[str, int]
     levels: tuple[LevelStatistics, ...]
@@ -367,6 +375,8 @@ class RestorePlan:
     epsilon: float
     arithmetic: str
     """``float32`` or ``bfloat16`` (the authors' rounding)."""
+    compare_in: str = "stored"
+    """``coarser`` or ``stored``; see `sftknow.parameters.relative`. Plans of earlier versions are of stored values."""
     base_sha256: str
     """Hash over the names, dtypes, shapes and bytes of the base's tensors in the region."""
     tuned_sha256: str

@@ -42,7 +42,8 @@ ORDER = ("--region", "--layers", "--strategy", "--seed", "--epsilon", "--arithme
 
 def add_order(parser: argparse.ArgumentParser) -> None:
     """What decides the order of the parameters; shared with `restore`."""
-    add_options(parser, PairOptions, "region", "layers", "strategy", "seed", "epsilon", "arithmetic", "common_rows")
+    add_options(parser, PairOptions, "region", "layers", "strategy", "seed", "epsilon", "arithmetic", "compare_in")
+    add_options(parser, PairOptions, "common_rows")
     add_options(parser, Resources, "memory")
     add_options(parser, Resources, "threads", otherwise="all processors")
     no_effect(parser, "--seed", needs=("--strategy",), beside=("--strategy=top", "--strategy=bottom"))
@@ -50,6 +51,7 @@ def add_order(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and print the tables."""
+    from sftknow.parameters.change import dtype_note, unchanged_message
     from sftknow.parameters.change_tables import layer_range_rows
     from sftknow.report.terminal import changes_table, places_table, table_of_rows
     from sftknow.run.change_report import range_changes, write_change_report
@@ -60,7 +62,9 @@ def run(arguments: argparse.Namespace) -> None:
         warnings.simplefilter("ignore", UserWarning)  # that nothing changed is said below
         analysis = analyse_pair(arguments.base, arguments.tuned, options.levels, options)
     if not analysis.change.changed:
-        say(f"{arguments.base} and {arguments.tuned} hold the same values in the region {options.region}")
+        say(unchanged_message(arguments.base, arguments.tuned, analysis.change))
+    elif analysis.change.dtypes:
+        say(dtype_note(analysis.change))
     ranges = range_changes(analysis, arguments.layer_sweep) if arguments.layer_sweep else []
     print(changes_table(analysis.change))
     for kind in ("module", "layer"):

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sftknow.artifacts.files import read_json, write_json
+from sftknow.checkpoints.dtypes import stored_dtype
 from sftknow.checkpoints.index import DELTA_INDEX, stored_small
 from sftknow.errors import DeviceError, ModelError, first_line
 from sftknow.records import ModelRef
@@ -126,6 +128,22 @@ def named_dtype(ref: ModelRef) -> str | None:
     config = load_config(ref)
     dtype = config.get_text_config().dtype or config.dtype
     return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def dtype_on_disk(ref: ModelRef, revision: str | None = None) -> str | None:
+    """The dtype that most weights of a model are stored in, whatever its config names.
+
+    Args:
+        ref: a folder, or a model on the Hub that has been loaded.
+        revision: the commit that was loaded.
+
+    Returns:
+        As torch names it; None for one that fine-tuning does not write.
+    """
+    if Path(ref.path).is_dir():
+        return stored_dtype(Path(ref.path))
+    cached = try_to_load_from_cache(ref.path, "config.json", revision=revision or ref.revision)
+    return stored_dtype(Path(cached).parent) if isinstance(cached, str) else None
 
 
 def name_dtype(folder: Path, dtype: str | None) -> None:

@@ -70,6 +70,7 @@ def analyse(
     seed: int = 0,
     epsilon: float = 1e-8,
     arithmetic: str = "float32",
+    compare_in: str = "coarser",
     common_rows: bool = False,
     resources: Resources | None = None,
 ) -> Analysis:
@@ -86,6 +87,8 @@ def analyse(
         seed: of ``random``, and of others that ask for it.
         epsilon: added to |p|; rounded to float32.
         arithmetic: ``float32``, or ``bfloat16`` for the authors' rounding.
+        compare_in: where the two are stored in different dtypes, compare them in the ``coarser`` one, so that writing
+            in another dtype is no change, or as ``stored``.
         common_rows: see `pair_checkpoints`.
         resources: threads, memory and block sizes; results do not depend on it.
 
@@ -100,16 +103,16 @@ def analyse(
     if len(wanted) > MOST_LEVELS:
         raise CheckpointError(f"{len(wanted)} levels are too many at once; give at most {MOST_LEVELS}")
     check_strategy(strategy)
-    measure = Measure(epsilon=epsilon, arithmetic=arithmetic)
+    measure = Measure(epsilon=epsilon, arithmetic=arithmetic, compare_in=compare_in)
     pair = pair_checkpoints(base, tuned, region, layers, common_rows=common_rows)
     resources = resources or Resources()
     resources = replace(resources, block=min(resources.block, PIECE))
     work = Workload(pair=pair, measure=measure, strategy=strategy, seed=seed, resources=resources)
     with compiling_announced():
         survey, counts = (rank_by_change if strategy in BY_CHANGE else rank_by_keys)(work, wanted)
-    change = _change(pair, survey, counts, region, layers)
+    change = _change(work, survey, counts, region, layers)
     if not change.changed:
-        warnings.warn(f"{base} and {tuned} hold the same values in the region {region}: nothing changed", stacklevel=2)
+        warnings.warn(unchanged_message(f"{base}", f"{tuned}", change), stacklevel=2)
     assert survey.hashes is not None
     plan = RestorePlan(
         strategy=strategy,
@@ -119,6 +122,7 @@ def analyse(
         common_rows=common_rows,
         epsilon=epsilon,
         arithmetic=arithmetic,
+        compare_in=compare_in,
         base_sha256=survey.hashes[0].hexdigest(),
         tuned_sha256=survey.hashes[1].hexdigest(),
         cuts=tuple(level.cut for level in counts),
@@ -126,9 +130,29 @@ def analyse(
     return Analysis(change=change, plan=plan, tensors=_tensor_changes(pair, survey, counts))
 
 
+def unchanged_message(base: str, tuned: str, change: ParameterChange) -> str:
+    """What to say of a pair in which no value changed."""
+    same = f"{base} and {tuned} hold the same values in the region {change.region}: nothing changed"
+    return f"{same} beyond rounding ({dtype_note(change)})" if change.changed_as_stored else same
+
+
+def dtype_note(change: ParameterChange) -> str:
+    """Of a pair in two dtypes: how much changed beyond rounding, how much at all, and which of them was looked at."""
+    beyond, stored = change.changed_beyond_rounding or 0, change.changed_as_stored or 0
+    way = "compared in the coarser dtype; --compare-in stored counts rounding as change"
+    if change.compare_in == "stored":
+        way = "compared as stored, where rounding counts as change; --compare-in coarser leaves it out"
+    return (
+        f"base and fine-tuned model are stored in two dtypes, {change.dtypes}: of {change.elements:,} parameters "
+        f"{beyond:,} ({beyond / change.elements:.2%}) changed beyond rounding, {stored:,} "
+        f"({stored / change.elements:.2%}) at all; {way}"
+    )
+
+
 def _change(
-    pair: CheckpointPair, survey: Survey, levels: list[LevelCounts], region: str, layers: str | None
+    work: Workload, survey: Survey, levels: list[LevelCounts], region: str, layers: str | None
 ) -> ParameterChange:
+    pair = work.pair
     sizes = [tensor.elements for tensor in pair.tensors]
     zero_base = histogram_sum(survey.histogram[1::2].sum(axis=0))
     whole = histogram_sum(survey.histogram[0::2].sum(axis=0)) + zero_base
@@ -144,11 +168,20 @@ def _change(
         )
         for level in levels
     ]
+    changed = int(survey.changed.sum(dtype=np.int64))
+    mixed = {(tensor.base.dtype, tensor.tuned.dtype) for tensor in pair.tensors}
+    mixed = {dtypes for dtypes in mixed if dtypes[0] != dtypes[1]}
+    beyond, stored = survey.mixed_changes.tolist()
+    alike = changed - (beyond if work.measure.compare_in == "coarser" else stored)  # of tensors in one dtype
     return ParameterChange(
         region=region,
         layers=layers,
         elements=pair.elements,
-        changed=int(survey.changed.sum(dtype=np.int64)),
+        changed=changed,
+        compare_in=work.measure.compare_in,
+        dtypes=", ".join(f"{before} to {after}" for before, after in sorted(mixed)) or None,
+        changed_beyond_rounding=alike + beyond if mixed else None,
+        changed_as_stored=alike + stored if mixed else None,
         elements_by_layer=_by_layer(pair, sizes),
         elements_by_module=_by_module(pair, sizes),
         levels=tuple(statistics),

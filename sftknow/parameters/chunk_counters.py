@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sftknow.parameters.pair_kernels import PAIRS, Pairs, count_pairs, drain_pairs
 from sftknow.parameters.passes import PIECE
-from sftknow.parameters.relative import Measure
+from sftknow.parameters.relative import Measure, NonfiniteError, TooLargeError
 from sftknow.parameters.relative_kernels import KINDS, NONFINITE, STRETCH, TOO_LARGE, Formula, new_scratch
 from sftknow.parameters.selection import BINS
 from sftknow.parameters.statistics import QuarterDecades
@@ -28,14 +28,6 @@ ROOM = 2 * PIECE
 _MANY_ENTRIES = 1 << 17  # among so many there may be many of the same: heavy ties would fill the disk
 _INFINITIES = {"BF16": np.uint16(0x7F80)}
 """Of the dtypes that are counted by pairs."""
-
-
-class NonfiniteError(Exception):
-    """A NaN or an infinity was met."""
-
-
-class TooLargeError(Exception):
-    """A value was met that is infinite in the arithmetic bfloat16."""
 
 
 class ChunkCounters:

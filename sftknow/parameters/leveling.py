@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sftknow.errors import CheckpointError
 from sftknow.parameters.rank_kernels import Cuts, rank_block, rank_keys
-from sftknow.parameters.relative import TOO_LARGE_MESSAGE, Measure
+from sftknow.parameters.relative import NONFINITE_MESSAGE, TOO_LARGE_MESSAGE, Measure
 from sftknow.parameters.relative_kernels import KINDS, NONFINITE, TOO_LARGE, Formula, new_scratch
 from sftknow.parameters.selection import BINS, order_key
 from sftknow.parameters.strategies import BY_CHANGE, Block, check_strategy, keys_of
@@ -49,7 +49,7 @@ class LevelSelector:
             raise CheckpointError(f"{len(self.cuts)} levels are too many at once; give at most {MOST_LEVELS}")
         if any(cut.tie_end is None for cut in self.cuts):
             raise CheckpointError("the plan does not say where ties end: an earlier version made it; make it again")
-        self._measure = Measure(epsilon=plan.epsilon, arithmetic=plan.arithmetic)
+        self._measure = Measure(epsilon=plan.epsilon, arithmetic=plan.arithmetic, compare_in=plan.compare_in)
         self._strategy = plan.strategy
         self._seed = plan.seed
         self._flip = np.uint32(order_key(0, plan.strategy))
@@ -89,6 +89,7 @@ class LevelSelector:
                 block = Block(first + start, part.stop - start, self._seed, self._measure, lambda sides=sides: sides)  # type: ignore[misc]
                 rank_keys(keys_of(self._strategy, block), first + start, self._kernel_cuts, out[part])
             return
+        (base, base_dtype), (tuned, tuned_dtype) = self._measure.compared((base, base_dtype), (tuned, tuned_dtype))
         if not hasattr(self._local, "scratch"):
             self._local.scratch = new_scratch()
         found = rank_block(
@@ -104,8 +105,6 @@ class LevelSelector:
             out,
         )
         if found == NONFINITE:
-            raise CheckpointError(
-                "a value is NaN or infinite: the checkpoints are not those that the plan was made from"
-            )
+            raise CheckpointError(NONFINITE_MESSAGE)
         if found == TOO_LARGE:
             raise CheckpointError(TOO_LARGE_MESSAGE)

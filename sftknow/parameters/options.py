@@ -58,6 +58,9 @@ class PairOptions(Options):
     """Added to |p| in the relative change |s−p| ÷ (|p| + ε), as the authors do."""
     arithmetic: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16`` reproduces the authors' rounding."""
+    compare_in: Literal["coarser", "stored"] = "coarser"
+    """Where base and fine-tuned model are stored in different dtypes: compare them in the ``coarser`` one, in which
+    rounding is no change, or as ``stored``."""
     common_rows: bool = field(default=False, metadata=NOT_IN_RECIPES)
     """Where the vocabulary grew or shrank, compare the rows of the embeddings that both have."""
     resources: Resources = field(default_factory=Resources, metadata=NOT_IN_RECIPES)

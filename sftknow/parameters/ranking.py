@@ -65,9 +65,10 @@ def rank_by_change(work: Workload, levels: Sequence[tuple[str, Fraction]]) -> tu
 
 def rank_by_keys(work: Workload, levels: Sequence[tuple[str, Fraction]]) -> tuple[Survey, list[LevelCounts]]:
     """Pass over the region once the keys of any other strategy have given the cuts."""
+    measure = work.measure
     plan = RestorePlan(
-        strategy=work.strategy, seed=work.seed, region="", epsilon=work.measure.epsilon,
-        arithmetic=work.measure.arithmetic, base_sha256="", tuned_sha256="", cuts=tuple(cuts_by_keys(work, levels)),
+        strategy=work.strategy, seed=work.seed, region="", epsilon=measure.epsilon, arithmetic=measure.arithmetic,
+        compare_in=measure.compare_in, base_sha256="", tuned_sha256="", cuts=tuple(cuts_by_keys(work, levels)),
     )  # fmt: skip
     selector = LevelSelector(plan)
     survey = survey_region(work, [], selector, hashed=True, description="comparing parameters")
@@ -205,7 +206,7 @@ class _LevelCounter:
             for block, keys in self._work.keyed(reader, chunk):
                 tied = np.flatnonzero(keys == np.uint32(order_key(bits, self._work.strategy)))[: wanted - seen]
                 seen += tied.size
-                p, s = block.base[tied], block.tuned[tied]
+                p, s = (side[tied] for side in block.compared)
                 unchanged += int((p == s).sum())
                 from_zero += int(((p == 0) & (s != 0)).sum())
                 if seen == wanted:

@@ -367,6 +367,7 @@ def described(plan: RestorePlan, cut: LevelCut, pair: CheckpointPair) -> dict[st
         "common_rows": plan.common_rows,
         "epsilon": plan.epsilon,
         "arithmetic": plan.arithmetic,
+        "compare_in": plan.compare_in,
         "threshold_bits": cut.threshold_bits,
         "ties": cut.ties,
         "tie_end": cut.tie_end,

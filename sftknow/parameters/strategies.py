@@ -75,7 +75,15 @@ class Block:
         """r = |s − p| / (|p| + ε) in the plan's arithmetic, shape (count,); see `sftknow.parameters.relative`."""
         from sftknow.parameters.relative import relative_change
 
-        return relative_change(*self._sides, self._measure)
+        return relative_change(*self.compared, self._measure)
+
+    @cached_property
+    def compared(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Both sides as they are compared: rounded to the coarser dtype where they are stored in two."""
+        from sftknow.checkpoints.reader import widen
+
+        base, tuned = self._measure.compared(*self._read())
+        return widen(*base), widen(*tuned)
 
 
 def largest_first(values: NDArray[np.float32]) -> NDArray[np.uint32]:

@@ -23,13 +23,19 @@ from numpy.typing import NDArray
 
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader, nonfinite
 from sftknow.errors import CheckpointError
-from sftknow.parameters.chunk_counters import ROOM, ChunkCounters, NonfiniteError, TooLargeError, counter_bytes
+from sftknow.parameters.chunk_counters import ROOM, ChunkCounters, counter_bytes
 from sftknow.parameters.hashing import RegionHash
 from sftknow.parameters.key_order import Workload
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.pairs import CheckpointPair, TensorPair
 from sftknow.parameters.passes import PIECE, Chunk, chunks, pieces, quiet_elements, shown
-from sftknow.parameters.relative import TOO_LARGE_MESSAGE
+from sftknow.parameters.relative import (
+    TOO_LARGE_MESSAGE,
+    NonfiniteError,
+    TooLargeError,
+    changed_in_each,
+    in_one_dtype,
+)
 from sftknow.parameters.selection import BINS
 from sftknow.parameters.survey_kernels import add_entries
 from sftknow.workers import share_jobs
@@ -62,6 +68,7 @@ class Survey:
         ranks: by (tensor, rank, [elements, changed elements]).
         hashes: of base and fine-tuned; None where they were not asked for.
         records: by chunk: where its entries (see `survey_kernels`) start in the spool, and how many there are.
+        mixed_changes: of elements stored in two dtypes: changed in the coarser dtype, changed as stored.
         fine: changed elements in ``bins``: (whether the base is 0, place of the bin, lower half), flat.
     """
 
@@ -78,6 +85,7 @@ class Survey:
         self.hashes = (RegionHash(pair.tensors, "base"), RegionHash(pair.tensors, "tuned")) if hashed else None
         self.records: NDArray[np.int64] = np.zeros((parts, 2), dtype=np.int64)
         self.fine: NDArray[Any] = np.zeros(2 * len(bins) * BINS, dtype=count_dtype(pair))
+        self.mixed_changes: NDArray[np.int64] = np.zeros(2, dtype=np.int64)
         self._spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115
         self._lock = threading.Lock()
 
@@ -118,6 +126,8 @@ class _Surveyor:
         self._selector = selector
         self._buffers: NDArray[np.uint32] = np.empty((2, work.resources.block), dtype=np.uint32)
         self._ranks: NDArray[np.uint8] = np.empty(0 if selector is None else work.resources.block, dtype=np.uint8)
+        self.mixed_changes: NDArray[np.int64] = np.zeros(2, dtype=np.int64)
+        """Of values whose dtypes differ: changed in the coarser dtype, changed as stored."""
         self.counters = ChunkCounters(work.measure, survey.bins if survey else [], rank_count(selector))
 
     def __call__(self, job: tuple[int, Chunk]) -> int:
@@ -161,7 +171,13 @@ class _Surveyor:
                 ranks = self._ranks[:count]
                 self._selector.ranks(base, dtypes[0], tuned, dtypes[1], tensor.first + first, ranks)
                 elements += np.bincount(ranks, minlength=elements.size)
-            self.counters.count(base, dtypes[0], tuned, dtypes[1], ranks)
+            stored = (base, dtypes[0]), (tuned, dtypes[1])
+            if dtypes[0] == dtypes[1]:
+                self.counters.count(*stored[0], *stored[1], ranks)
+            else:
+                alike = in_one_dtype(*stored) if self._work.measure.compare_in == "coarser" else stored
+                self.counters.count(*alike[0], *alike[1], ranks)
+                self.mixed_changes += changed_in_each(*stored)
         except NonfiniteError:
             raise CheckpointError(_nonfinite_message(self._work, tensor)) from None
         except TooLargeError:
@@ -199,6 +215,7 @@ def survey_region(
     for worker in workers:
         survey.histogram += worker.counters.found.histogram
         survey.above_edge += worker.counters.found.above_edge
+        survey.mixed_changes += worker.mixed_changes
     return survey
 
 

@@ -16,7 +16,7 @@ from sftknow.errors import CheckpointError, RunError
 from sftknow.models.identity import weights_sha256
 from sftknow.models.references import restored_manifest
 from sftknow.models.resolving import BaseModel, local_model, resolve_base
-from sftknow.parameters.change import Analysis, analyse
+from sftknow.parameters.change import Analysis, analyse, dtype_note, unchanged_message
 from sftknow.parameters.options import PairOptions, WriteOptions
 from sftknow.parameters.patch import PatchedCheckpoint, apply_patch, write_patch
 from sftknow.parameters.regions import place_of
@@ -24,6 +24,10 @@ from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan
 from sftknow.run.local_cards import card_writer
+
+
+_NARROWED = ("F32 to BF16", "F32 to F16", "F16 to BF16")
+"""Dtypes of base and fine-tuned model where setting a value back that differs by rounding alone changes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,18 +193,41 @@ class Restoration:
             parse_levels(self.levels)
         if self.plan_file:
             plan = read_plan(self.plan_file)
+            if _of_nothing(plan):
+                raise CheckpointError(f"{self.plan_file} says that nothing changed: there is nothing to restore")
             wanted = [find_cut(plan, level).level for level in self.levels] or [cut.level for cut in plan.cuts]
             return LocalPair.find(self.base, self.tuned), plan, wanted
         pair = LocalPair.find(self.base, self.tuned)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that nothing changed is an error below
             found = pair.analyse(self.levels, self.order)
-        if not found.change.changed:
-            raise CheckpointError(
-                f"{self.base} and {self.tuned} hold the same values in the region {self.order.region}: there is "
-                "nothing to restore"
-            )
+        refuse_unchanged(self, found)
         return pair, found.plan, self.levels
+
+
+def refuse_unchanged(asked: Restoration, found: Analysis) -> None:
+    """Raise CheckpointError where nothing changed, so that there is nothing to restore; say where rounding was.
+
+    Args:
+        asked: the pair, and who is told that its dtypes differ.
+        found: what its analysis came to.
+    """
+    if not found.change.changed:
+        raise CheckpointError(
+            f"{unchanged_message(asked.base, asked.tuned, found.change)}: there is nothing to restore"
+        )
+    if found.change.dtypes:
+        asked.say(dtype_note(found.change))
+
+
+def _of_nothing(plan: RestorePlan) -> bool:
+    """Whether a plan shows that no value changed: the most changed ones have r = 0."""
+    cuts = [cut for cut in plan.cuts if cut.selected]
+    return (
+        plan.strategy == "top"
+        and bool(cuts)
+        and all((cut.threshold_bits, cut.ties) == (0, cut.selected) for cut in cuts)
+    )
 
 
 def order_inputs(options: PairOptions) -> dict[str, Any]:

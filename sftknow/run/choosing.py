@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from sftknow.options import Count
 from sftknow.parameters.outputs import refuse_output
 from sftknow.parameters.restore import find_cut
 from sftknow.records import BUCKETS, RestoredCheckpoint, RestorePlan, Split
-from sftknow.run.checkpoint_pairs import LocalPair, Restoration
+from sftknow.run.checkpoint_pairs import LocalPair, Restoration, refuse_unchanged
 from sftknow.run.moving import MovedModel
 
 
@@ -76,7 +77,11 @@ def choose_level(asked: Restoration, scoring: ScoringOptions) -> tuple[Choice, R
     pair = LocalPair.find(asked.base, asked.tuned)
     refuse_output(out, (pair.base_folder, pair.tuned))  # before the minutes that scoring takes
     candidates = list(levels) if any(parse_level(level) == 0 for level in levels) else [UNTOUCHED, *levels]
-    plan = pair.analyse(candidates, asked.order).plan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that nothing changed is an error
+        found = pair.analyse(candidates, asked.order)
+    refuse_unchanged(asked, found)
+    plan = found.plan
     with Answers(out) as answers:
         choice = _score(pair, plan, candidates, splits, scoring, answers)
         gc.collect()  # the files are written in bounded memory, with the model out of it

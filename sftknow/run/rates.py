@@ -13,7 +13,7 @@ import torch
 from sftknow.artifacts.files import read_json
 from sftknow.errors import RunError
 from sftknow.recipes.schema import Recipe
-from sftknow.run.space import ModelSize
+from sftknow.run.space import ModelSize, saved_dtype
 
 IN_THIS_RUN = "measured in this run"
 ON_THE_SPOT = "measured just now"
@@ -105,7 +105,7 @@ def stated_rates(recipe: Recipe, model: ModelSize, *, facts: int, flops: Mapping
         flops: FLOP/s in matrix products, by dtype.
     """
     forward = 2.0 * model.parameters
-    whole = model.whole(recipe.sft.save_dtype)
+    whole = model.whole(saved_dtype(recipe, model))
     asked = flops[recipe.model.named_dtype or model.dtype or "float32"]
     # A statement is read once for all of its samples.
     sampled = TOKENS["grading"] + TOKENS["prompt"] / recipe.grading.samples

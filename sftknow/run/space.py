@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftknow.checkpoints.index import ITEM_BYTES, read_header
+from sftknow.checkpoints.dtypes import stored_dtype, stored_values
 from sftknow.errors import RunError
 from sftknow.machine import free_space
 from sftknow.recipes.schema import Recipe
@@ -35,7 +35,6 @@ _WORKERS = 8
 
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OTHER_FILES = (".json", ".model", ".txt", ".jinja")
-_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +89,10 @@ def model_size(folder: Path) -> ModelSize:
     Raises:
         CheckpointError: a file of weights is damaged.
     """
-    entries = {entry.name: entry for file in sorted(folder.glob("*.safetensors")) for entry in read_header(file)}
-    by_dtype: dict[str, int] = {}
-    for entry in entries.values():
-        by_dtype[entry.dtype] = by_dtype.get(entry.dtype, 0) + (entry.end - entry.start) // ITEM_BYTES[entry.dtype]
     other = [file for file in folder.iterdir() if file.is_file() and file.suffix in _OTHER_FILES]
     return ModelSize(
-        parameters=sum(by_dtype.values()),
-        dtype=_NAMES.get(max(by_dtype, key=lambda name: by_dtype[name])) if by_dtype else None,
+        parameters=sum(stored_values(folder).values()),
+        dtype=stored_dtype(folder),
         other_files=sum(file.stat().st_size for file in other),
     )
 
@@ -120,8 +115,7 @@ def parts(recipe: Recipe, model: ModelSize, left: Left, *, delta_share: float | 
         delta_share: of a delta in the whole checkpoint, where it is known; None for `expected_delta_share`.
     """
     small = recipe.grid.storage == "delta"
-    saved = recipe.sft.save_dtype
-    whole = model.whole(saved)
+    whole = model.whole(saved_dtype(recipe, model))
     share = delta_share or expected_delta_share(recipe, model)
     each = int(whole * share) if small else whole
     if left.facts:
@@ -142,9 +136,14 @@ def parts(recipe: Recipe, model: ModelSize, left: Left, *, delta_share: float | 
         yield Part(name="scratch while restoring", count=1, each=whole)
 
 
+def saved_dtype(recipe: Recipe, model: ModelSize) -> str:
+    """Dtype that fine-tuned models of this base are written in."""
+    return recipe.sft.saving_like(model.dtype).save_dtype or ""
+
+
 def expected_delta_share(recipe: Recipe, model: ModelSize) -> float:
     """What a delta of such a training usually comes to; see `DELTA_SHARES`."""
-    if model.dtype != recipe.sft.save_dtype or model.dtype == "float32":
+    if model.dtype != saved_dtype(recipe, model) or model.dtype == "float32":
         return DELTA_SHARES["own"]
     return DELTA_SHARES["gentle" if recipe.sft.learning_rate <= _GENTLE else "strong"]
 
@@ -182,7 +181,7 @@ def size_text(count: float) -> str:
 
 def _scratch(recipe: Recipe, model: ModelSize) -> int:
     """Bytes that one cell takes for a while, on top of what stays, while it is trained, measured and stored."""
-    whole = model.whole(recipe.sft.save_dtype) if recipe.grid.storage == "delta" else 0
+    whole = model.whole(saved_dtype(recipe, model)) if recipe.grid.storage == "delta" else 0
     snapshots = 0
     if recipe.tracking.save_steps:
         # Weights and AdamW's two moments; the trainer keeps two snapshots and writes the third before one goes.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from sftknow import processes
 from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.checkpoints.dtypes import stored_dtype
 from sftknow.models.references import base_reference, dataset_reference
 from sftknow.models.resolving import BaseModel
 from sftknow.records import DatasetManifest, Fact, ModelRef, TrainedModel, to_json
@@ -120,6 +121,7 @@ def train(
         ModelError: the base cannot be trained on such data.
         RecipeError, DeviceError, RunError: processes that cannot be started as asked, or that failed.
     """
+    setup = replace(setup, recipe=setup.recipe.saving_like(stored_dtype(Path(base.ref.path))))
     if setup.accelerate.launches:
         return train_launched(
             train_here, base, material, out=out, recipe=setup.recipe, section=setup.accelerate, options=setup.options

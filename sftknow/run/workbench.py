@@ -12,6 +12,7 @@ from sftknow.artifacts.files import read_json
 from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.stages import RunDirectory
+from sftknow.checkpoints.dtypes import stored_dtype
 from sftknow.divergence.base import BaseView
 from sftknow.divergence.options import DivergenceOptions
 from sftknow.errors import RecipeError
@@ -163,7 +164,8 @@ class Workbench:
         """
         recipe = self.recipe
         lora = recipe.lora if cell is not None and cell.lora else None
-        sft = replace(recipe.sft, lora=lora, max_length=max_length or recipe.sft.max_length)
+        known = recipe.sft.saving_like(stored_dtype(Path(self.base.ref.path)))
+        sft = replace(known, lora=lora, max_length=max_length or recipe.sft.max_length)
         return TrainingSetup(recipe=sft, options=recipe.tracking, accelerate=recipe.accelerate)
 
     @property

@@ -126,7 +126,7 @@ def check_deepspeed(recipe: SFTRecipe) -> None:
             f"DeepSpeed trains float32 master weights, not {recipe.load_dtype}; set load_dtype to float32 "
             "(compute_dtype may be bfloat16), or use FSDP"
         )
-    if recipe.autocast is not None and recipe.save_dtype != recipe.compute_dtype:
+    if recipe.autocast is not None and recipe.save_dtype not in (None, recipe.compute_dtype):
         raise RecipeError(
             f"DeepSpeed hands the weights out in the compute_dtype, {recipe.compute_dtype}; set save_dtype to it, or "
             "use FSDP"

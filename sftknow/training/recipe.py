@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from sftknow.errors import OptionError
@@ -73,8 +73,9 @@ class SFTRecipe(Options):
     """Dtype of the master weights, the gradients and the optimizer's state: ``float32`` or ``bfloat16``."""
     compute_dtype: Dtype = "float32"
     """Dtype of the arithmetic: that of the weights, or autocast to ``bfloat16`` or ``float16`` over float32 weights."""
-    save_dtype: Dtype = "bfloat16"
-    """Dtype of the weights on disk: ``float32``, ``bfloat16`` or ``float16``."""
+    save_dtype: Dtype | None = None
+    """Dtype of the weights on disk: ``float32``, ``bfloat16`` or ``float16``; None for that in which the base is
+    stored, so that rounding is no change."""
     max_length: Annotated[int, Limits(ge=8)] = 256
     """Longest allowed example in tokens. Nothing is ever cut: a longer one is an error, as its answer would be lost."""
 
@@ -100,6 +101,14 @@ class SFTRecipe(Options):
                 f"{{key}} is {once}, which does not divide batch_size {self.batch_size}; give a divisor",
                 ("per_device_batch_size",),
             )
+
+    def saving_like(self, stored: str | None) -> SFTRecipe:
+        """The recipe with `save_dtype` said.
+
+        Args:
+            stored: dtype that the base is stored in; None, where it is none of the three, saves in ``bfloat16``.
+        """
+        return self if self.save_dtype else replace(self, save_dtype=stored or "bfloat16")
 
     @property
     def autocast(self) -> str | None:

@@ -26,7 +26,7 @@ from sftknow.records import Fact, ModelRef, TrainedModel
 from sftknow.training import checkpoint
 from sftknow.training.arguments import training_arguments
 from sftknow.training.base import LoadedBase, check_device, load_base, parameter_count
-from sftknow.training.distributed import Ranks
+from sftknow.training.distributed import Ranks, check_deepspeed
 from sftknow.training.examples import Example, encode
 from sftknow.training.lora import prepare
 from sftknow.training.recipe import SFTRecipe, TrainingOptions
@@ -177,8 +177,11 @@ def fine_tune_on(
         if loaded.ref != base or loaded.dtype != recipe.load_dtype:
             raise ValueError(f"loaded is {loaded.ref} in {loaded.dtype}, not {base} in {recipe.load_dtype}")
         model = loaded.copy_model()
+    recipe = recipe.saving_like(loaded.stored_dtype)
+    if arguments.deepspeed_plugin is not None:
+        check_deepspeed(recipe)
     data = encoded(loaded.tokenizer, most_positions(model.config))
-    parameters, dtype = parameter_count(model), getattr(torch, recipe.save_dtype)
+    parameters, dtype = parameter_count(model), getattr(torch, str(recipe.save_dtype))
     ranks.on_main(lambda: checkpoint.check_space(out, parameters, dtype))
     # What the checkpoint says about itself is the base's; the trainer writes its own notes into the model's.
     config, generation = copy.deepcopy(model.config), checkpoint.generation_config(model, loaded.tokenizer)

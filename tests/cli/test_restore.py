@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sftknow.artifacts.changes import read_change
 from sftknow.cli.main import main
 from tests.parameters.checkpoint_pairs import read_checkpoint
 
@@ -134,3 +135,38 @@ def test_pairs_that_are_refused(
         capsys, tiny_model, tuned_model, "--top", "5%", "--out", tuned_model / "restored"
     )
     assert not out.exists()
+
+
+def test_rounding_to_another_dtype_is_no_change(
+    tiny_model: Path, tuned_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A float32 base that was saved in bfloat16 with nothing trained: both numbers are said, and nothing is written."""
+    saved = tmp_path / "saved"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
+    model.save_pretrained(saved)
+    pair = (str(tiny_model), str(saved))
+    assert main(["changes", *pair, "--out", str(tmp_path / "changes")]) == 0
+    shown = capsys.readouterr()
+    assert "F32 to BF16" in shown.err
+    assert "0 (0.00%) changed beyond rounding" in shown.err
+    assert ", 0 changed (0.00%)" in shown.out
+    for more in (["--top", "5%,20%"], ["--plan", str(tmp_path / "changes" / "plan.json")]):
+        assert "nothing to restore" in refused(capsys, *pair, *more, "--out", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    stored = ["--top", "5%", "--compare-in", "stored", "--out", str(tmp_path / "out")]
+    assert "nothing to restore" in refused(capsys, *pair, *stored)
+
+    trained = tmp_path / "trained"
+    AutoModelForCausalLM.from_pretrained(tuned_model, dtype=torch.bfloat16).save_pretrained(trained)
+    found = {}
+    for way in ("coarser", "stored"):
+        asked = ["changes", str(tiny_model), str(trained), "--compare-in", way, "--out", str(tmp_path / way)]
+        assert main(asked) == 0
+        found[way] = read_change(tmp_path / way)
+    assert (
+        found["coarser"].changed == found["coarser"].changed_beyond_rounding == found["stored"].changed_beyond_rounding
+    )
+    assert found["stored"].changed == found["coarser"].changed_as_stored > 1.8 * found["coarser"].changed
+    assert f"{found['stored'].changed:,}" in capsys.readouterr().err
+    assert main(["restore", str(tiny_model), str(trained), "--top", "100%", "--out", str(tmp_path / "all")]) == 0
+    assert f"{found['coarser'].changed:,} parameters set back" in capsys.readouterr().out

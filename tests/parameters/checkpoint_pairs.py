@@ -89,6 +89,22 @@ def plain_r(p: NDArray[np.float32], s: NDArray[np.float32], epsilon: float, arit
     return torch.where(change == 0, torch.zeros_like(r), r).float().numpy()
 
 
+def plain_compared(base: Tensor, tuned: Tensor, compare_in: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The values that r is computed of, by torch's own casts."""
+    sides = values_of(base), values_of(tuned)
+    dtypes = base[0], tuned[0]
+    if compare_in == "stored" or dtypes[0] == dtypes[1]:
+        return sides
+    tensors = [torch.from_numpy(side.copy()) for side in sides]
+    for dtype in [found for found in ("F16", "BF16") if found in dtypes]:
+        for i, tensor in enumerate(tensors):
+            if (dtype, i, dtypes[1]) == ("F16", 1, "BF16"):
+                continue  # the base would be saved in the fine-tuned dtype, never the other way round
+            cast = tensor.to(TORCH[dtype]).float()
+            tensors[i] = torch.where(cast.isfinite(), cast, tensor)
+    return tensors[0].numpy(), tensors[1].numpy()
+
+
 def split_mix(seed: int, index: int) -> int:
     """The key of ``random``, one element at a time on Python integers."""
     mask = (1 << 64) - 1
@@ -118,11 +134,12 @@ class Plain:
         seed: int = 0,
         epsilon: float = 1e-8,
         arithmetic: str = "float32",
+        compare_in: str = "coarser",
     ) -> None:
         self.names = sorted(names, key=by_number)
         self.sizes = [base[name][1].size for name in self.names]
-        self.p = np.concatenate([values_of(base[name]).reshape(-1) for name in self.names])
-        self.s = np.concatenate([values_of(tuned[name]).reshape(-1) for name in self.names])
+        sides = [plain_compared(base[name], tuned[name], compare_in) for name in self.names]
+        self.p, self.s = (np.concatenate([side[i].reshape(-1) for side in sides]) for i in (0, 1))
         self.r = plain_r(self.p, self.s, epsilon, arithmetic)
         if strategy == "random":
             keys = [split_mix(seed, i) for i in range(self.r.size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import warnings
@@ -57,6 +58,7 @@ class Case:
     seed: int
     epsilon: float
     arithmetic: str
+    compare_in: str
     block: int
 
     def plain(self) -> Plain:
@@ -69,6 +71,7 @@ class Case:
             seed=self.seed,
             epsilon=self.epsilon,
             arithmetic=self.arithmetic,
+            compare_in=self.compare_in,
         )
 
 
@@ -100,6 +103,7 @@ def cases(draw: st.DrawFn) -> Case:
         seed=draw(st.integers(-3, 2**70)),
         epsilon=draw(st.sampled_from([1e-8, 1e-8, 0.0, 1e-3, 100.0])),
         arithmetic=draw(st.sampled_from(["float32", "float32", "bfloat16"])),
+        compare_in=draw(st.sampled_from(["coarser", "stored"])),
         block=draw(st.sampled_from([1 << 22, 5, 1])),
     )
 
@@ -117,6 +121,7 @@ def run(
             seed=case.seed,
             epsilon=case.epsilon,
             arithmetic=case.arithmetic,
+            compare_in=case.compare_in,
             resources=resources or Resources(block=block or case.block),
         )
 
@@ -147,6 +152,10 @@ def test_analysis_equals_a_stable_sort(case: Case) -> None:
     changed = plain.p != plain.s
     assert found.change.elements == plain.r.size
     assert found.change.changed == changed.sum()
+    if len({tensor[0] for side in (case.base, case.tuned) for tensor in side.values()}) > 1:
+        each = {way: dataclasses.replace(case, compare_in=way).plain() for way in ("coarser", "stored")}
+        assert found.change.changed_beyond_rounding == (each["coarser"].p != each["coarser"].s).sum()
+        assert found.change.changed_as_stored == (each["stored"].p != each["stored"].s).sum()
     assert sum(count for _, count in found.change.histogram) == changed.sum()
     assert [tensor.name for tensor in found.tensors] == plain.names
     everything, nonzero_base = np.ones(plain.r.size, bool), ~(changed & (plain.p == 0))

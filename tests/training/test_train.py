@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -40,7 +40,7 @@ from sftknow.training.train import LoadedBase, fine_tune, load_base
 from sftknow.training.trainer import build_trainer
 from tests.tiny import graded, tiny_facts, tiny_tokenizer
 
-RECIPE = SFTRecipe(learning_rate=1e-3, batch_size=4)
+RECIPE = SFTRecipe(learning_rate=1e-3, batch_size=4, save_dtype="bfloat16")
 FACTS = tiny_facts(18)
 
 
@@ -191,6 +191,20 @@ def test_names_shapes_and_configuration_are_the_bases(trained: TrainedModel, tin
     configs = [json.loads((folder / "config.json").read_text()) for folder in (tiny_model, trained.checkpoint)]
     assert configs[0]["dtype"] == "float32"
     assert configs[1] == configs[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_weights_are_stored_as_the_bases_are_unless_told(tiny_model: Path, tmp_path: Path, dtype: str) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    weights = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(base / "model.safetensors").items()}
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    recipe = dataclasses.replace(RECIPE, save_dtype=None)
+    made = fine_tune(ModelRef(path=str(base)), FACTS[:4], tmp_path / "out", recipe=recipe, seed=0, manifest={})
+    after = load_file(made.checkpoint / "model.safetensors")
+    assert {tensor.dtype for tensor in after.values()} == {getattr(torch, dtype)}
+    manifest = read_manifest(made.checkpoint, "model") or {}
+    assert manifest["sft"]["recipe"]["save_dtype"] == dtype
 
 
 def test_the_manifest_says_what_was_done(trained: TrainedModel, ref: ModelRef) -> None:
