@@ -372,6 +372,8 @@ class RestorePlan:
     """Layer indices that the region was narrowed to, such as ``0-3``; None for all layers."""
     common_rows: bool = False
     """Whether tensors that differ in their number of rows were compared in the rows that both have."""
+    ignore: str | None = None
+    """Regular expression of tensor names that the region leaves out; None for none."""
     epsilon: float
     arithmetic: str
     """``float32`` or ``bfloat16`` (the authors' rounding)."""

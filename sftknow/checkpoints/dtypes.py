@@ -6,8 +6,9 @@ from pathlib import Path
 
 from sftknow.checkpoints.index import ITEM_BYTES
 from sftknow.checkpoints.reader import read_header
+from sftknow.options import Dtype
 
-_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_NAMES: dict[str, Dtype] = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def stored_values(folder: Path) -> dict[str, int]:
@@ -24,7 +25,7 @@ def stored_values(folder: Path) -> dict[str, int]:
     return found
 
 
-def stored_dtype(folder: Path) -> str | None:
+def stored_dtype(folder: Path) -> Dtype | None:
     """The dtype of most values, as torch names it; None where it is none that fine-tuning writes, or nothing is there.
 
     Raises:

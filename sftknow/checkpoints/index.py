@@ -48,6 +48,8 @@ class TensorEntry:
     """First byte, counted from the start of the file."""
     end: int
     """One past the last byte."""
+    parts: tuple[TensorEntry, ...] = ()
+    """Where its elements lie in several stored tensors, one after another: these. File and bytes are the first's."""
 
     @property
     def elements(self) -> int:

@@ -78,6 +78,9 @@ class CheckpointReader:
         Raises:
             CheckpointError: the file cannot be read or ends too early.
         """
+        if entry.parts:
+            self._read_parts(entry, first, out)
+            return
         item = FLOAT_BITS[entry.dtype].itemsize
         if out.dtype != FLOAT_BITS[entry.dtype] or entry.start + (first + out.size) * item > entry.end:
             raise ValueError(f"{entry.name} has no elements {first} to {first + out.size} of that width")
@@ -87,6 +90,14 @@ class CheckpointReader:
             raise CheckpointError(f"{entry.file} ends within {entry.name}; copy or download it again") from None
         except OSError as error:
             raise CheckpointError(f"{entry.file} cannot be read: {error.strerror}") from None
+
+    def _read_parts(self, entry: TensorEntry, first: int, out: NDArray[Any]) -> None:
+        begin = 0
+        for part in entry.parts:
+            start, stop = max(first, begin), min(first + out.size, begin + part.elements)
+            if start < stop:
+                self.read_into(part, start - begin, out[start - first : stop - first])
+            begin += part.elements
 
     def read_bytes(self, file: Path, offset: int, out: NDArray[Any]) -> None:
         """Fill an array (contiguous) with the file's bytes from ``offset`` on.

@@ -43,7 +43,7 @@ ORDER = ("--region", "--layers", "--strategy", "--seed", "--epsilon", "--arithme
 def add_order(parser: argparse.ArgumentParser) -> None:
     """What decides the order of the parameters; shared with `restore`."""
     add_options(parser, PairOptions, "region", "layers", "strategy", "seed", "epsilon", "arithmetic", "compare_in")
-    add_options(parser, PairOptions, "common_rows")
+    add_options(parser, PairOptions, "common_rows", "ignore")
     add_options(parser, Resources, "memory")
     add_options(parser, Resources, "threads", otherwise="all processors")
     no_effect(parser, "--seed", needs=("--strategy",), beside=("--strategy=top", "--strategy=bottom"))
@@ -61,6 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that nothing changed is said below
         analysis = analyse_pair(arguments.base, arguments.tuned, options.levels, options)
+    for note in analysis.notes:
+        say(note)
     if not analysis.change.changed:
         say(unchanged_message(arguments.base, arguments.tuned, analysis.change))
     elif analysis.change.dtypes:

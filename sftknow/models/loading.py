@@ -17,6 +17,7 @@ from sftknow.artifacts.files import read_json, write_json
 from sftknow.checkpoints.dtypes import stored_dtype
 from sftknow.checkpoints.index import DELTA_INDEX, stored_small
 from sftknow.errors import DeviceError, ModelError, first_line
+from sftknow.options import Dtype
 from sftknow.records import ModelRef
 
 _UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
@@ -130,7 +131,7 @@ def named_dtype(ref: ModelRef) -> str | None:
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
-def dtype_on_disk(ref: ModelRef, revision: str | None = None) -> str | None:
+def dtype_on_disk(ref: ModelRef, revision: str | None = None) -> Dtype | None:
     """The dtype that most weights of a model are stored in, whatever its config names.
 
     Args:

@@ -57,6 +57,8 @@ class Analysis:
     plan: RestorePlan
     tensors: tuple[TensorChange, ...]
     """In global order."""
+    notes: tuple[str, ...] = ()
+    """Lines on tensors outside of the region that only one checkpoint has; not kept on disk."""
 
 
 def analyse(
@@ -72,6 +74,7 @@ def analyse(
     arithmetic: str = "float32",
     compare_in: str = "coarser",
     common_rows: bool = False,
+    ignore: str | None = None,
     resources: Resources | None = None,
 ) -> Analysis:
     """Rank every parameter of the region, by its relative change r, and cut the order at every level (paper, 5.1, B.2).
@@ -89,7 +92,7 @@ def analyse(
         arithmetic: ``float32``, or ``bfloat16`` for the authors' rounding.
         compare_in: where the two are stored in different dtypes, compare them in the ``coarser`` one, so that writing
             in another dtype is no change, or as ``stored``.
-        common_rows: see `pair_checkpoints`.
+        common_rows: see `pair_checkpoints`; so is ``ignore``.
         resources: threads, memory and block sizes; results do not depend on it.
 
     Raises:
@@ -104,7 +107,7 @@ def analyse(
         raise CheckpointError(f"{len(wanted)} levels are too many at once; give at most {MOST_LEVELS}")
     check_strategy(strategy)
     measure = Measure(epsilon=epsilon, arithmetic=arithmetic, compare_in=compare_in)
-    pair = pair_checkpoints(base, tuned, region, layers, common_rows=common_rows)
+    pair = pair_checkpoints(base, tuned, region, layers, common_rows=common_rows, ignore=ignore)
     resources = resources or Resources()
     resources = replace(resources, block=min(resources.block, PIECE))
     work = Workload(pair=pair, measure=measure, strategy=strategy, seed=seed, resources=resources)
@@ -120,6 +123,7 @@ def analyse(
         region=region,
         layers=layers,
         common_rows=common_rows,
+        ignore=ignore,
         epsilon=epsilon,
         arithmetic=arithmetic,
         compare_in=compare_in,
@@ -127,7 +131,7 @@ def analyse(
         tuned_sha256=survey.hashes[1].hexdigest(),
         cuts=tuple(level.cut for level in counts),
     )
-    return Analysis(change=change, plan=plan, tensors=_tensor_changes(pair, survey, counts))
+    return Analysis(change=change, plan=plan, tensors=_tensor_changes(pair, survey, counts), notes=pair.notes)
 
 
 def unchanged_message(base: str, tuned: str, change: ParameterChange) -> str:

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.reader import listed
 from sftknow.errors import CheckpointError
+from sftknow.models.loader_names import Landing, landings_in
 from sftknow.parameters.hashing import RegionHash, verify_hash
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.options import Resources
-from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
+from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_of
 from sftknow.parameters.passes import Bits, Chunk, for_each_chunk
 from sftknow.parameters.restore import find_cut, in_tuned_dtype
 from sftknow.records import RestorePlan
@@ -74,13 +75,13 @@ class ModelLevels:
 
     Raises:
         CheckpointError: checkpoints that are not those of the plan; a model that lacks a parameter of the region (as
-            where transformers packs experts together), or whose weights are those of none of the levels.
+            where transformers packs some in another order), or whose weights are those of none of the levels.
     """
 
     def __init__(
         self, model: Any, base: Path, tuned: Path, plan: RestorePlan, *, resources: Resources | None = None
     ) -> None:
-        pair = pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows)
+        pair = pair_of(base, tuned, plan)
         self._plan = plan
         self._cuts = LevelSelector(plan).cuts
         parameters = _parameters(model, pair)
@@ -141,38 +142,39 @@ class _LoadedTensor:
         return end - start
 
 
+def unplaced(model: Any, base: Path, tuned: Path, plan: RestorePlan) -> list[str]:
+    """Tensors of a plan's region that `ModelLevels` cannot find in a loaded model; none where it can be moved."""
+    return _places(model, pair_of(base, tuned, plan))[1]
+
+
 def _parameters(model: Any, pair: CheckpointPair) -> dict[str, torch.Tensor]:
-    """By the name of each tensor in the checkpoint: the model's parameter, flat."""
-    named: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found, missing = {}, []
-    for tensor in pair.tensors:
-        parameter = _named(named, tensor.name)
-        full = pair.tuned.tensors[tensor.name].shape
-        if parameter is None or tuple(parameter.shape) != full:
-            missing.append(tensor.name)
-            continue
-        if not parameter.is_contiguous():
-            parameter.data = parameter.data.contiguous()
-        found[tensor.name] = parameter.detach().view(-1)
+    """By the name of each tensor in the checkpoint: its elements in the model, flat."""
+    found, missing = _places(model, pair)
     if missing:
         raise CheckpointError(
-            f"the loaded model has no parameter like {listed(missing)} (transformers may have packed or renamed it "
-            "while loading, or quantised the model); restore to a folder and load that"
+            f"the loaded model has no parameter like {listed(missing)} (transformers may have packed it in another "
+            "order while loading, or quantised the model); restore to a folder and load that"
         )
     return found
 
 
-def _named(named: Mapping[str, torch.Tensor], name: str) -> torch.Tensor | None:
-    if name in named:
-        return named[name]
-    # A prefix more or less, as a head or a multimodal wrapper brings it: the longest ending that only one name has.
-    parts = name.split(".")
-    for start in range(1, len(parts) - 2):
-        ending = ".".join(parts[start:])
-        alike = [other for other in named if other == ending or other.endswith("." + ending)]
-        if alike:
-            return named[alike[0]] if len(alike) == 1 else None
-    return next((named[other] for other in named if other.endswith("." + name)), None)
+def _places(model: Any, pair: CheckpointPair) -> tuple[dict[str, torch.Tensor], list[str]]:
+    named: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    shapes = {name: entry.shape for name, entry in pair.tuned.tensors.items()}
+    direct = {name: Landing(parameter=name, first=0, whole=True) for name in shapes if name in named}
+    by_loader = {} if len(direct) == len(shapes) else landings_in(model, shapes)
+    found, missing = {}, []
+    for tensor in pair.tensors:
+        landing = direct.get(tensor.name) or by_loader.get(tensor.name)
+        parameter = named.get(landing.parameter) if landing else None
+        full = pair.tuned.tensors[tensor.name]
+        if parameter is None or landing is None or (landing.whole and tuple(parameter.shape) != full.shape):
+            missing.append(tensor.name)
+            continue
+        if not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()
+        found[tensor.name] = parameter.detach().view(-1)[landing.first : landing.first + full.elements]
+    return found, missing
 
 
 def _gather(

@@ -63,8 +63,19 @@ class PairOptions(Options):
     rounding is no change, or as ``stored``."""
     common_rows: bool = field(default=False, metadata=NOT_IN_RECIPES)
     """Where the vocabulary grew or shrank, compare the rows of the embeddings that both have."""
+    ignore: str | None = field(default=None, metadata=shown_as("PATTERN"))
+    """Leave tensors alone whose names match this regular expression: they may be missing in either model."""
     resources: Resources = field(default_factory=Resources, metadata=NOT_IN_RECIPES)
     """Threads and memory; no result depends on them."""
+
+    def settings(self) -> dict[str, Any]:
+        """As `Options.settings`, without keys that earlier versions did not have where they are at their defaults.
+
+        Finished stages of a run are known by these settings.
+        """
+        found = super().settings()
+        later = {"compare_in": "coarser", "ignore": None}
+        return {name: value for name, value in found.items() if name not in later or value != later[name]}
 
     @property
     def order(self) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.checkpoints.reader import (
@@ -15,10 +17,13 @@ from sftknow.checkpoints.reader import (
     read_index,
 )
 from sftknow.errors import CheckpointError, RunError
+from sftknow.parameters.matching import Partners, match_by_loader, match_by_name
 from sftknow.parameters.regions import OUTPUT_HEADS, Place, Region, natural_order, parse_region, place_of
+from sftknow.records import RestorePlan
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "lm_head.bias")
-_PREFIXES = ("model.", "transformer.", "gpt_neox.")
+_DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers")
+_ADAPTER = re.compile(r"\.(?:lora_|base_layer\.)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,8 @@ class CheckpointPair:
     base: CheckpointIndex
     tuned: CheckpointIndex
     tensors: tuple[TensorPair, ...]
+    notes: tuple[str, ...] = ()
+    """Lines on tensors that only one of them has and that the region does not need."""
 
     @property
     def elements(self) -> int:
@@ -59,35 +66,47 @@ class CheckpointPair:
 
 
 def pair_checkpoints(
-    base: Path, tuned: Path, region: str, layers: str | None, *, common_rows: bool = False
+    base: Path,
+    tuned: Path,
+    region: str,
+    layers: str | None,
+    *,
+    common_rows: bool = False,
+    ignore: str | None = None,
 ) -> CheckpointPair:
     """Index both checkpoints, check that they are of one architecture, and find the region's tensors.
 
-    Only headers are read. Shards and dtypes may differ. Names may differ by the prefix that a model with a head puts
-    before its body (``h.0…`` and ``transformer.h.0…``).
+    Only headers are read. Shards and dtypes may differ, and names as `matching` says. What only one of them has is no
+    obstacle where the region does not need it: the fine-tuned model's stays as it is, the base's is left out.
 
     Args:
         common_rows: accept a vocabulary of another size: of embeddings and output head the rows that both have are
             compared, the first ones; further rows of the fine-tuned checkpoint belong to no region.
+        ignore: a regular expression; tensors whose names contain a match are in no region and may be missing.
 
     Raises:
-        CheckpointError: what `read_index` raises; other shapes, missing or extra tensors, BASE and TUNED swapped or
-            one folder, a tied output head stored twice within the region, an empty region, dtypes that cannot be
-            compared.
+        CheckpointError: what `read_index` raises; other shapes, tensors of the region that one of them lacks, BASE and
+            TUNED swapped or one folder, a tied output head stored twice within the region, an empty region, dtypes
+            that cannot be compared.
     """
-    wanted = parse_region(region, layers)
+    wanted = parse_region(region, layers, ignore)
     base_index, tuned_index = read_index(base), read_index(tuned)
     _refuse_swapped(base, tuned)
-    partner = _partners(base_index, tuned_index)
+    wanted = replace(wanted, depth=_depth(tuned_index.config) or _depth(base_index.config))
+    partners = match_by_name(base_index, tuned_index)
+    if any(_alone(base_index, tuned_index, partners, wanted)):
+        partners = match_by_loader(base_index, tuned_index, partners)
     if not common_rows:
-        _refuse_other_vocabulary(base_index, tuned_index, partner)
-    _refuse_other_tensors(base_index, tuned_index, partner)
-    _refuse_double_head(tuned_index, partner, wanted)
+        _refuse_other_vocabulary(base_index, tuned_index, partners, wanted)
+    notes = _refuse_other_tensors(base_index, tuned_index, partners, wanted, region)
+    _refuse_double_head(tuned_index, partners, wanted)
 
     tensors: list[TensorPair] = []
     first = 0
     for name in natural_order([name for name in tuned_index.tensors if name in wanted]):
-        entry, other = tuned_index.tensors[name], base_index.tensors[partner[name] or name]
+        entry, other = tuned_index.tensors[name], partners.entries[name]
+        if other is None:  # not needed, by `_alone`
+            continue
         if entry.shape != other.shape:
             rows = min(entry.shape[0], other.shape[0])
             entry, other = _first_rows(entry, rows), _first_rows(other, rows)
@@ -97,28 +116,36 @@ def pair_checkpoints(
         tensors.append(pair)
         first += entry.elements
     _refuse_empty(tuned_index, tensors, wanted, region, layers)
-    return CheckpointPair(base=base_index, tuned=tuned_index, tensors=tuple(tensors))
+    return CheckpointPair(base=base_index, tuned=tuned_index, tensors=tuple(tensors), notes=notes)
+
+
+def pair_of(base: Path, tuned: Path, plan: RestorePlan) -> CheckpointPair:
+    """`pair_checkpoints` as a plan has it."""
+    return pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows, ignore=plan.ignore)
+
+
+def _depth(config: Mapping[str, Any]) -> int | None:
+    """How many decoder layers a config.json speaks of; the largest number where it has several."""
+    inner = config.get("text_config")
+    place = inner if isinstance(inner, Mapping) else config
+    return max((place[key] for key in _DEPTHS if type(place.get(key)) is int), default=None)
+
+
+def _alone(
+    base: CheckpointIndex, tuned: CheckpointIndex, partners: Partners, wanted: Region
+) -> tuple[list[str], list[str]]:
+    """Tensors that the other checkpoint lacks and needs: of the base, of the fine-tuned one."""
+    missing = [name for name in base.tensors if name not in partners.used]
+    extra = [name for name, entry in partners.entries.items() if entry is None]
+    return (
+        [name for name in missing if _is_needed(name, tuned, partners, wanted)],
+        [name for name in extra if _is_needed(name, base, partners, wanted)],
+    )
 
 
 def _first_rows(entry: TensorEntry, rows: int) -> TensorEntry:
     size = (entry.end - entry.start) // entry.shape[0] * rows if entry.shape[0] else 0
     return replace(entry, shape=(rows, *entry.shape[1:]), end=entry.start + size)
-
-
-def _partners(base: CheckpointIndex, tuned: CheckpointIndex) -> Mapping[str, str | None]:
-    """For every tensor of the fine-tuned checkpoint its name in the base, or None where the base has none."""
-    renamings: list[Callable[[str], str]] = [lambda name: name]
-    for prefix in _PREFIXES:
-        renamings.append(lambda name, prefix=prefix: name.removeprefix(prefix))  # type: ignore[misc]
-        renamings.append(lambda name, prefix=prefix: prefix + name)  # type: ignore[misc]
-    # max keeps the first of equals, so names as they are win.
-    rename = max(renamings, key=lambda rename: sum(rename(name) in base.tensors for name in tuned.tensors))
-
-    def partner(name: str) -> str | None:
-        # A head lies outside of the body and never takes its prefix.
-        return next((other for other in (rename(name), name) if other in base.tensors), None)
-
-    return {name: partner(name) for name in tuned.tensors}
 
 
 def _refuse_swapped(base: Path, tuned: Path) -> None:
@@ -136,10 +163,10 @@ def _refuse_swapped(base: Path, tuned: Path) -> None:
         )
 
 
-def _refuse_other_vocabulary(base: CheckpointIndex, tuned: CheckpointIndex, partner: Mapping[str, str | None]) -> None:
-    for name, other in partner.items():
-        if other and _differs_in_rows(name, base.tensors[other].shape, tuned.tensors[name].shape):
-            before, after = base.tensors[other].shape[0], tuned.tensors[name].shape[0]
+def _refuse_other_vocabulary(base: CheckpointIndex, tuned: CheckpointIndex, partners: Partners, wanted: Region) -> None:
+    for name, other in partners.entries.items():
+        if other and not wanted.ignores(name) and _differs_in_rows(name, other.shape, tuned.tensors[name].shape):
+            before, after = other.shape[0], tuned.tensors[name].shape[0]
             verb, rest = "shrank", "the output has as many"
             if after > before:
                 verb, rest = "grew", "further rows stay as they were fine-tuned"
@@ -156,35 +183,56 @@ def _differs_in_rows(name: str, before: tuple[int, ...], after: tuple[int, ...])
     return embedding and bool(before and after) and before[0] != after[0] and before[1:] == after[1:]
 
 
-def _refuse_other_tensors(base: CheckpointIndex, tuned: CheckpointIndex, partner: Mapping[str, str | None]) -> None:
-    paired = set(partner.values())
-    missing = [name for name in base.tensors if name not in paired and _is_needed(name, tuned)]
-    extra = [name for name, other in partner.items() if other is None and _is_needed(name, base)]
-    way_out = "are they of one model? An adapter must be merged, a wrapper's prefix taken off, before saving"
-    if missing:
-        raise CheckpointError(f"{tuned.folder} lacks tensors that {base.folder} has: {listed(missing)}; {way_out}")
-    if extra:
-        raise CheckpointError(f"{base.folder} lacks tensors that {tuned.folder} has: {listed(extra)}; {way_out}")
-    for name, other in partner.items():
-        before, after = base.tensors[other or name] if other else None, tuned.tensors[name]
-        if before and before.shape != after.shape and not place_of(name).buffer:
-            if _differs_in_rows(name, before.shape, after.shape):  # asked for, else it had been refused by now
+def _refuse_other_tensors(
+    base: CheckpointIndex, tuned: CheckpointIndex, partners: Partners, wanted: Region, region: str
+) -> tuple[str, ...]:
+    """Refuse a region that one of them does not have whole; returns what to say of tensors outside of it."""
+    missing, extra = _alone(base, tuned, partners, wanted)
+    for names, lacking, having in ((missing, tuned, base), (extra, base, tuned)):
+        if not names:
+            continue
+        way_out = "are they of one model? Leave such tensors out of the comparison with --ignore PATTERN"
+        if any(_ADAPTER.search(name) for name in names):
+            way_out = "an adapter must be merged (merge_and_unload) before the model is saved"
+        raise CheckpointError(f"{lacking.folder} lacks tensors that {having.folder} has: {listed(names)}; {way_out}")
+    for name, other in partners.entries.items():
+        before, after = other.shape if other else None, tuned.tensors[name].shape
+        if before is not None and before != after and not place_of(name).buffer and not wanted.ignores(name):
+            if _differs_in_rows(name, before, after):  # asked for, else it had been refused by now
                 continue
             raise CheckpointError(
-                f"{name} has shape {list(before.shape)} in {base.folder} and {list(after.shape)} in {tuned.folder}; "
+                f"{name} has shape {list(before)} in {base.folder} and {list(after)} in {tuned.folder}; "
                 "give the very model that was fine-tuned as BASE"
             )
+    stay = [name for name, entry in partners.entries.items() if entry is None and _is_told(name)]
+    left = [name for name in base.tensors if name not in partners.used and _is_told(name)]
+    notes = []
+    if stay:
+        notes.append(
+            f"copied from {tuned.folder} as they are, since {base.folder} has no such tensors and the region {region} "
+            f"needs none: {listed(stay)}"
+        )
+    if left:
+        notes.append(f"{tuned.folder} has no {listed(left)} as {base.folder} has; the region {region} needs none")
+    return tuple(notes)
 
 
-def _is_needed(name: str, index: CheckpointIndex) -> bool:
+def _is_told(name: str) -> bool:
+    """Whether a tensor that only one checkpoint has deserves a line: no buffer, no output head that may be tied."""
+    return name not in OUTPUT_HEADS and not place_of(name).buffer
+
+
+def _is_needed(name: str, index: CheckpointIndex, partners: Partners, wanted: Region) -> bool:
     """Whether it is an error that this checkpoint lacks a tensor that the other one has."""
-    tied_head = name in OUTPUT_HEADS and index.tied is not False
-    return not tied_head and not place_of(name).buffer
+    if name in OUTPUT_HEADS:  # without it a model that does not tie it could not be used
+        return index.tied is False and not wanted.ignores(name)
+    further = wanted.beyond(place_of(name)) or name.startswith("mtp.") or ".mtp." in name
+    return name in wanted and not further and name not in partners.dropped
 
 
-def _refuse_double_head(tuned: CheckpointIndex, partner: Mapping[str, str | None], region: Region) -> None:
+def _refuse_double_head(tuned: CheckpointIndex, partners: Partners, region: Region) -> None:
     for head in OUTPUT_HEADS:
-        if head in tuned.tensors and head in region and (tuned.tied or partner[head] is None):
+        if head in tuned.tensors and head in region and (tuned.tied or partners.entries[head] is None):
             raise CheckpointError(
                 f"{tuned.folder} ties its output head to its embedding but stores it a second time ({head}), so its "
                 "parameters would count twice; load and save it with transformers, or choose the region transformer"

@@ -21,7 +21,7 @@ from sftknow.machine import free_space
 from sftknow.parameters.hashing import RegionHash, hash_side, verify_pair
 from sftknow.parameters.options import Resources
 from sftknow.parameters.outputs import Output, no_room
-from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
+from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_of
 from sftknow.parameters.passes import Bits, Chunk, chunks, for_each_chunk
 from sftknow.parameters.patch_file import (
     BLOCK,
@@ -74,7 +74,7 @@ def write_patch(
     """
     cut = find_cut(plan, level)
     _refuse_file(file)
-    pair = pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows)
+    pair = pair_of(base, tuned, plan)
     resources = resources or Resources()
     if not verified:
         verify_pair(pair, plan, resources)

@@ -13,7 +13,8 @@ Regions, several joined by commas:
     re:PATTERN    every parameter whose name contains a match of PATTERN (takes the rest of the text, commas too)
 
 Biases belong to the module that they are added in. Buffers that old checkpoints store (``rotary_emb.inv_freq``, the
-causal masks of GPT-2 and GPT-NeoX, position ids) are no parameters and belong to no region.
+causal masks of GPT-2 and GPT-NeoX, position ids, scales of a quantised cache, an expert router's correction) are no
+parameters and belong to no region; nor are layers that predict further tokens (MTP) part of the decoder.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
 _TOWER = re.compile(
-    r"(?:^|\.)(?:[^.]*(?:vision|visual|audio|image|projector|perceiver|resampler|qformer|connector)[^.]*)\."
+    r"(?:^|\.)(?:mtp|[^.]*(?:vision|visual|audio|image|projector|perceiver|resampler|qformer|connector)[^.]*)\."
 )
 _NORM = re.compile(r"norm|(?:^|\.)ln_[^.]*(?:\.|$)", re.IGNORECASE)
 _BUFFER = re.compile(
-    r"(?:^|\.)(?:rotary_emb\.(?:original_)?inv_freq|(?:attn|attention|self_attn)\.(?:bias|masked_bias)|position_ids)$"
+    r"(?:^|\.)(?:rotary_emb\.(?:original_)?inv_freq|(?:attn|attention|self_attn)\.(?:bias|masked_bias)|position_ids"
+    r"|e_score_correction_bias|layer_scalar|[kvq]_scale)$"
 )
 _ATTENTION = re.compile(r"^(?:self_attn|self_attention|linear_attn|attn|attention)\.")
 _EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|embed_positions|embed_in|embed_out|wte|wpe|lm_head)\.")
@@ -63,14 +65,26 @@ class Region:
     pattern: str | None
     layers: frozenset[int] | None
     """Only these layers; None for all, and for what lies outside of the layers."""
+    ignored: str | None = None
+    """Names that contain a match of this regular expression are in no region."""
+    depth: int | None = None
+    """How many decoder layers the model has; layers of higher numbers, which predict further tokens, are none of it."""
 
     def __contains__(self, name: str) -> bool:
         place = place_of(name)
-        if place.buffer or (self.layers is not None and place.layer not in self.layers):
+        if place.buffer or self.ignores(name) or (self.layers is not None and place.layer not in self.layers):
             return False
         if self.pattern is not None and re.search(self.pattern, name):
             return True
-        return any(_in_named(region, name, place) for region in self.names)
+        return any(_in_named(region, name, place) for region in self.names if region == "all" or not self.beyond(place))
+
+    def ignores(self, name: str) -> bool:
+        """Whether it was asked to leave this tensor alone."""
+        return self.ignored is not None and re.search(self.ignored, name) is not None
+
+    def beyond(self, place: Place) -> bool:
+        """Whether it lies in a layer that comes after those of the decoder."""
+        return self.depth is not None and place.layer is not None and place.layer >= self.depth
 
 
 def place_of(name: str) -> Place:
@@ -97,8 +111,13 @@ def _in_named(region: str, name: str, place: Place) -> bool:
     return region == "transformer" or attention == (region == "attention")
 
 
-def parse_region(region: str, layers: str | None = None) -> Region:
+def parse_region(region: str, layers: str | None = None, ignored: str | None = None) -> Region:
     """Understand a region and a range of layers, as the module's docstring and `parse_layers` describe them.
+
+    Args:
+        region: its names, or an expression.
+        layers: a range; None for all.
+        ignored: a regular expression of names that belong to no region.
 
     Raises:
         CheckpointError: an unknown region, a regular expression or a range that cannot be read.
@@ -108,15 +127,16 @@ def parse_region(region: str, layers: str | None = None) -> Region:
     unknown = [name for name in names if name not in _NAMED]
     if unknown or not (names or marker):
         raise CheckpointError(f"unknown region {region!r}; use {', '.join(_NAMED)} or re:PATTERN, joined by commas")
-    if marker:
+    for what, expression in (("region's", pattern if marker else ""), ("ignored names'", ignored or "")):
         try:
-            re.compile(pattern)
+            re.compile(expression)
         except re.error as error:
-            raise CheckpointError(f"the region's regular expression {pattern!r} cannot be read: {error}") from None
+            raise CheckpointError(f"the {what} regular expression {expression!r} cannot be read: {error}") from None
     return Region(
         names=names,
         pattern=pattern if marker else None,
         layers=None if layers is None else parse_layers(layers),
+        ignored=ignored,
     )
 
 

@@ -21,7 +21,7 @@ from sftknow.errors import CheckpointError
 from sftknow.parameters.hashing import verify_pair
 from sftknow.parameters.options import Resources
 from sftknow.parameters.outputs import Output, OutputFolders
-from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints
+from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints, pair_of
 from sftknow.parameters.passes import shown
 from sftknow.parameters.regions import parse_layers, place_of
 from sftknow.parameters.strategies import BY_CHANGE, check_strategy
@@ -95,7 +95,7 @@ def restore_levels(
     cuts = {level: find_cut(plan, level) for level in outputs}
     _refuse_twice(list(cuts.values()))
     order = sorted(outputs, key=lambda level: cuts[level].selected)
-    pair = pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows)
+    pair = pair_of(base, tuned, plan)
     job = WriteJob(pair, ", ".join(order), resources or Resources(), links=links, shard_bytes=shard_bytes)
     wanted = [
         Output(
@@ -136,6 +136,7 @@ def restore_layers(
     links: bool = True,
     shard_bytes: int | None = None,
     common_rows: bool = False,
+    ignore: str | None = None,
     finishing: Finishing | None = None,
 ) -> list[RestoredCheckpoint]:
     """Write the fine-tuned checkpoint with whole layers set back to the base (paper, Table 11), a folder a range.
@@ -148,8 +149,9 @@ def restore_layers(
     """
     ranges = {text: parse_layers(text) for text in outputs}
     # One by one first, so that a range beyond the last layer is refused by name.
-    single = {text: pair_checkpoints(base, tuned, region, text, common_rows=common_rows) for text in ranges}
-    pair = pair_checkpoints(base, tuned, region, ",".join(ranges), common_rows=common_rows)
+    options: dict[str, Any] = {"common_rows": common_rows, "ignore": ignore}
+    single = {text: pair_checkpoints(base, tuned, region, text, **options) for text in ranges}
+    pair = pair_checkpoints(base, tuned, region, ",".join(ranges), **options)
     what = f"layers {', '.join(ranges)}"
     job = WriteJob(pair, what, resources or Resources(), links=links, shard_bytes=shard_bytes)
     wanted = [
@@ -365,6 +367,7 @@ def described(plan: RestorePlan, cut: LevelCut, pair: CheckpointPair) -> dict[st
         "region": plan.region,
         "layers": plan.layers,
         "common_rows": plan.common_rows,
+        "ignore": plan.ignore,
         "epsilon": plan.epsilon,
         "arithmetic": plan.arithmetic,
         "compare_in": plan.compare_in,

@@ -54,10 +54,14 @@ class Block:
         self._read = read
 
     @cached_property
+    def _stored(self) -> tuple[StoredBits, StoredBits]:
+        return self._read()
+
+    @cached_property
     def _sides(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         from sftknow.checkpoints.reader import widen
 
-        base, tuned = self._read()
+        base, tuned = self._stored
         return widen(*base), widen(*tuned)
 
     @property
@@ -82,7 +86,7 @@ class Block:
         """Both sides as they are compared: rounded to the coarser dtype where they are stored in two."""
         from sftknow.checkpoints.reader import widen
 
-        base, tuned = self._measure.compared(*self._read())
+        base, tuned = self._measure.compared(*self._stored)
         return widen(*base), widen(*tuned)
 
 

@@ -173,10 +173,10 @@ class _Surveyor:
                 elements += np.bincount(ranks, minlength=elements.size)
             stored = (base, dtypes[0]), (tuned, dtypes[1])
             if dtypes[0] == dtypes[1]:
-                self.counters.count(*stored[0], *stored[1], ranks)
+                self.counters.count(base, dtypes[0], tuned, dtypes[1], ranks)
             else:
-                alike = in_one_dtype(*stored) if self._work.measure.compare_in == "coarser" else stored
-                self.counters.count(*alike[0], *alike[1], ranks)
+                before, after = in_one_dtype(*stored) if self._work.measure.compare_in == "coarser" else stored
+                self.counters.count(before[0], before[1], after[0], after[1], ranks)
                 self.mixed_changes += changed_in_each(*stored)
         except NonfiniteError:
             raise CheckpointError(_nonfinite_message(self._work, tensor)) from None

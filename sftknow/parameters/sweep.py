@@ -299,7 +299,7 @@ class _Writer:
     def _read_base(self, pair: TensorPair, first: int, count: int) -> NDArray[Any]:
         bits = FLOAT_BITS[pair.base.dtype]
         target: NDArray[Any] = self._base[: count * bits.itemsize].view(bits)
-        self._read(pair.base.file, pair.base.start + first * bits.itemsize, target)
+        self._sweep.reader.read_into(pair.base, first, target)
         return target
 
     def _read(self, file: Path, offset: int, target: NDArray[Any]) -> None:

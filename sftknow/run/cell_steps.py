@@ -79,7 +79,8 @@ class TunedModel:
     def moved(self, harness: Harness) -> MovedModel:
         """The model in memory at levels of its restoration."""
         model = self.bench.recipe.model
-        return MovedModel(self.bench.pair(self.checkpoint), harness, dtype=model.named_dtype, device=model.device)
+        pair = self.bench.pair(self.checkpoint)
+        return MovedModel(pair, harness, dtype=model.named_dtype, device=model.device, say=self.bench.say)
 
     @property
     def training_facts(self) -> list[str] | None:
@@ -330,7 +331,7 @@ class CellSteps:
             def score(layers: str, work: Path) -> EvalRun:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", UserWarning)  # a range in which nothing changed is a result, too
-                    order = PairOptions(region=region, layers=layers)
+                    order = PairOptions(region=region, layers=layers, ignore=bench.order.ignore)
                     plan = bench.pair(model.checkpoint).analyse((_ALL,), order).plan
                 return moved().score(plan, _ALL, name=asked[layers].name, work=work, key=asked[layers].weights)
 

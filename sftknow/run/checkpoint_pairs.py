@@ -18,13 +18,13 @@ from sftknow.models.references import restored_manifest
 from sftknow.models.resolving import BaseModel, local_model, resolve_base
 from sftknow.parameters.change import Analysis, analyse, dtype_note, unchanged_message
 from sftknow.parameters.options import PairOptions, WriteOptions
+from sftknow.parameters.pairs import pair_of
 from sftknow.parameters.patch import PatchedCheckpoint, apply_patch, write_patch
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan
 from sftknow.run.local_cards import card_writer
-
 
 _NARROWED = ("F32 to BF16", "F32 to F16", "F16 to BF16")
 """Dtypes of base and fine-tuned model where setting a value back that differs by rounding alone changes nothing."""
@@ -176,6 +176,7 @@ class Restoration:
             links=self.write.links,
             shard_bytes=self.write.shard_bytes,
             common_rows=self.order.common_rows,
+            ignore=self.order.ignore,
             finishing=card_writer(self.say),
         )
 
@@ -191,13 +192,15 @@ class Restoration:
         """The pair, its plan, and which of the plan's levels are wanted."""
         if self.levels:
             parse_levels(self.levels)
+        pair = LocalPair.find(self.base, self.tuned)
         if self.plan_file:
             plan = read_plan(self.plan_file)
             if _of_nothing(plan):
                 raise CheckpointError(f"{self.plan_file} says that nothing changed: there is nothing to restore")
             wanted = [find_cut(plan, level).level for level in self.levels] or [cut.level for cut in plan.cuts]
-            return LocalPair.find(self.base, self.tuned), plan, wanted
-        pair = LocalPair.find(self.base, self.tuned)
+            for note in pair_of(pair.base_folder, pair.tuned, plan).notes:
+                self.say(note)
+            return pair, plan, wanted
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that nothing changed is an error below
             found = pair.analyse(self.levels, self.order)
@@ -209,15 +212,17 @@ def refuse_unchanged(asked: Restoration, found: Analysis) -> None:
     """Raise CheckpointError where nothing changed, so that there is nothing to restore; say where rounding was.
 
     Args:
-        asked: the pair, and who is told that its dtypes differ.
+        asked: the pair, and who is told of other dtypes and of tensors outside of the region.
         found: what its analysis came to.
     """
-    if not found.change.changed:
-        raise CheckpointError(
-            f"{unchanged_message(asked.base, asked.tuned, found.change)}: there is nothing to restore"
-        )
-    if found.change.dtypes:
-        asked.say(dtype_note(found.change))
+    for note in found.notes:
+        asked.say(note)
+    change = found.change
+    rounding_alone = change.dtypes in _NARROWED and not change.changed_beyond_rounding
+    if not change.changed or rounding_alone:
+        raise CheckpointError(f"there is nothing to restore: {unchanged_message(asked.base, asked.tuned, change)}")
+    if change.dtypes:
+        asked.say(dtype_note(change))
 
 
 def _of_nothing(plan: RestorePlan) -> bool:

@@ -10,7 +10,7 @@ import gc
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def choose_level(asked: Restoration, scoring: ScoringOptions) -> tuple[Choice, R
     refuse_unchanged(asked, found)
     plan = found.plan
     with Answers(out) as answers:
-        choice = _score(pair, plan, candidates, splits, scoring, answers)
+        choice = _score(pair, plan, candidates, splits, scoring, answers, asked.say)
         gc.collect()  # the files are written in bounded memory, with the model out of it
         notes = {"chosen_on": choice.chosen_on, "choice": {"accuracy": choice.accuracy, "levels": candidates}}
         restored = pair.restore(
@@ -144,11 +144,13 @@ def _score(
     splits: Sequence[Split],
     scoring: ScoringOptions,
     answers: Answers,
+    say: Callable[[str], object],
 ) -> Choice:
     harness = Harness(
         scoring.mastery, splits=splits, batch_size=scoring.batch_size, device=scoring.device, limit=scoring.limit
     )
-    moved = MovedModel(pair, harness, dtype=scoring.dtype, device=scoring.device)
+    moved = MovedModel(pair, harness, dtype=scoring.dtype, device=scoring.device, say=say)
+    moved.prepare(plan)
     accuracy: dict[str, dict[str, float]] = {split: {} for split in splits}
     # The plan's own hashes know the region only.
     weights = [replace(plan, cuts=()), weights_sha256(pair.tuned)]

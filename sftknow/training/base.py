@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from sftknow import processes
 from sftknow.errors import DeviceError, ModelError
 from sftknow.models.loading import dtype_on_disk, load_config, load_model, load_tokenizer, named_dtype, quiet_libraries
+from sftknow.options import Dtype
 from sftknow.records import ModelRef
 from sftknow.training.recipe import SFTRecipe
 
@@ -32,7 +33,7 @@ class LoadedBase:
     """Dtype of the weights in memory."""
     named_dtype: str | None
     """The dtype that its config names for loading; the fine-tuned model's will name it too."""
-    stored_dtype: str | None
+    stored_dtype: Dtype | None
     """The dtype that most of its weights are stored in; None for one that fine-tuning does not write."""
     model: Any
     """A transformers causal LM on the CPU."""

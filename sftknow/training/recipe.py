@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from sftknow.errors import OptionError
 from sftknow.options import NOT_IN_RECIPES, Count, Dtype, Limits, NotNegative, Options, Positive, Share, shown_as
@@ -108,7 +108,7 @@ class SFTRecipe(Options):
         Args:
             stored: dtype that the base is stored in; None, where it is none of the three, saves in ``bfloat16``.
         """
-        return self if self.save_dtype else replace(self, save_dtype=stored or "bfloat16")
+        return self if self.save_dtype else replace(self, save_dtype=cast(Dtype, stored or "bfloat16"))
 
     @property
     def autocast(self) -> str | None:

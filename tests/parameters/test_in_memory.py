@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    SiglipVisionConfig,
+)
 
 from sftknow.errors import CheckpointError
 from sftknow.parameters.change import analyse
@@ -148,3 +161,40 @@ def test_names_with_a_prefix(tmp_path: Path) -> None:
     loaded = load(tuned, torch.float32)
     restore_(loaded, base, plan, "30%")
     assert state(loaded) == state(load(tmp_path / "thirty", torch.float32))
+
+
+def mixtral() -> torch.nn.Module:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=3, num_experts_per_tok=2, tie_word_embeddings=False,
+    )  # fmt: skip
+    return MixtralForCausalLM(config)
+
+
+def gemma3() -> torch.nn.Module:
+    """Language and vision model in one, with another name for every tensor on disk."""
+    torch.manual_seed(0)
+    text = Gemma3TextConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    vision = SiglipVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    return Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4))
+
+
+@pytest.mark.parametrize("make", [mixtral, gemma3])
+def test_models_that_are_loaded_under_other_names(tmp_path: Path, make: Callable[[], torch.nn.Module]) -> None:
+    """transformers packs Mixtral's experts into two parameters a layer, and renames what a wrapper holds."""
+    base, tuned = save_pair(tmp_path, make(), "BF16", "BF16")
+    plan = analyse(base, tuned, LEVELS).plan
+    restore_levels(base, tuned, plan, {level: tmp_path / level for level in LEVELS})
+    model = load(tuned, torch.bfloat16)
+    levels = ModelLevels(model, base, tuned, plan)
+    for level in ("20%", "100%", "1%"):
+        assert levels.to(level) > 0
+        assert state(model) == state(load(tmp_path / level, torch.bfloat16)), level
+    levels.to("0%")
+    assert state(model) == state(load(tuned, torch.bfloat16))

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from sftknow.errors import CheckpointError
 from sftknow.parameters.change import Analysis, analyse
 from sftknow.parameters.options import Resources
-from tests.parameters.checkpoint_pairs import Tensor, stored, write_checkpoint
+from sftknow.parameters.restore import restore, restore_levels
+from tests.parameters.checkpoint_pairs import Tensor, read_checkpoint, stored, write_checkpoint
 
 WEIGHT = "model.layers.0.mlp.up_proj.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -70,6 +74,98 @@ def test_missing_and_extra_tensors(tmp_path: Path) -> None:
     message = refusal(tmp_path / "b", model(), more)
     assert "base lacks tensors" in message
     assert "model.layers.1.mlp.up_proj.weight" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v_head.summary.weight",
+        "score.weight",
+        "model.layers.0.self_attn.k_scale",
+        "model.layers.1.self_attn.q_proj.weight",
+        "mtp.layers.0.self_attn.q_proj.weight",
+        "model.layers.0.mlp.gate.e_score_correction_bias",
+    ],
+)
+def test_what_the_region_does_not_need(tmp_path: Path, name: str) -> None:
+    """A value head, scales of a cache, layers that predict further tokens: copied, or left out."""
+    one_layer = {"model_type": "no such model", "num_hidden_layers": 1}
+    options = {"base_config": one_layer, "tuned_config": one_layer}
+    more = {name: stored([1.0, 2.0], "BF16")}
+    told = not name.endswith(("k_scale", "correction_bias"))
+    found = compare(tmp_path / "a", model(), {**moved(), **more}, **options)
+    assert found.change.elements == 6
+    assert len(found.notes) == told
+    if told:
+        assert name in found.notes[0]
+        assert "copied from" in found.notes[0]
+    folders = (tmp_path / "a" / "base", tmp_path / "a" / "tuned")
+    restore(*folders, found.plan, "50%", tmp_path / "out", manifest={})
+    assert read_checkpoint(tmp_path / "out")[name] == more[name][1].tobytes()
+    found = compare(tmp_path / "b", {**model(), **more}, moved(), **options)
+    assert (found.change.elements, len(found.notes)) == (6, told)
+
+
+@pytest.mark.parametrize("region", ["transformer", "all"])
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod."])
+def test_what_wrappers_leave_in_names(tmp_path: Path, wrapper: str, region: str) -> None:
+    wrapped = {wrapper + name: tensor for name, tensor in moved().items()}
+    expected = compare(tmp_path / "plain", model(), moved(), region=region).change.changed
+    assert compare(tmp_path / "tuned", model(), wrapped, region=region).change.changed == expected
+    base = {wrapper + name: tensor for name, tensor in model().items()}
+    assert compare(tmp_path / "base", base, moved(), region=region).change.changed == expected
+
+
+def test_two_names_of_the_output_head(tmp_path: Path) -> None:
+    head = stored(np.ones((4, 2)), "BF16")
+    other = stored(np.full((4, 2), 2), "BF16")
+    found = compare(tmp_path, {**model(), "embed_out.weight": head}, {**moved(), HEAD: other}, region="embedding")
+    assert (found.change.elements, found.change.changed, found.notes) == (16, 8, ())
+
+
+def test_tensors_that_are_to_be_left_alone(tmp_path: Path) -> None:
+    more = moved(model__layers__0__mlp__extra__weight=stored([1.0], "BF16"))
+    assert "--ignore" in refusal(tmp_path / "a", model(), more)
+    found = compare(tmp_path / "b", model(), more, ignore=r"mlp\.extra")
+    assert (found.change.elements, found.plan.ignore) == (6, r"mlp\.extra")
+    reshaped = {**more, "model.layers.0.mlp.extra.weight": stored([1.0, 2.0, 3.0], "BF16")}
+    assert compare(tmp_path / "c", reshaped, more, ignore="extra").change.elements == 6
+    assert "cannot be read" in refusal(tmp_path / "d", model(), moved(), ignore="(")
+    lora = moved(model__layers__0__mlp__up_proj__lora_A__weight=stored([1.0], "BF16"))
+    assert "must be merged" in refusal(tmp_path / "e", model(), lora)
+
+
+@pytest.mark.parametrize("packed_side", ["base", "tuned"])
+def test_experts_packed_in_one_and_apart_in_the_other(tmp_path: Path, packed_side: str) -> None:
+    """transformers holds Mixtral's experts in two parameters a layer and stores them one by one."""
+    config = MixtralConfig(
+        vocab_size=16, hidden_size=8, intermediate_size=12, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=3, num_experts_per_tok=2, max_position_embeddings=16,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    models = {"base": MixtralForCausalLM(config), "tuned": MixtralForCausalLM(config)}
+    for side, made in models.items():
+        made.save_pretrained(tmp_path / side)
+        if side == packed_side:
+            state = {name: tensor.detach().clone() for name, tensor in made.state_dict().items()}
+            save_file(state, tmp_path / side / "model.safetensors", metadata={"format": "pt"})
+    pair = (tmp_path / "base", tmp_path / "tuned")
+    found = analyse(*pair, ["30%", "100%"])
+    assert found.notes == ()
+    before, after = (dict(models[side].named_parameters()) for side in ("base", "tuned"))
+    names = [name for name in before if "layers" in name and "norm" not in name]
+    assert found.change.elements == sum(before[name].numel() for name in names)
+    assert found.change.changed == sum(int((before[name] != after[name]).sum()) for name in names)
+    restore_levels(*pair, found.plan, {"30%": tmp_path / "some", "100%": tmp_path / "all"}, shard_bytes=4000)
+    whole = dict(MixtralForCausalLM.from_pretrained(tmp_path / "all").named_parameters())
+    some = dict(MixtralForCausalLM.from_pretrained(tmp_path / "some").named_parameters())
+    set_back = 0
+    for name, value in whole.items():
+        assert torch.equal(value, (before if name in names else after)[name]), name
+        as_base = (some[name] == before[name]) & (before[name] != after[name])
+        assert torch.equal(some[name], torch.where(as_base, before[name], after[name]))
+        set_back += int(as_base.sum())
+    assert set_back == found.change.levels[0].selected
 
 
 def test_buffers_may_be_missing(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from sftknow.parameters.strategies import Block
 from tests.parameters.checkpoint_pairs import Tensor, plain_r, stored
 
 
-def change(base: Tensor, tuned: Tensor) -> list[float]:
+def change(base: Tensor, tuned: Tensor, compare_in: str = "coarser") -> list[float]:
     """r from stored bits."""
     sides = (base[1], base[0]), (tuned[1], tuned[0])
-    found: list[float] = Block(0, base[1].size, 0, Measure(), lambda: sides).change.tolist()
+    found: list[float] = Block(0, base[1].size, 0, Measure(compare_in=compare_in), lambda: sides).change.tolist()
     return found
 
 
@@ -40,10 +40,22 @@ def test_signed_zeros_are_no_change() -> None:
     assert change(stored([0.0, -0.0, 1.0], "BF16"), stored([-0.0, 0.0, 2.0], "BF16")) == [0, 0, 1]
 
 
-def test_values_are_compared_in_their_own_dtypes() -> None:
+def test_values_in_two_dtypes() -> None:
     """1.001 is not 1.0, though it is once it is rounded to bfloat16."""
-    found = change(stored([1.001, 1.0], "F32"), stored([1.001, 1.0], "BF16"))
+    pair = stored([1.001, 1.0], "F32"), stored([1.001, 1.0], "BF16")
+    found = change(*pair, compare_in="stored")
     assert found[0] > 0 == found[1]
+    assert change(*pair) == change(*pair[::-1]) == [0, 0]
+
+
+def test_values_that_a_dtype_has_no_room_for() -> None:
+    """float16 ends at 65,504: a larger value stays as it is; bfloat16's small ones are the zeros that saving makes."""
+    assert change(stored([1e6, 2.0], "F32"), stored([2.0, 2.0], "F16")) == [pytest.approx(1, abs=1e-5), 0]
+    assert change(stored([1e-30, 2.0], "BF16"), stored([1e-30, 2.0], "F16")) == [0, 0]
+    with pytest.raises(CheckpointError, match="infinite in bfloat16"):
+        change(stored([3.4e38], "F32"), stored([1.0], "BF16"))
+    with pytest.raises(CheckpointError, match="NaN"):
+        change(stored([np.nan], "F32"), stored([1.0], "BF16"))
 
 
 @pytest.mark.parametrize("epsilon", [-1e-8, float("nan"), float("inf")])

@@ -40,8 +40,8 @@ def test_what_finished_stages_stand_on_is_what_it_was() -> None:
     asked = {name: getattr(grading, name) for name in ("templates", "keep_texts", "shard_size", "sampler")}
     inputs = {
         "grading": {**asked, "policy": grading.policy, "match": grading.rule},
-        "training": asdict(recipe.sft),
-        "adapters": asdict(replace(recipe.sft, lora=recipe.lora)),
+        "training": asdict(recipe.sft.saving_like("bfloat16")),
+        "adapters": asdict(replace(recipe.sft.saving_like("bfloat16"), lora=recipe.lora)),
         "divergence": recipe.divergence.settings(),
         "changes": recipe.parameters.settings(),
     }

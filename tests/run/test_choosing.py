@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from sftknow.evaluation.harness import Harness
 from sftknow.parameters.options import PairOptions
 from sftknow.parameters.restore import restore
 from sftknow.records import ModelRef
+from sftknow.run import moving
 from sftknow.run.checkpoint_pairs import Restoration, analyse_pair
 from sftknow.run.choosing import Answers, Choice, ScoringOptions, choose_level
 from tests.parameters.checkpoint_pairs import read_checkpoint
@@ -65,6 +67,21 @@ def test_choosing(pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path) -
     restore(base, tuned, plan, "60%", tmp_path / "sixty", manifest={})
     scored = harness.score_path(ModelRef(path=str(tmp_path / "sixty"), dtype="float32"), name="sixty")
     assert scored.value("cbqa_mastery_dev").value == choice.accuracy["dev"]["60%"]
+
+
+def test_levels_are_written_where_they_cannot_be_reached_in_memory(
+    pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scoring = ScoringOptions(mastery=tiny_dataset, device="cpu", limit=2)
+    expected, _ = choose_level(of_pair(pair, "20%", "60%", out=tmp_path / "moved"), scoring)
+    said: list[str] = []
+    monkeypatch.setattr(moving, "unplaced", lambda *_: ["model.layers.0.experts.gate_up_proj"])
+    asked = dataclasses.replace(of_pair(pair, "20%", "60%", out=tmp_path / "written"), say=said.append)
+    choice, _ = choose_level(asked, scoring)
+    assert choice.accuracy == expected.accuracy
+    assert any("cannot be moved between levels in memory" in line for line in said)
+    assert read_checkpoint(tmp_path / "written") == read_checkpoint(tmp_path / "moved")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
 def test_a_second_start_asks_only_what_is_left(
