@@ -36,7 +36,10 @@ def add_parser(commands: Commands) -> None:
     parser.set_defaults(run=run)
 
 
-ORDER = ("--region", "--layers", "--strategy", "--seed", "--epsilon", "--arithmetic", "--common-rows")
+ORDER = (
+    "--region", "--layers", "--strategy", "--seed", "--epsilon", "--arithmetic", "--compare-in", "--common-rows",
+    "--ignore",
+)  # fmt: skip
 """What `add_order` adds and a plan says already."""
 
 
