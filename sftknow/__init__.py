@@ -14,8 +14,10 @@ if TYPE_CHECKING:
         Synonyms as Synonyms,
         contains as contains,
     )
+    from sftknow.artifacts.checks import CheckResult as CheckResult
     from sftknow.artifacts.mastery_data import MasteryData as MasteryData, write_mastery_data as write_mastery_data
     from sftknow.artifacts.stages import RunDirectory as RunDirectory
+    from sftknow.checking.options import CheckOptions as CheckOptions
     from sftknow.divergence.analysis import measure_divergence as measure_divergence
     from sftknow.divergence.base import measure_base as measure_base
     from sftknow.divergence.selection import select_prompts as select_prompts
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     )
     from sftknow.report.collect import results as results
     from sftknow.report.compose import write_report as write_report
+    from sftknow.run.checking import check as check
     from sftknow.run.experiment import Experiment as Experiment
     from sftknow.run.rescoring import rescore as rescore
     from sftknow.training.draws import draw as draw
@@ -70,6 +73,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CheckOptions": "sftknow.checking.options",
+    "CheckResult": "sftknow.artifacts.checks",
     "CheckpointError": "sftknow.errors",
     "ClusterError": "sftknow.errors",
     "DependencyError": "sftknow.errors",
@@ -101,6 +106,7 @@ _HOMES = {
     "TransformersSampler": "sftknow.grading.transformers_sampler",
     "analyse": "sftknow.parameters.change",
     "apply_patch": "sftknow.parameters.patch",
+    "check": "sftknow.run.checking",
     "contains": "sftknow.answers",
     "draw": "sftknow.training.draws",
     "fine_tune": "sftknow.training.train",

@@ -15,6 +15,7 @@ from sftknow import __version__, processes
 from sftknow.cli import (
     ability,
     changes,
+    check,
     compare,
     divergence,
     evaluate,
@@ -35,8 +36,8 @@ from sftknow.dependencies import QUIET, outside
 from sftknow.errors import RecipeError, SftknowError
 
 _COMMANDS = (
-    run, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish, pull,
-    leaderboard, lab, tasks,
+    run, check, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish,
+    pull, leaderboard, lab, tasks,
 )  # fmt: skip
 
 # What the file system says no to, and a person can change.
@@ -66,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 well, 2 a mistake that the user can mend, 130 interrupted."""
+    """Run the command; return its exit code: 0 well (`check` also has 1 and 3), 2 what the user can mend, 130 interrupted."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             rule.check(arguments.given)
         if processes.count() > 1 and arguments.run is not sft.run:
             raise RecipeError("a launcher starts `sftknow sft` alone; for whole runs set accelerate.processes")
-        arguments.run(arguments)
+        code: int | None = arguments.run(arguments)
     except SftknowError as error:
         processes.say_error(f"sftknow: {' '.join(str(error).split())}")
         return error.exit_code
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = "; what is done is saved. Go on with" if goes_on else ". Start again with"
         print(f"\nsftknow: interrupted{how}: {again}", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _refuse_names(argv: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""Two models asked for the same facts: what is kept, what is lost, and how sure that is."""

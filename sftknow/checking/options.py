@@ -1,0 +1,34 @@
+"""How two models are checked: options of `sftknow check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sftknow.options import Count, NotNegative, Options, Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    """How long facts are asked, how exact the answer shall be, and what counts as a loss."""
+
+    precision: Positive = 1.5
+    """Go on until the share of knowledge that is kept is known to within so many points (95 % interval), unless the
+    verdict is beyond doubt before."""
+    margin: NotNegative = 2.0
+    """Loss, in points of the base's knowledge, that does not matter."""
+    minutes: Positive = 10.0
+    """Time for asking both models. Less is used where the answer is there earlier."""
+    templates: Count = 6
+    """Statements of a fact asked in one round over the facts; at least 2. Further rounds ask the others."""
+    samples: Count = 2
+    """Continuations drawn for each statement."""
+    temperature: Positive = 0.7
+    """Sampling temperature."""
+    max_new_tokens: Count = 32
+    """Longest continuation in tokens."""
+    block: Count = 48
+    """Facts asked at once: what a kill can cost."""
+    retry: Count = 100
+    """Lost facts, those that lost most first, that are asked again in other ways."""
+    seed: int = 0
+    """Seed of the draws and of the order of facts."""

@@ -1,0 +1,75 @@
+"""`sftknow check`: did fine-tuning hurt what the model knows?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from sftknow.checking.options import CheckOptions
+from sftknow.cli.options import Commands, add_model, add_options, command, options_of
+from sftknow.models.options import ModelOptions
+from sftknow.recipes.schema import FactsSection
+
+
+def add_parser(commands: Commands) -> None:
+    """Register the command."""
+    parser = command(
+        commands,
+        "check",
+        "did fine-tuning hurt what the model knows? exit code 0: no, 1: yes, 3: it cannot be told",
+        "sftknow check org/base my-tuned-model\n"
+        "  sftknow check base tuned --facts facts.jsonl --minutes 30 --markdown check.md",
+    )
+    add_model(parser, "base", "the model before fine-tuning")
+    add_model(parser, "tuned", "the fine-tuned model")
+    parser.add_argument(
+        "--facts",
+        default="quick",
+        metavar="SOURCE",
+        help="`quick` (1,200 facts in the box, the default), `lab`, `entity-questions`, a folder, .zip, table, Hub id",
+    )
+    add_options(parser, FactsSection, "topics", "synonyms")
+    add_options(parser, CheckOptions, "margin", "precision", "minutes", "templates", "samples", "max_new_tokens")
+    add_options(parser, CheckOptions, "block", "retry", "seed")
+    parser.add_argument("--any-pair", action="store_true", help="take a tuned model that was not made from this base")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="keep check.json and what was asked there (default: the user's cache)"
+    )
+    for name, what in (("json", "everything"), ("markdown", "a summary for a pull request"), ("html", "one page")):
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"write {what} there; - for standard output")
+    add_options(parser, ModelOptions, "device", "dtype")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, print, and tell by the exit code."""
+    from sftknow.artifacts.checks import CheckResult
+    from sftknow.artifacts.files import write_text
+    from sftknow.checking.page import page
+    from sftknow.checking.words import markdown, text
+    from sftknow.run.checking import check
+
+    facts = options_of(FactsSection, arguments)
+    result = check(
+        arguments.base,
+        arguments.tuned,
+        facts=arguments.facts,
+        topics=Path(facts.topics) if facts.topics else None,
+        synonyms=Path(facts.synonyms) if facts.synonyms else None,
+        options=options_of(CheckOptions, arguments),
+        running=options_of(ModelOptions, arguments),
+        out=arguments.out,
+        any_pair=arguments.any_pair,
+    )
+    forms: dict[str, Callable[[CheckResult], str]] = {"json": CheckResult.to_json, "markdown": markdown, "html": page}
+    wanted = {name: getattr(arguments, name) for name in forms if getattr(arguments, name)}
+    if "-" not in wanted.values():
+        print(text(result))
+    for name, place in wanted.items():
+        if place == "-":
+            sys.stdout.write(forms[name](result).rstrip("\n") + "\n")
+        else:
+            write_text(Path(place), forms[name](result))
+    return result.exit_code

@@ -1,0 +1,48 @@
+"""Whether one model was made from another, told from the weights and not from a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from sftknow.checkpoints.index import read_index
+from sftknow.checkpoints.reader import CheckpointReader, widen
+from sftknow.errors import ModelError
+
+_TENSORS, _ELEMENTS, _ALIKE = 8, 65_536, 0.3
+"""Tensors that are looked at, elements of each, and the cosine from which they are of one origin: fine-tuning leaves it
+near 1, and between models trained apart it is near 0."""
+
+
+def likeness(base: Path, tuned: Path) -> float | None:
+    """Median cosine between the beginnings of some matrices of two checkpoints; None where no two can be compared."""
+    first, second = read_index(base), read_index(tuned)
+    names = [
+        name
+        for name, entry in second.tensors.items()
+        if len(entry.shape) >= 2 and name in first.tensors and first.tensors[name].shape[1:] == entry.shape[1:]
+    ]
+    found = []
+    with CheckpointReader() as reader:
+        for name in names[:: max(1, len(names) // _TENSORS)][:_TENSORS]:
+            one, two = first.tensors[name], second.tensors[name]
+            count = min(one.elements, two.elements, _ELEMENTS)
+            a, b = (widen(reader.read(entry, 0, count), entry.dtype).astype(np.float64) for entry in (one, two))
+            size = float(np.linalg.norm(a) * np.linalg.norm(b))
+            if size > 0:
+                found.append(float(a @ b) / size)
+    return float(np.median(found)) if found else None
+
+
+def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str]) -> None:
+    """Raises ModelError where the second model was surely not made from the first."""
+    if (tuned / "adapter_config.json").is_file() or (base / "adapter_config.json").is_file():
+        return
+    found = likeness(base, tuned)
+    if found is None or found < _ALIKE:
+        why = "they share no matrix" if found is None else f"their weights have a cosine of {found:.2f}"
+        raise ModelError(
+            f"{names[1]} was not fine-tuned from {names[0]} ({why}); give the base that it was made from, or --any-pair "
+            "to compare any two models"
+        )
