@@ -13,12 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sftknow"
 SHARED = ("artifacts", "checkpoints", "models")
 """What all rooms may use; each of them uses only those before it."""
 ROOMS = {
-<<<<<<< HEAD
-    "facts", "grading", "training", "evaluation", "divergence", "parameters", "lab", "report", "publishing",
+    "facts", "grading", "training", "evaluation", "divergence", "parameters", "checking", "lab", "report", "publishing",
     "leaderboard",
-=======
-    "facts", "grading", "training", "evaluation", "divergence", "parameters", "checking", "lab", "report", "publishing"
->>>>>>> 330a6cb (wip check)
 }  # fmt: skip
 HOMES = {
     "trl": {"training"},

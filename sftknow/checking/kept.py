@@ -164,7 +164,7 @@ def surely_worse(first: Ints, second: Ints, tries: Ints, level: float = 0.05) ->
 
 
 def plain_already(hits: Hits, blocks: int, margin: float) -> bool:
-    """Whether asking may end because the verdict is beyond doubt (a group-sequential rule: Haybittle, 1971; Peto, 1976).
+    """Whether asking may end because the verdict is beyond doubt (group-sequential: Haybittle, 1971; Peto, 1976).
 
     Args:
         hits: of all facts asked.

@@ -40,7 +40,7 @@ def add_parser(commands: Commands) -> None:
     for name, what in (("json", "everything"), ("markdown", "a summary for a pull request"), ("html", "one page")):
         parser.add_argument(f"--{name}", metavar="FILE", help=f"write {what} there; - for standard output")
     add_options(parser, ModelOptions, "device", "dtype")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=lambda given: True)
 
 
 def run(arguments: argparse.Namespace) -> int:

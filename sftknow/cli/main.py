@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 well (`check` also has 1 and 3), 2 what the user can mend, 130 interrupted."""
+    """Run the command; return its exit code: 0 well (1 and 3: see `check`), 2 the user can mend it, 130 interrupted."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:

@@ -188,8 +188,8 @@ class _Asking:
         work = [(r, start) for r in range(rounds) for start in range(0, len(self.facts), options.block)]
         total = 2 * sum(len(self.topics[fact.topic].templates) for fact in self.facts)
         self.say(
-            f"asking both models up to {len(self.facts):,} facts, {options.templates} statements a round, until what is "
-            f"kept is known to ± {options.precision:g} points, at most {options.minutes:g} min"
+            f"asking both models up to {len(self.facts):,} facts, {options.templates} statements a round, until what "
+            f"is kept is known to ± {options.precision:g} points, at most {options.minutes:g} min"
         )
         limit = 60 * options.minutes * (1 - _FOR_RETRY)
         with progress(total, "facts", unit="statements") as bar:

@@ -43,6 +43,6 @@ def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str]) -> None
     if found is None or found < _ALIKE:
         why = "they share no matrix" if found is None else f"their weights have a cosine of {found:.2f}"
         raise ModelError(
-            f"{names[1]} was not fine-tuned from {names[0]} ({why}); give the base that it was made from, or --any-pair "
-            "to compare any two models"
+            f"{names[1]} was not fine-tuned from {names[0]} ({why}); give the base that it was made from, or "
+            "--any-pair to compare any two models"
         )
