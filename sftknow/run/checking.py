@@ -3,80 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sftknow.answers import Matcher, Synonyms
-from sftknow.artifacts.checks import CheckedFact, CheckResult, Finding, write_check
-from sftknow.artifacts.files import digest, read_json, write_json
+from sftknow.artifacts.checks import CheckedFact, CheckResult, write_check
+from sftknow.artifacts.files import digest
 from sftknow.artifacts.stages import RunDirectory
-from sftknow.checking.kept import (
-    Hits,
-    buckets,
-    by_level,
-    facts_needed,
-    kept_share,
-    order_of,
-    plain_already,
-    surely_worse,
-    verdict,
-)
+from sftknow.checking.kept import buckets, by_level, facts_needed, kept_share, order_of, surely_worse, verdict
 from sftknow.checking.options import CheckOptions
 from sftknow.checking.words import sentence
-from sftknow.errors import ModelError
-from sftknow.facts.prompts import Statements
 from sftknow.facts.sources import load_facts
-from sftknow.facts.topics import Topic, load_topics
+from sftknow.facts.topics import load_topics
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.samplers import SAMPLERS
-from sftknow.grading.sampling import Sampler, SampleRequest
-from sftknow.grading.shards import Shard, kept_tallies, plan_shards, read_shard, unfinished, write_shard
-from sftknow.models.limits import most_positions
-from sftknow.models.loading import load_config, load_tokenizer
+from sftknow.models.loading import load_tokenizer
 from sftknow.models.options import ModelOptions
-from sftknow.models.resolving import BaseModel, resolve_base
-from sftknow.progress import progress
-from sftknow.prompts import question_prompt
-from sftknow.records import Fact, ModelRef, SamplingPolicy, to_json
+from sftknow.models.resolving import resolve_base
+from sftknow.records import ModelRef, to_json
 from sftknow.resources import cache_folder
+from sftknow.run.asking import RULE, Asking, Say, Side
 from sftknow.run.related import refuse_unrelated
 
-Say = Callable[[str], object]
-
-_FOR_RETRY = 0.2
-"""Share of the time that is kept for asking lost facts again and for the question form."""
 _QUESTIONS = 400
-_SHOTS, _TRIES = 4, 10
-"""Solved examples before a lost fact's statement, and continuations drawn of each."""
-
-
-@dataclass
-class _Side:
-    """One of the two models."""
-
-    model: BaseModel
-    sampler: Sampler
-    work: Path
-    chat: bool = False
-    """Whether it has a chat template, in which it is asked questions."""
-    hits: dict[str, dict[int, int]] = field(default_factory=dict)
-    """By fact, by template."""
-
-    def question(self, fact: Fact) -> str:
-        """The question's text as the model is shown it, without BOS."""
-        if not self.chat:
-            return question_prompt(fact.question)
-        tokenizer = load_tokenizer(self.model.ref)
-        shown: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": fact.question}], tokenize=False, add_generation_prompt=True
-        )
-        return shown.removeprefix(tokenizer.bos_token or "")
+"""Most facts that are also asked as questions."""
 
 
 def check(
@@ -131,7 +84,7 @@ def check(
     with RunDirectory(work):
         grading = GradingOptions()
         sides = [
-            _Side(model, SAMPLERS.get(grading.sampler)(model.ref, grading, running.device), work / name / key[:16])
+            Side(model, SAMPLERS.get(grading.sampler)(model.ref, grading, running.device), work / name / key[:16])
             for model, name in zip(models, ("before", "after"), strict=True)
         ]
         for side in sides:
@@ -140,291 +93,78 @@ def check(
             notes.append("the base is a chat model itself; its statements are completed as plain text")
         ranks = [hashlib.sha256(f"{options.seed}\0{fact.id}".encode()).digest() for fact in found.facts]
         ordered = [found.facts[i] for i in order_of([fact.topic for fact in found.facts], ranks)]
-        asking = _Asking(sides, ordered, known_topics, options, work, say)
+        asking = Asking(sides, ordered, known_topics, options, work, say)
         asking.statements()
-        result = asking.result(base, tuned, facts, notes)
+        result = _result(asking, base, tuned, facts, notes)
     if out is not None:
         write_check(out, result)
     return result
 
 
-class _Asking:
-    """The asking of one check. Every block is a shard on disk: a second start takes what is there."""
-
-    def __init__(
-        self,
-        sides: Sequence[_Side],
-        facts: Sequence[Fact],
-        topics: Mapping[str, Topic],
-        options: CheckOptions,
-        work: Path,
-        say: Say,
-    ) -> None:
-        self.sides, self.facts, self.topics, self.options, self.say = sides, facts, topics, options, say
-        self.asked: list[Fact] = []
-        self._clock, self._began = work / "seconds.json", time.monotonic()
-        self._before = float(read_json(self._clock)["seconds"]) if self._clock.is_file() else 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Spent in this start and in earlier ones."""
-        return self._before + time.monotonic() - self._began
-
-    @property
-    def _policy(self) -> SamplingPolicy:
-        options = self.options
-        return SamplingPolicy(
-            samples=options.samples,
-            temperature=options.temperature,
-            max_new_tokens=options.max_new_tokens,
-            seed=options.seed,
+def _result(asking: Asking, base: str, tuned: str, source: str, notes: Sequence[str]) -> CheckResult:
+    """Everything that was found; asks the lost facts again first."""
+    options, hits = asking.options, asking.hits()
+    worse = surely_worse(hits.before, hits.after, hits.tries)
+    before, after, tries = hits.before.sum(1), hits.after.sum(1), hits.tries.sum(1)
+    lost = [int(i) for i in np.flatnonzero(worse | ((before > 0) & (after == 0)))]
+    lost = sorted(lost, key=lambda i: (-(before[i] - after[i]) / tries[i], asking.asked[i].id))[: options.retry]
+    found = asking.again(lost, hits)
+    facts = asking.asked[:_QUESTIONS]
+    right = []
+    for side in asking.sides:
+        said = asking.questions(side, facts)
+        matchers = {fact.id: Matcher(fact.answers, RULE) for fact in facts}
+        right.append(float(np.mean([matchers[name].contains(text) for name, texts in said.items() for text in texts])))
+    first, second = buckets(hits.before, hits.tries), buckets(hits.after, hits.tries)
+    kept, margin = kept_share(hits), options.margin / 100
+    decided = verdict(kept, margin)
+    more = facts_needed(kept, margin, len(asking.asked)) if kept is not None and decided == "open" else None
+    relations: dict[str, tuple[int, float, float]] = {}
+    for topic in dict.fromkeys(fact.topic for fact in asking.asked):
+        rows = np.array([fact.topic == topic for fact in asking.asked])
+        relations[topic] = (
+            int(rows.sum()),
+            float((before / tries)[rows].mean()),
+            float((after / tries)[rows].mean()),
         )
-
-    def statements(self) -> None:
-        """Ask statements until the interval is narrow enough, or the time is used."""
-        options = self.options
-        most = max(len(self.topics[fact.topic].templates) for fact in self.facts)
-        rounds = -(-most // options.templates)
-        work = [(r, start) for r in range(rounds) for start in range(0, len(self.facts), options.block)]
-        total = 2 * sum(len(self.topics[fact.topic].templates) for fact in self.facts)
-        self.say(
-            f"asking both models up to {len(self.facts):,} facts, {options.templates} statements a round, until what "
-            f"is kept is known to ± {options.precision:g} points, at most {options.minutes:g} min"
-        )
-        limit = 60 * options.minutes * (1 - _FOR_RETRY)
-        with progress(total, "facts", unit="statements") as bar:
-            for place, (number, start) in enumerate(work):
-                block = self.facts[start : start + options.block]
-                if place == 0:
-                    self._refuse_days(block)
-                for side in self.sides:
-                    for shard in self._shards(side, block, number):
-                        bar.update(self._ask(side, shard, bar.update))
-                if number == 0:
-                    self.asked.extend(block)
-                write_json(self._clock, {"seconds": self.seconds})
-                hits = self.hits()
-                kept = kept_share(hits)
-                if kept is not None:
-                    bar.set_postfix_str(f"kept {100 * kept.share:.1f} ± {100 * kept.reach:.1f} %")
-                    if 100 * kept.reach <= options.precision or plain_already(hits, place + 1, options.margin / 100):
-                        return
-                if self.seconds > limit:
-                    return
-
-    def _refuse_days(self, block: Sequence[Fact]) -> None:
-        """Refuse what would take far longer than was asked for, after a first few statements."""
-        began, policy = time.monotonic(), replace(self._policy, samples=1)
-        requests = [
-            SampleRequest(
-                fact_id=fact.id,
-                template=0,
-                prompt=Statements(self.topics[fact.topic], fact.subject)[0],
-                answers=fact.answers,
+    told = kept is not None and np.isfinite(kept.low)
+    asking.keep_time()
+    return CheckResult(
+        base=base,
+        tuned=tuned,
+        facts_source=source,
+        facts_available=len(asking.facts),
+        verdict=decided,
+        sentence=sentence(tuned, kept, decided, margin=options.margin, more_facts=more),
+        kept=None if kept is None else kept.share,
+        low=kept.low if kept is not None and told else None,
+        high=kept.high if kept is not None and told else None,
+        known=0 if kept is None else kept.facts,
+        margin=options.margin,
+        precision=options.precision,
+        more_facts=more,
+        seconds=round(asking.seconds, 1),
+        by_level=tuple(by_level(hits)),
+        by_relation=relations,
+        questions=(right[0], right[1], len(facts)),
+        chat=asking.sides[1].chat,
+        facts=tuple(
+            CheckedFact(
+                id=fact.id,
+                topic=fact.topic,
+                subject=fact.subject,
+                object=fact.object,
+                tries=int(tries[row]),
+                before=int(before[row]),
+                after=int(after[row]),
+                bucket_before=int(first[row]),
+                bucket_after=int(second[row]),
+                worse=bool(worse[row]),
+                finding=found[fact.id][0] if fact.id in found else None,
+                text=found[fact.id][1].strip() if fact.id in found else "",
             )
-            for fact in block[:8]
-        ]
-        for side in self.sides:
-            if unfinished(self._shards(side, block, 0), self._policy):
-                side.sampler.sample(requests, policy)
-        # Rows are continued together, so more of them cost less than in proportion; a third is what was seen.
-        minutes = (time.monotonic() - began) / 60 * len(block) * self.options.templates / len(requests) / 3
-        if minutes > self.options.minutes:
-            raise ModelError(
-                f"asking the first {len(block)} facts would take about {minutes:,.0f} min here; give --minutes "
-                f"{2 * minutes:.0f}, a smaller --block, or a GPU"
-            )
-
-    def _shards(self, side: _Side, facts: Sequence[Fact], number: int) -> list[Shard]:
-        """The shards of one round over some facts: one for each number of templates that their topics have."""
-        shards = []
-        for count in sorted({len(self.topics[fact.topic].templates) for fact in facts}):
-            order = random.Random(f"{self.options.seed}/{count}").sample(range(count), count)
-            chosen = order[number * self.options.templates :][: self.options.templates]
-            if chosen:
-                same = [fact for fact in facts if len(self.topics[fact.topic].templates) == count]
-                shards += self._plan(
-                    side, [(f, Statements(self.topics[f.topic], f.subject)) for f in same], "blocks", chosen
-                )
-        return shards
-
-    def _plan(
-        self,
-        side: _Side,
-        statements: Sequence[tuple[Fact, Sequence[str]]],
-        name: str,
-        templates: Sequence[int] | None = None,
-        samples: int | None = None,
-    ) -> list[Shard]:
-        policy = replace(self._policy, samples=samples) if samples else self._policy
-        return plan_shards(
-            statements,
-            policy,
-            side.work / name / digest([fact.id for fact, _ in statements])[:16],
-            shard_size=self.options.block,
-            keep_texts=samples is not None,
-            templates=templates,
-        )
-
-    def _ask(self, side: _Side, shard: Shard, on_done: Callable[[int], object]) -> int:
-        """Ask one block of statements, note its hits; returns what counts as done without having been asked now."""
-        tallies = read_shard(shard, self._policy, keep_texts=False)
-        known = tallies is not None
-        if tallies is None:
-            tallies = side.sampler.sample(shard.requests, self._policy, on_done=lambda count: (on_done(count), None)[1])
-            write_shard(shard, tallies)
-        for tally in tallies:
-            side.hits.setdefault(tally.fact_id, {})[tally.template] = tally.hits
-        return shard.size if known else 0
-
-    def hits(self) -> Hits:
-        """What is known so far, of the facts that both models were asked."""
-        most = max(len(self.topics[fact.topic].templates) for fact in self.facts)
-        before, after = (np.zeros((len(self.asked), most), dtype=np.int64) for _ in range(2))
-        tries = np.zeros_like(before)
-        one, two = self.sides
-        for row, fact in enumerate(self.asked):
-            for template in one.hits[fact.id].keys() & two.hits[fact.id].keys():
-                before[row, template] = one.hits[fact.id][template]
-                after[row, template] = two.hits[fact.id][template]
-                tries[row, template] = self.options.samples
-        return Hits(before=before, after=after, tries=tries)
-
-    def _questions(self, side: _Side, facts: Sequence[Fact]) -> dict[str, list[str]]:
-        """What a model says to the questions, by fact."""
-        return self._texts(side, [(fact, (side.question(fact),)) for fact in facts], "questions", self.options.samples)
-
-    def _texts(
-        self, side: _Side, statements: Sequence[tuple[Fact, Sequence[str]]], name: str, samples: int
-    ) -> dict[str, list[str]]:
-        """All that a model says after these texts, by fact."""
-        if not statements:
-            return {}
-        policy = replace(self._policy, samples=samples)
-        shards = self._plan(side, statements, name, samples=samples)
-        with progress(sum(shard.size for shard in shards), name, unit="statements") as bar:
-            for shard in shards:
-                if read_shard(shard, policy, keep_texts=True) is None:
-                    write_shard(
-                        shard,
-                        side.sampler.sample(
-                            shard.requests, policy, keep_texts=True, on_done=lambda n: (bar.update(n), None)[1]
-                        ),
-                    )
-        said: dict[str, list[str]] = {}
-        for tally in kept_tallies(shards, policy):
-            said.setdefault(tally.fact_id, []).extend(tally.texts or ())
-        return said
-
-    def _again(self, lost: Sequence[int], hits: Hits) -> dict[str, tuple[Finding, str]]:
-        """Ask facts again that the tuned model lost: with solved examples, as questions, in every statement."""
-        tuned = self.sides[1]
-        facts = [self.asked[row] for row in lost]
-        solved = [i for i in range(len(self.asked)) if hits.before[i].sum() and hits.after[i].sum()]
-        positions = most_positions(load_config(tuned.model.ref))
-        shots: list[tuple[Fact, Sequence[str]]] = []
-        for row in lost:
-            best = [int(i) for i in np.argsort(-hits.before[row], kind="stable")[:3] if hits.tries[row, i]]
-            examples = sorted(solved, key=lambda i: (self.asked[i].topic != self.asked[row].topic, i))[:_SHOTS]
-            if len(examples) == _SHOTS and (positions is None or positions >= 256):
-                shots.append(
-                    (self.asked[row], [self._solved(examples, template, self.asked[row]) for template in best])
-                )
-        ways: list[tuple[Finding, dict[str, list[str]]]] = [
-            ("only another format", self._texts(tuned, shots, "solved examples", _TRIES)),
-            ("only another format", self._questions(tuned, facts)),
-            (
-                "suppressed",
-                self._texts(
-                    tuned, [(f, Statements(self.topics[f.topic], f.subject)) for f in facts], "all statements", _TRIES
-                ),
-            ),
-        ]
-        found: dict[str, tuple[Finding, str]] = {}
-        for fact in facts:
-            matcher = Matcher(fact.answers, GradingOptions().rule)
-            hit = next(
-                ((finding, text) for finding, said in ways for text in said.get(fact.id, ()) if matcher.contains(text)),
-                None,
-            )
-            found[fact.id] = hit or ("gone", ways[-1][1][fact.id][0])
-        return found
-
-    def _solved(self, examples: Sequence[int], template: int, fact: Fact) -> str:
-        """A statement after others of its kind with their objects."""
-        lines = []
-        for i in examples:
-            other = self.asked[i]
-            texts = Statements(self.topics[other.topic], other.subject)
-            lines.append(f"{texts[min(template, len(texts) - 1)]} {other.object}.\n")
-        return "".join(lines) + Statements(self.topics[fact.topic], fact.subject)[template]
-
-    def result(self, base: str, tuned: str, source: str, notes: Sequence[str]) -> CheckResult:
-        """Everything that was found; asks the lost facts again first."""
-        options, hits = self.options, self.hits()
-        worse = surely_worse(hits.before, hits.after, hits.tries)
-        before, after, tries = hits.before.sum(1), hits.after.sum(1), hits.tries.sum(1)
-        lost = [int(i) for i in np.flatnonzero(worse | ((before > 0) & (after == 0)))]
-        lost = sorted(lost, key=lambda i: (-(before[i] - after[i]) / tries[i], self.asked[i].id))[: options.retry]
-        found = self._again(lost, hits)
-        facts = self.asked[:_QUESTIONS]
-        right = []
-        for side in self.sides:
-            said = self._questions(side, facts)
-            matchers = {fact.id: Matcher(fact.answers, GradingOptions().rule) for fact in facts}
-            right.append(
-                float(np.mean([matchers[name].contains(text) for name, texts in said.items() for text in texts]))
-            )
-        first, second = buckets(hits.before, hits.tries), buckets(hits.after, hits.tries)
-        kept, margin = kept_share(hits), options.margin / 100
-        decided = verdict(kept, margin)
-        more = facts_needed(kept, margin, len(self.asked)) if kept is not None and decided == "open" else None
-        relations: dict[str, tuple[int, float, float]] = {}
-        for topic in dict.fromkeys(fact.topic for fact in self.asked):
-            rows = np.array([fact.topic == topic for fact in self.asked])
-            relations[topic] = (
-                int(rows.sum()),
-                float((before / tries)[rows].mean()),
-                float((after / tries)[rows].mean()),
-            )
-        told = kept is not None and np.isfinite(kept.low)
-        write_json(self._clock, {"seconds": self.seconds})
-        return CheckResult(
-            base=base,
-            tuned=tuned,
-            facts_source=source,
-            facts_available=len(self.facts),
-            verdict=decided,
-            sentence=sentence(tuned, kept, decided, margin=options.margin, more_facts=more),
-            kept=None if kept is None else kept.share,
-            low=kept.low if kept is not None and told else None,
-            high=kept.high if kept is not None and told else None,
-            known=0 if kept is None else kept.facts,
-            margin=options.margin,
-            precision=options.precision,
-            more_facts=more,
-            seconds=round(self.seconds, 1),
-            by_level=tuple(by_level(hits)),
-            by_relation=relations,
-            questions=(right[0], right[1], len(facts)),
-            chat=self.sides[1].chat,
-            facts=tuple(
-                CheckedFact(
-                    id=fact.id,
-                    topic=fact.topic,
-                    subject=fact.subject,
-                    object=fact.object,
-                    tries=int(tries[row]),
-                    before=int(before[row]),
-                    after=int(after[row]),
-                    bucket_before=int(first[row]),
-                    bucket_after=int(second[row]),
-                    worse=bool(worse[row]),
-                    finding=found[fact.id][0] if fact.id in found else None,
-                    text=found[fact.id][1].strip() if fact.id in found else "",
-                )
-                for row, fact in enumerate(self.asked)
-            ),
-            options=options.settings(),
-            notes=tuple(notes),
-        )
+            for row, fact in enumerate(asking.asked)
+        ),
+        options=options.settings(),
+        notes=tuple(notes),
+    )

@@ -100,7 +100,7 @@ def test_a_model_that_forgot(
     assert text(result) in said.out
     # A second start asks nothing: every block is there.
     monkeypatch.setattr(TransformersSampler, "sample", None)
-    monkeypatch.setattr("sftknow.run.checking._Asking._refuse_days", lambda *_: None)
+    monkeypatch.setattr("sftknow.run.asking.Asking.refuse_days", lambda *_: None)
     assert main([*command, "--json", "-"]) == 1
     again = json.loads(capsys.readouterr().out)
     assert again["facts"] == json.loads(result.to_json())["facts"]
