@@ -75,3 +75,25 @@ def best_level(accuracy: Mapping[str, float]) -> str:
         accuracy: of each level, ``0%`` being the fine-tuned model itself.
     """
     return min(by_share(accuracy), key=lambda level: -accuracy[level])
+
+
+CONTROLS = {
+    "random-share": "at random, the same share",
+    "random-distance": "at random, the same distance from the base",
+    "blend-share": "all weights moved by the same share towards the base",
+    "blend-distance": "all weights moved to the same distance from the base",
+}
+"""What restoring the most changed share is compared with, in words: by the first part of `control_name`."""
+
+_CONTROL = re.compile(rf"({'|'.join(CONTROLS)})-(.+?)-(\d+)")
+
+
+def control_name(kind: str, level: str, draw: int = 0) -> str:
+    """What a control of a level is called, such as ``random-share-20pct-0``; `draw` counts random ones."""
+    return f"{kind}-{level_name(level)}-{draw}"
+
+
+def read_control(name: str) -> tuple[str, str] | None:
+    """The inverse of `control_name`: kind and level; None for the name of anything else."""
+    match = _CONTROL.fullmatch(name)
+    return (match[1], level_of_folder(match[2])) if match else None

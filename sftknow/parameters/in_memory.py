@@ -84,7 +84,7 @@ class ModelLevels:
         pair = pair_of(base, tuned, plan)
         self._plan = plan
         self._cuts = LevelSelector(plan).cuts
-        parameters = _parameters(model, pair)
+        parameters = loaded_parameters(model, pair)
         self._tensors = _gather(pair, plan, parameters, len(self._cuts), resources or Resources())
         self._reached = self._where(f"{tuned}")
 
@@ -147,7 +147,7 @@ def unplaced(model: Any, base: Path, tuned: Path, plan: RestorePlan) -> list[str
     return _places(model, pair_of(base, tuned, plan))[1]
 
 
-def _parameters(model: Any, pair: CheckpointPair) -> dict[str, torch.Tensor]:
+def loaded_parameters(model: Any, pair: CheckpointPair) -> dict[str, torch.Tensor]:
     """By the name of each tensor in the checkpoint: its elements in the model, flat."""
     found, missing = _places(model, pair)
     if missing:
@@ -221,7 +221,7 @@ def _loaded(tensor: TensorPair, parameter: torch.Tensor, columns: list[NDArray[A
     order = np.argsort(ranks, kind="stable")
     ranks = ranks[order]
     places = torch.from_numpy(index[order])
-    base_values, tuned_values = (_values(bits[order], tensor.tuned.dtype) for bits in (restored, tuned))
+    base_values, tuned_values = (stored_values(bits[order], tensor.tuned.dtype) for bits in (restored, tuned))
     now = parameter[places.to(parameter.device).long()].cpu()
     as_base = _same_bits(now, base_values.to(now.dtype))
     as_tuned = _same_bits(now, tuned_values.to(now.dtype))
@@ -245,7 +245,7 @@ def _refuse_other_values(
 ) -> None:
     """Elements that no level changes must be those of the fine-tuned checkpoint."""
     now = parameter[chunk.first : chunk.first + chunk.count].cpu()
-    same = _same_bits(now, _values(tuned.copy(), tensor.tuned.dtype).to(now.dtype)).numpy()
+    same = _same_bits(now, stored_values(tuned.copy(), tensor.tuned.dtype).to(now.dtype)).numpy()
     same[index] = True
     if not same.all():
         raise _neither(tensor)
@@ -258,7 +258,7 @@ def _neither(tensor: TensorPair) -> CheckpointError:
     )
 
 
-def _values(bits: NDArray[Any], dtype: str) -> torch.Tensor:
+def stored_values(bits: NDArray[Any], dtype: str) -> torch.Tensor:
     signed = bits.view(np.dtype(f"<i{bits.itemsize}"))
     return torch.from_numpy(signed).view(_TORCH[dtype])
 

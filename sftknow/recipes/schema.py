@@ -102,6 +102,10 @@ class RestoreSection(Options):
     A list may hold ``best`` as well."""
     levels: tuple[Level, ...] | None = None
     """Levels to restore; None for those of ``parameters``."""
+    controls: Annotated[int, Limits(ge=0)] = 3
+    """What a restored model is compared with at the level chosen for it: as much set back at random, in so many draws,
+    and all weights moved towards the base; each by the same share, and to the same distance from the base. Scored on
+    the test split; 0 for none. Nothing is kept on disk but the scores."""
     layers: Annotated[int, Limits(ge=0)] = 0
     """Also set whole layers back, this many at a time, and score each range on the test split (paper, Table 11);
     0 for none. Nothing is kept on disk but the scores."""

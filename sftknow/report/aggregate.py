@@ -180,6 +180,12 @@ def chosen_level(report: Report, training: Restored) -> str | None:
     return best_level(found) if len(found) == len(levels) > 1 else None
 
 
+def chosen_for(report: Report, cell: str) -> str:
+    """The level that is best for a single model on the split that choices are made on, as the run chooses it."""
+    found = report.restored(cell).items()
+    return best_level({k: e.value for k, m in found if (e := estimate([m], report.choosing_split))} or {"0%": 0.0})
+
+
 def chosen_gains(report: Report) -> list[Gain]:
     """Of every restored training: its gain on the in-domain test at the level chosen for it.
 

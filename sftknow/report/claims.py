@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from sftknow.artifacts.levels import CONTROLS
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import Gain, chosen_gains, compare, over_runs, pooled, question_variance
 from sftknow.report.blocks import report_block
 from sftknow.report.contents import Report, Training
+from sftknow.report.controls import controlled, ranking_gains
 from sftknow.report.divergence import (
     beside_words,
     bucket_of,
@@ -31,6 +33,7 @@ from sftknow.report.verdicts import (
     mean_effect,
     more_affected,
     peak,
+    ranking_matters,
     related,
     together,
     unnecessary,
@@ -50,7 +53,7 @@ class Judged:
     id: str
     title: str
     claim: str
-    """In the paper's words."""
+    """In the paper's words, in quotation marks; or why there are none."""
     test: str
     """What was compared, and how."""
     verdict: Verdict
@@ -65,7 +68,7 @@ def judge(report: Report) -> list[Judged]:
     judged = []
     for id, (title, look, unit) in CLAIMS.items():
         test, verdict = look(report)
-        claim = paper()["claims"][id]
+        claim = f"“{paper()['claims'][id]}”" if id in paper()["claims"] else "The paper shows no control."
         judged.append(Judged(id=id, title=title, claim=claim, test=test, verdict=verdict, unit=unit))
     return judged
 
@@ -249,6 +252,19 @@ def _more_affected(report: Report) -> tuple[str, Verdict]:
     return test, more_affected(sure[: len(by_size)], sure[len(by_size) :])
 
 
+def _ranking(report: Report) -> tuple[str, Verdict]:
+    found = controlled(report)
+    runs = sum(len(one.training.runs) for one in found)
+    seeds = len(found) if len(found) > 1 else min(runs, 1)
+    gains = ranking_gains(found)
+    effects = [e for kind, d in gains.items() for e in _effect(f"against {CONTROLS[kind]}", d, seeds)]
+    test = (
+        "In-domain gain from restoring the most changed share, at the level chosen for each model, less the gain from "
+        "steps of the same size without the ranking; means over restored trainings (Student’s t over trainings)."
+    )
+    return test, ranking_matters(together(effects))
+
+
 CLAIMS: dict[str, tuple[str, Callable[[Report], tuple[str, Verdict]], str]] = {
     "phenomenon-1": ("Phenomenon 1: 240 facts are best, more do harm", _peak, "points"),
     "phenomenon-2": ("Phenomenon 2: with much data its mastery decides", _matters, "points"),
@@ -256,6 +272,7 @@ CLAIMS: dict[str, tuple[str, Callable[[Report], tuple[str, Verdict]], str]] = {
     "token-finding-2": ("Token finding 2: more divergence, less knowledge", _related, "coefficient"),
     "parameter-finding-1": ("Parameter finding 1: most updates are unnecessary", _unnecessary, "points"),
     "parameter-finding-2": ("Parameter finding 2: more so after much or unknown data", _more_affected, "points"),
+    "ranking": ("Beyond the paper: it is the ranking that helps", _ranking, "points"),
 }
 """Title, judge and unit of each claim, in the paper's order."""
 
@@ -275,7 +292,7 @@ def verdicts(report: Report) -> Table | None:
         Field("Here", lambda j: word_entry(j.verdict)),
         Field("Why", lambda j: j.verdict.why),
         Field("Test", lambda j: j.test),
-        Field("In the paper’s words", lambda j: f"“{j.claim}”"),
+        Field("In the paper’s words", lambda j: j.claim),
         id="table-m-verdicts",
         title="Table M · The paper’s claims in this run",
         note="Rules fixed before the run: “holds” and “does not hold” need intervals that exclude the other; all else "

@@ -104,8 +104,9 @@ def results(run: str | Path) -> pd.DataFrame:
     """Every score of a run in one tidy frame: a line for each model, split, bucket and metric.
 
     Its columns are those of `sftknow.report.frame.COLUMNS`, where each is explained: ``model``, ``cell``, ``source``,
-    ``trained_bucket``, ``size``, ``seed``, ``level``, ``layers``, ``task``, ``split``, ``bucket``, ``topic``,
-    ``metric``, ``value``, ``stderr`` and ``count``. Accuracies are shares between 0 and 1, divergences are in nats.
+    ``trained_bucket``, ``size``, ``seed``, ``level``, ``control``, ``layers``, ``task``, ``split``, ``bucket``,
+    ``topic``, ``metric``, ``value``, ``stderr`` and ``count``. Accuracies are shares between 0 and 1, divergences are
+    in nats.
 
     Raises:
         RunError: ``run`` is no run directory, or a file in it is damaged; the message names the file.

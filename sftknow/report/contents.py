@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from sftknow.artifacts.levels import by_share, level_of_folder
+from sftknow.artifacts.levels import by_share, level_of_folder, read_control
 from sftknow.records import ParameterChange, TokenDivergence
 from sftknow.report.by_fact import FactDivergences, MovedExample, Questions, Texts
 from sftknow.report.cells import Cell, Kind, layer_range
@@ -265,7 +265,11 @@ class Report:
         """The evaluated restorations of a cell, by level, smallest share first. ``0%`` is the cell itself."""
         found = {"0%": self.models[cell]} if cell in self.models else {}
         versions = self._versions.get(cell, {}).items()
-        found |= {level_of_folder(level): model for level, model in versions if layer_range(level) is None}
+        found |= {
+            level_of_folder(level): model
+            for level, model in versions
+            if layer_range(level) is None and read_control(level) is None
+        }
         return {level: found[level] for level in by_share(found)}
 
     @cached_property
@@ -281,6 +285,14 @@ class Report:
             *found,
             *(Restored(source=n, size=0, all=False, name=n, in_grid=False, runs={n: self.restored(n)}) for n in others),
         )
+
+    def controls(self, cell: str) -> dict[str, dict[str, list[Model]]]:
+        """What restoring a cell is compared with, as far as it was scored: by level and kind, one model a draw."""
+        found: dict[str, dict[str, list[Model]]] = {}
+        for name, model in sorted(self._versions.get(cell, {}).items()):
+            if control := read_control(name):
+                found.setdefault(control[1], {}).setdefault(control[0], []).append(model)
+        return found
 
     def layer_ranges(self, cell: str) -> dict[str, Model]:
         """The evaluated versions of a cell with whole layers set back, by range such as ``0-3``, in layer order."""

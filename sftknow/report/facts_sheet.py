@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sftknow.artifacts.levels import read_control
 from sftknow.records import BUCKETS
 from sftknow.report.blocks import report_block
 from sftknow.report.contents import BASE, Report
@@ -33,7 +34,7 @@ def subtitle(report: Report) -> str:
     if report.graded:
         parts.append(f"{len(report.graded.fact_ids):,} facts graded by {report.graded.graded_by}")
     tuned = len([n for n in report.models if n in report.cells])
-    restored = len([n for n in report.models if "@" in n])
+    restored = len([n for n in report.models if "@" in n and not read_control(n.partition("@")[2])])
     if tuned:
         parts.append(f"{tuned} fine-tuned {'model' if tuned == 1 else 'models'} scored")
     if restored:

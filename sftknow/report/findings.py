@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS, to_json
 from sftknow.report.aggregate import chosen_gains, compare, estimate, ranked
 from sftknow.report.changes import shown_change
 from sftknow.report.claims import correlation
 from sftknow.report.contents import BASE, Report
+from sftknow.report.controls import controlled, ranking_gains
 from sftknow.report.divergence import beside_words, bucket_of, reading
 from sftknow.report.layout import finite
 from sftknow.report.mastery import exposure_bins
@@ -204,6 +207,22 @@ def _restoration(report: Report) -> dict[str, Any]:
     return part
 
 
+def _controls(report: Report) -> dict[str, Any]:
+    found = controlled(report)
+    gains = ranking_gains(found)
+    if not gains:
+        return {}
+    judged = zip(gains, together(list(gains.values())), strict=True)
+    return {
+        "trainings": len(found),
+        "ranking": float(np.mean([one.gain() for one in found])),
+        "beyond": {
+            kind: {"gain": float(np.mean([one.gain(kind) for one in found])), **beyond.part()}
+            for kind, beyond in judged
+        },
+    }
+
+
 PARTS: dict[str, Callable[[Report], Any]] = {
     "exposure": _exposure,
     "base": _base,
@@ -213,5 +232,6 @@ PARTS: dict[str, Callable[[Report], Any]] = {
     "divergence": _divergence,
     "concentration": _concentration,
     "restoration": _restoration,
+    "controls": _controls,
 }
 """The parts by name, in the order in which they are told."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from sftknow.artifacts.levels import level_of_folder
+from sftknow.artifacts.levels import level_of_folder, read_control
 from sftknow.records import EvalRun, GroupDivergence, TokenDivergence
 from sftknow.report.cells import Cell, layer_range
 from sftknow.stats import NORMAL_95
@@ -27,6 +27,8 @@ COLUMNS = {
     "size": "training facts",
     "seed": "of the training draw",
     "level": "share of the elements restored, such as 20%; 0% for a fine-tuned model as it is",
+    "control": "what was done instead of setting the most changed share back, to compare with: random-share, "
+    "random-distance, blend-share or blend-distance; the level is that of the restoration; missing otherwise",
     "layers": "decoder layers restored as a whole, such as 0-3; missing where none were",
     "task": "cbqa_mastery, token_divergence, or another task such as xsum",
     "split": "train, dev, test or testood; missing for other tasks",
@@ -97,7 +99,7 @@ def score_frame(
 def _about(name: str, cells: Mapping[str, Cell]) -> Line:
     """What a model is, from its name and its cell."""
     owner, at, level = name.partition("@")
-    layers = layer_range(level)
+    layers, control = layer_range(level), read_control(level)
     cell = cells.get(owner)
     if cell is None:
         return {"source": "base" if owner == "base" else "baseline", "layers": layers}
@@ -107,7 +109,8 @@ def _about(name: str, cells: Mapping[str, Cell]) -> Line:
         "trained_bucket": cell.bucket,
         "size": cell.size,
         "seed": cell.seed,
-        "level": None if layers else level_of_folder(level) if at else "0%",
+        "level": None if layers else control[1] if control else level_of_folder(level) if at else "0%",
+        "control": control[0] if control else None,
         "layers": layers,
     }
 

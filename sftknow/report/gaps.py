@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sftknow.report.aggregate import chosen_for
 from sftknow.report.cells import layer_range
 from sftknow.report.contents import BASE, Missing, Report
 
@@ -46,6 +47,7 @@ def _single(report: Report, scored: bool) -> list[tuple[list[str], str, str]]:
         (sorted(unranked, key=report.order), "the change of parameters of", "changes/<cell>/changes.json"),
         (_unrestored(report), "the accuracy after restoring", "evaluation/<cell>@<level>/scores.json"),
         (_layers_unscored(report), "the accuracy after restoring whole layers of", "evaluation/<cell>@layers-<range>/"),
+        (_uncontrolled(report), "what restoring is compared with of", "evaluation/<cell>@random-share-<level>-<draw>/"),
         (_tasks_unscored(report), "other tasks:", "ability/general_ability.json"),
     ]
 
@@ -95,6 +97,12 @@ def _layers_unscored(report: Report) -> list[str]:
     named = section.get("layer_cells")
     cells = report.restored_cells if named is None else [c for c in named if c != "best"]
     return [cell for cell in cells if not report.layer_ranges(cell)]
+
+
+def _uncontrolled(report: Report) -> list[str]:
+    if not _section(report.recipe, "restore").get("controls"):
+        return []
+    return [cell for cell in report.restored_cells if chosen_for(report, cell) != "0%" and not report.controls(cell)]
 
 
 def _tasks_unscored(report: Report) -> list[str]:

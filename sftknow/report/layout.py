@@ -43,7 +43,8 @@ class Entry:
     note: str = ""
     """Shown small behind the text, such as a signed difference."""
     tone: str = ""
-    """``up``, ``down`` with ``-weak``, ``-mid``, ``-strong``, or empty: a background colour, never the only sign."""
+    """``up``, ``down`` with ``-weak``, ``-mid``, ``-strong``, or empty: a background colour, never the only sign;
+    ``control``: in grey, what another number is compared with."""
     difference: Difference | None = None
     """What `tabulate` judges together with the others of the table; the colour and the p-value follow from it."""
     strong: bool = False

@@ -6,15 +6,16 @@ Every function gives None where the run does not hold what the table or figure n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from sftknow.artifacts.levels import best_level, by_share, level_share
+from sftknow.artifacts.levels import CONTROLS, best_level, by_share, level_share
 from sftknow.report.aggregate import compare, estimate
 from sftknow.report.blocks import report_block
 from sftknow.report.cells import Kind
 from sftknow.report.contents import BASE, SPLIT_TITLES, Report, Restored
+from sftknow.report.controls import SPLIT as CONTROLLED_SPLIT, control_entry, controlled
 from sftknow.report.entries import change_entry, estimate_entry, moved_entry, percent, share_entry, signed
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, Value, figure, tabulate
 from sftknow.report.paper import nearest_size, table
@@ -211,19 +212,26 @@ def restoration(report: Report, split: str) -> Table | None:
         entry = replace(entries[level], strong=best is not None and entries[level].value == best)
         return _beside_paper(report, entry, r, level, split) if r.in_grid else entry
 
+    def place(shown: Callable[[str], Entry], r: Restored, line: str) -> Entry | None:
+        return control_entry(beside.get(r.name), line) if line in CONTROLS else shown(line)
+
     fields = []
     for r in columns:
         entries = {level: accuracy(r, level) for level in levels}
         best = max((e.value for e in entries.values() if isinstance(e.value, float)), default=None)
-        fields.append(Field(r.name, partial(shown, entries, best, r), group="Trained on", unit="%"))
+        fields.append(Field(r.name, partial(place, partial(shown, entries, best, r), r), group="Trained on", unit="%"))
     note = _NOTE.format(ranking=ranking(report)) if split == "test" else "As in Table 4a."
     if split == "train":
         note += " Each model answers the facts that it was trained on."
     if any(len(r.runs) > 1 for r in columns):
         note += " Behind ±: standard deviation over seeds."
+    beside = {found.training.name: found for found in controlled(report)} if split == CONTROLLED_SPLIT else {}
+    if beside:
+        note += " In grey: steps of the same size back towards the base without the ranking, at the level chosen on "
+        note += f"{report.choosing_split} (Table Q)."
     return tabulate(
-        levels,
-        Field("Restored", shown_level),
+        [*levels, *(CONTROLS if beside else ())],
+        Field("Restored", lambda line: CONTROLS.get(line) or shown_level(line)),
         *fields,
         id=f"table-{_PARTS[split]}-restoration-{split}",
         title=f"Table {_PARTS[split]} · Accuracy after restoring, {SPLIT_TITLES[split]}",

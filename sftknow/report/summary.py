@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sftknow.artifacts.levels import CONTROLS
 from sftknow.report.entries import percent, plus_minus, signed
 from sftknow.report.words import FEW, UNTOLD, hedge
 
@@ -29,6 +30,7 @@ def plain_words(results: Mapping[str, Any]) -> list[str]:
         ("divergence", _say_divergence),
         ("concentration", _say_concentration),
         ("restoration", _say_restoration),
+        ("controls", _say_controls),
     )
     said = [sentence for name, make in makers if name in found for sentence in make(found[name])]
     return said or ["This run has no scored model yet, so there is nothing to say about what fine-tuning did."]
@@ -227,3 +229,18 @@ def _say_chosen_levels(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     clauses = [f"{verb} {len(some)}: {named(some)}" for verb, some in (("improves", helped), ("harms", harmed)) if some]
     clauses += [f"for {left} it {UNTOLD}"] * bool(left)
     return [f"{start} of {len(parts)} restored trainings, in-domain, restoring {'; '.join(clauses)}."]
+
+
+def _say_controls(part: Mapping[str, Any]) -> list[str]:
+    """Whether the ranking gains more than steps of the same size back towards the base."""
+    beyond = part["beyond"]
+    gains = in_a_row([f"{signed(found['gain'])} {CONTROLS[kind]}" for kind, found in beyond.items()])
+    mean = f" on average over {part['trainings']} trainings" if part["trainings"] > 1 else ""
+    sure = [found["value"] > 0 for found in beyond.values() if found["sure"]]
+    if len(sure) == len(beyond) and all(sure):
+        verdict = "the ranking gains more than each"
+    elif not all(sure):
+        verdict = "one of them gains more than the ranking"
+    else:
+        verdict = f"whether it is the ranking that helps {UNTOLD}"
+    return [f"Restoring by relative change adds {signed(part['ranking'])} points{mean}; {gains}: {verdict} (Table Q)."]

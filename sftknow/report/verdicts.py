@@ -274,6 +274,29 @@ def _untold_mean(effects: Sequence[Effect], mean: Effect | None, what: str) -> V
     return None
 
 
+def ranking_matters(effects: Sequence[Effect]) -> Verdict:
+    """Is it the ranking that helps, and not any step of the same size back towards the base?
+
+    Holds where restoring by relative change surely gains more than every control. Does not hold where a control surely
+    gains more, or where the ranking is surely not a point better than one.
+
+    Args:
+        effects: gain by relative change less that of each control, means over restored trainings; `Effect.seeds` is
+            the number of these.
+    """
+    if not effects:
+        return _untold("The run has no controls beside a restored model.")
+    if min(e.seeds for e in effects) < LEAST_DRAWS:
+        return _untold("A single training was restored, and one seed could turn the word.", effects)
+    if worse := [e for e in effects if e.below]:
+        return _fails(f"Without the ranking it gains more: {_names(worse)}.", effects)
+    if all(e.above for e in effects):
+        return _holds("The ranking gains more than every control.", effects)
+    if equal := [e for e in effects if e.high < MARGIN]:
+        return _fails(f"The ranking is not a point better: {_names(equal)}.", effects)
+    return _untold("The intervals of the differences from the controls reach over zero.", effects)
+
+
 def more_affected(by_size: Sequence[Effect], by_bucket: Sequence[Effect]) -> Verdict:
     """Parameter finding 2: restoring gains more after larger trainings and after facts that were known less.
 

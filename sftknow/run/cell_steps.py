@@ -28,6 +28,7 @@ from sftknow.prompts import CHAT
 from sftknow.records import EvalRun, ModelRef, RestorePlan, Split
 from sftknow.run.cells import Cell
 from sftknow.run.checkpoint_pairs import layer_ranges
+from sftknow.run.controls import Controls, control_names
 from sftknow.run.moving import MovedModel
 from sftknow.run.steps import Step
 from sftknow.run.stored_cells import store_small, whole
@@ -308,6 +309,31 @@ class CellSteps:
     @cached_property
     def _plan(self) -> RestorePlan:
         return read_analysis(self.bench.path / "changes" / self.name).plan
+
+    def score_controls(self, level: str, draws: int) -> None:
+        """Score what the level is compared with (`sftknow.run.controls`); nothing but the scores stays on disk.
+
+        Args:
+            level: of the plan, chosen for this model.
+            draws: of each control that is random.
+
+        Raises:
+            CheckpointError: the model cannot be moved in memory.
+        """
+        bench = self.bench
+        with self._model as model:
+            controls = Controls(lambda: bench.pair(model.checkpoint), self._plan, level, bench.order)
+            made = {name: (kind, draw) for name, kind, draw in control_names(level, draws)}
+            weights = {name: controls.weights(kind, draw, tuned=self.weights) for name, (kind, draw) in made.items()}
+            asked = {name: Asked(name=f"{self.name}@{name}", weights=weights[name]) for name in made}
+            moved = cache(lambda: model.moved(bench.layer_harness))
+
+            def score(name: str, work: Path) -> EvalRun:
+                move = controls.move(*made[name])
+                return moved().score_after(move, name=asked[name].name, work=work, key=asked[name].weights)
+
+            title = f"evaluating {self.name} with {len(asked)} controls of {level}"
+            evaluation_step(bench, asked, score, title, splits=[bench.layer_split]).do(bench.say)
 
     def restore_layers(self, each: int) -> None:
         """Set each range of ``each`` layers back to the base as a whole, and score it (paper, E.2 and Table 11).

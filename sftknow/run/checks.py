@@ -18,7 +18,7 @@ from sftknow.parameters.regions import parse_region
 from sftknow.parameters.strategies import check_strategy
 from sftknow.progress import progress
 from sftknow.prompts import CHAT
-from sftknow.recipes.schema import Recipe
+from sftknow.recipes.schema import Recipe, RestoreSection
 from sftknow.records import BUCKETS, ModelRef
 from sftknow.run.cells import grid_cells
 from sftknow.run.general_ability import check_tasks
@@ -46,6 +46,8 @@ def check_words(recipe: Recipe) -> None:
             raise RecipeError(f"grid.baselines: {name} is the name of another model of the run; take another")
     if grid.chat_template and not grid.baselines:
         raise RecipeError("grid.chat_template: there is no model to ask in it; name one under grid.baselines")
+    if not names and recipe.restore.controls != RestoreSection().controls:
+        raise RecipeError("restore.controls has no effect: the grid trains no model to restore; leave it out")
     check_levels(recipe)
     cells_named(recipe)
     check_strategy(recipe.parameters.strategy)

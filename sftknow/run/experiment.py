@@ -13,7 +13,7 @@ from sftknow.artifacts.levels import UNTOUCHED, best_level
 from sftknow.artifacts.scores import read_eval
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cluster import Outcome
-from sftknow.errors import RunError, SftknowError
+from sftknow.errors import CheckpointError, RunError, SftknowError
 from sftknow.models.references import dataset_reference
 from sftknow.models.resolving import link_base
 from sftknow.recipes.load import dump_recipe
@@ -89,6 +89,8 @@ class Experiment:
             restored = [c for c in chosen(cells_named(recipe)) if self._guarded(f"restoring {c.name}", c.restore)]
             if best in restored:
                 self.choose(best.name)
+            for cell in restored if recipe.restore.controls else ():
+                self._guarded(f"controls of {cell.name}", partial(self.control, cell))
             for cell in chosen(cells_to_sweep(recipe)):
                 work = partial(cell.restore_layers, recipe.restore.layers)
                 self._guarded(f"restoring layers of {cell.name}", work)
@@ -208,19 +210,29 @@ class Experiment:
 
     def choose(self, cell: str) -> None:
         """Choose the level on dev and confirm it on test; the paper chooses on test."""
-        levels = [UNTOUCHED, *self.bench.levels]
-        models = {level: restored_name(cell, level) for level in levels}
-        split = self._choosing_split
-        level = best_level({item: self._headline(models[item], split) for item in levels})
-        scores = {
-            part: {item: self._headline(models[item], part) for item in levels}
-            for part in self._scored_splits
-            if part != "train"
-        }
-        write_json(
-            self.path / "choice.json",
-            {"cell": cell, "level": level, "model": models[level], "chosen_on": split, **scores},
-        )
+        split, parts = self._choosing_split, [part for part in self._scored_splits if part != "train"]
+        scores = {part: self._by_level(cell, part) for part in dict.fromkeys((*parts, split))}
+        level = best_level(scores[split])
+        about = {"cell": cell, "level": level, "model": restored_name(cell, level), "chosen_on": split}
+        write_json(self.path / "choice.json", about | {part: scores[part] for part in parts})
+
+    def _by_level(self, cell: str, split: str) -> dict[str, float]:
+        """A restored model's mean accuracy on a split at every level, unrestored first."""
+        return {level: self._headline(restored_name(cell, level), split) for level in (UNTOUCHED, *self.bench.levels)}
+
+    def control(self, cell: CellSteps) -> None:
+        """Score the controls of the level that is best on dev for a model; none where that restores nothing.
+
+        A model that is packed in memory in another order than on disk has none: that is said, and no failure.
+        """
+        level = best_level(self._by_level(cell.name, self._choosing_split))
+        if level == UNTOUCHED:
+            self.say(f"{cell.name}: no level is better than leaving it as it is, so there is nothing to compare with")
+        else:
+            try:
+                cell.score_controls(level, self.recipe.restore.controls)
+            except CheckpointError as error:
+                self.say(f"{cell.name}: restoring it is compared with nothing (restore.controls): {error}")
 
     # ---- the rest -----------------------------------------------------------------------------------------------
 

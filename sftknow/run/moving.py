@@ -16,6 +16,7 @@ from sftknow.artifacts.levels import UNTOUCHED, parse_level
 from sftknow.checkpoints.reader import listed
 from sftknow.evaluation.harness import Harness
 from sftknow.models.loading import load_model, load_tokenizer
+from sftknow.parameters.between import blend_
 from sftknow.parameters.in_memory import ModelLevels, unplaced
 from sftknow.parameters.restore import restore_levels
 from sftknow.records import EvalRun, ModelRef, RestorePlan
@@ -91,6 +92,21 @@ class MovedModel:
     def _load(self, folder: Path) -> tuple[Any, Any]:
         ref = ModelRef(path=str(folder), dtype=self._dtype)
         return load_model(ref, device=self._device), load_tokenizer(ref)
+
+    def score_after(self, move: Callable[[Any], None], *, name: str, work: Path, key: str) -> EvalRun:
+        """Score the model with the weights that `move` gives it, and give it its own back; see `Harness.score`.
+
+        Raises:
+            CheckpointError: the model cannot be moved in memory.
+        """
+        if self._levels is not None:
+            self._levels.to(UNTOUCHED)
+        model, tokenizer = self._loaded
+        try:
+            move(model)
+            return self._harness.score(model, tokenizer, name=name, work=work, key=key)
+        finally:
+            blend_(model, self._pair.base_folder, self._pair.tuned, 0.0)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sftknow.artifacts.levels import UNTOUCHED
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import FactsAwayError, FactsError, HubError
 from sftknow.machine import free_space
@@ -21,6 +22,7 @@ from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.report.paper import recognise
 from sftknow.run.cells import Cell, levels_of
 from sftknow.run.checks import check_machine, check_words
+from sftknow.run.controls import control_names
 from sftknow.run.rates import (
     ACCELERATOR,
     EFFICIENCY,
@@ -321,6 +323,11 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
     each = len(levels_of(recipe))
     words = f"{levels // each if each else 0} models × {each} levels" if not now.restored else f"{levels} checkpoints"
     yield "restoring", "restoring", words, 0, levels
+    if recipe.restore.controls and levels_of(recipe):
+        cells, each = restored_cells(recipe), sum(1 for _ in control_names(UNTOUCHED, recipe.restore.controls))
+        test = plan.facts["test"] if plan.facts else None
+        words = f"{cells} models × {each} controls × {'?' if test is None else format(test, ',')} questions"
+        yield "controls", "evaluation", words, cells, None if test is None else cells * each * test
     if recipe.restore.layers:
         named = recipe.restore.layer_cells
         cells = restored_cells(recipe) if named is None else len(set(named))

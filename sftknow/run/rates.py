@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from sftknow.artifacts.files import read_json
+from sftknow.artifacts.levels import CONTROLS
 from sftknow.errors import RunError
 from sftknow.recipes.schema import Recipe
 from sftknow.run.space import ModelSize, saved_dtype
@@ -82,7 +83,7 @@ def rates_of_run(path: Path, questions: int) -> dict[str, Rate]:
             continue
         if kind == "models" and "steps" in outputs:
             found.setdefault("training", []).append((outputs["steps"], seconds))
-        elif kind == "evaluation" and "@layers-" not in rest[0]:
+        elif kind == "evaluation" and not rest[0].partition("@")[2].startswith(("layers-", *CONTROLS)):
             found.setdefault("evaluation", []).append((questions, seconds))
         elif kind in ("divergence", "changes"):
             found.setdefault(kind, []).append((1, seconds))

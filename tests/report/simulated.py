@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from sftknow.artifacts.levels import best_level, level_name
 from sftknow.records import BUCKETS, TokenDivergence
 from sftknow.report.by_fact import Answers, Questions, Texts
 from sftknow.report.cells import Cell
 from sftknow.report.contents import BASE, Choice, Model, Report
 from sftknow.report.frame import Score
 from sftknow.report.paper import Beside
+from sftknow.run.controls import control_names
 
 SIZES = (60, 240, 960)
 LEVELS = ("5%", "20%", "60%")
@@ -43,6 +45,8 @@ class Truth:
     """What bucket 0 adds to another bucket at 960 facts; half of it at 240."""
     restoring: float = 0.0
     """What restoring 20 % adds after 240 facts; 5 % adds half of it, 60 % nothing."""
+    ranking: float = 0.0
+    """What of that the ranking adds beyond its controls."""
     after_more: float = 0.0
     """What it adds beyond that after 960 facts, and after bucket 0 instead of bucket 4."""
     nats: tuple[float, float, float] = (0.3, 0.3, 0.3)
@@ -109,6 +113,25 @@ class Experiment:
         answers = {s: Answers(self.ids[s], self.buckets, found, found) for s, found in right.items()}
         return Model(name=name, scores=scores, questions=_Drawn(answers))
 
+    def restored(
+        self, name: str, right: dict[str, npt.NDArray[np.bool_]], more: bool, unknown: bool
+    ) -> dict[str, Model]:
+        """A model restored at every level, and the controls of the one that is best on dev."""
+        truth, found, gains = self.truth, {}, {}
+        for level, part in zip(LEVELS, (0.5, 1.0, 0.0), strict=True):
+            gains[level] = part * (truth.restoring + truth.after_more * (more + unknown)) + self.random.normal(
+                0, LUCK / 3
+            )
+            found[level] = self.model(f"{name}@{level_name(level)}", self.moved(right, gains[level]))
+        dev = {level: model.scores["dev", None, "acc"].value for level, model in found.items()}
+        chosen = best_level({"0%": right["dev"].mean(), **dev})
+        made = {model.name: model for model in found.values()}
+        if chosen != "0%":
+            gain = gains[chosen] - truth.ranking * (1.0 if chosen == "20%" else 0.5 if chosen == "5%" else 0.0)
+            for control, _, _ in control_names(chosen, 3):
+                made[f"{name}@{control}"] = self.model(f"{name}@{control}", self.moved(right, gain))
+        return made
+
     def divergence(self, name: str, mean: float) -> tuple[TokenDivergence, Any]:
         """Of one model, with the facts behind it."""
         kl = self.random.gamma(2.0, mean / 2, 60)
@@ -145,11 +168,7 @@ def simulated_report(truth: Truth, seed: int) -> Report:
                 models[name] = made.model(name, right)
                 divergences[name], facts[name] = made.divergence(name, nats)
                 if size >= 240 and bucket in (0, 2, 4):
-                    for level, part in zip(LEVELS, (0.5, 1.0, 0.0), strict=True):
-                        extra = truth.after_more * ((size == 960) + (bucket == 0))
-                        gain = part * (truth.restoring + extra) + luck(0, LUCK / 3)
-                        restored = f"{name}@{level.replace('%', 'pct')}"
-                        models[restored] = made.model(restored, made.moved(right, gain))
+                    models |= made.restored(name, right, size == 960, bucket == 0)
     best = max(cells, key=lambda n: models[n].scores["dev", None, "acc"].value)
     owner = best if f"{best}@5pct" in models else "b4-n240-s0"
     levels = {"0%": models[owner]} | {lv: models[f"{owner}@{lv.replace('%', 'pct')}"] for lv in LEVELS}

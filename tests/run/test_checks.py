@@ -31,6 +31,7 @@ def refused(out: Path, *settings: str) -> str:
     ("settings", "words"),
     [
         (["restore.cells=[b1-n8-s0]"], "b1-n8-s0 is not in the grid"),
+        (["grid.buckets=[]", "restore.controls=1"], "restore.controls has no effect"),
         (["restore.levels=['7%']"], "7% is not among parameters.levels"),
         (["parameters.levels=['5%','5%']", "restore.levels=['5%']"], "asked for twice"),
         (["parameters.levels=['500%']", "restore.levels=['500%']"], "more than the whole region"),

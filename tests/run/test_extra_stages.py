@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +17,16 @@ from sftknow.artifacts.stages import RunDirectory
 from sftknow.checkpoints.deltas import materialize
 from sftknow.errors import GeneralTaskError, RecipeError
 from sftknow.evaluation.harness import Harness
-from sftknow.parameters.restore import restore_layers
+from sftknow.parameters.change import analyse
+from sftknow.parameters.restore import restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
 from sftknow.records import EvalRun, ModelRef, TrainedModel
+from sftknow.report.collect import results
 from sftknow.run import checkpoint_pairs
+from sftknow.run.cell_steps import CellSteps
+from sftknow.run.controls import control_names
 from sftknow.run.experiment import Experiment
+from sftknow.run.workbench import Workbench
 from sftknow.training.recipe import TrainingOptions
 from tests.evaluation.general.stand_in import write_stand_in
 from tests.run.small_run import run, small_recipe
@@ -143,6 +149,39 @@ def test_a_second_start_does_nothing_and_a_lost_range_is_scored_again(finished: 
     assert lost.is_file()
 
 
+def test_controls_are_scored_as_if_they_were_written(finished: Path, tmp_path: Path) -> None:
+    """Random restoration of the same share against a checkpoint of it; a lost control alone is scored again."""
+    copy = Path(shutil.copytree(finished, tmp_path / "run", symlinks=True))
+    said: list[str] = []
+
+    def score() -> list[str]:
+        said.clear()
+        with RunDirectory(copy) as directory:
+            bench = Workbench(small_recipe(*settings(finished.parent / "data")), directory, said.append)
+            CellSteps(bench, bench.cells[0]).score_controls("5%", 2)
+        return said
+
+    assert score() == [f"evaluating {CELL} with 6 controls of 5%"]
+    names = {path.name.partition("@")[2] for path in (copy / "evaluation").glob(f"{CELL}@*-*pct-*")}
+    assert names == {name for name, *_ in control_names("5%", 2)}
+    base, tuned = copy / "models" / "base", tmp_path / "tuned"
+    materialize(base, copy / "models" / CELL, tuned)
+    plan = analyse(base, tuned, ("5%",), strategy="random", seed=1).plan
+    restore_levels(base, tuned, plan, {"5%": tmp_path / "random"})
+    harness = Harness(copy / "mastery" / "dataset", splits=("test",), batch_size=128)
+    written = harness.score_path(ModelRef(path=str(tmp_path / "random")), name="written")
+    assert answers(read_eval(copy / "evaluation" / f"{CELL}@random-share-5pct-1")) == answers(written)
+    assert score() == [], "all is there"
+    (copy / "stages" / "evaluation" / f"{CELL}@blend-share-5pct-0.json").unlink()
+    assert len(score()) == 1
+    frame = results(copy)
+    mine = frame[(frame["control"] == "random-distance").fillna(False) & frame["bucket"].isna()]
+    assert set(mine["level"]) == {"5%"}
+    assert set(mine["model"]) == {f"{CELL}@random-distance-5pct-{draw}" for draw in (0, 1)}
+    levels = frame[frame["control"].isna() & (frame["level"] == "5%").fillna(False) & (frame["task"] == "cbqa_mastery")]
+    assert set(levels["model"]) == {f"{CELL}@5pct"}
+
+
 @pytest.mark.parametrize(
     ("setting", "error", "words"),
     [
@@ -151,6 +190,7 @@ def test_a_second_start_does_nothing_and_a_lost_range_is_scored_again(finished: 
         ("general.tasks=[sums]", RecipeError, "general.tasks"),
         ("general.size=0", RecipeError, "general.size"),
         ("restore.layers=-1", RecipeError, "restore.layers"),
+        ("restore.controls=-1", RecipeError, "restore.controls"),
     ],
 )
 def test_refused_before_any_work(tmp_path: Path, setting: str, error: type[Exception], words: str) -> None:

@@ -64,6 +64,8 @@ def test_counts_are_those_that_the_run_would_have(tmp_path: Path) -> None:
             "divergence": 0.01 * 3,
             "changes": 0.01 * 3,
             "restoring": 0.01 * 2,
+            # Two kinds at random in three draws, and two blends, on the test split.
+            "controls": 1 + 0.01 * 8 * 30,
         }
     )
     assert not (tmp_path / "run").exists()
