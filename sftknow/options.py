@@ -202,8 +202,20 @@ def recipe_keys(kind: type[Options]) -> dict[str, type[Options] | None]:
 
 @_cached
 def explanations(kind: type[Options]) -> dict[str, str]:
-    """The docstring under each field, those of the classes that it extends included, on one line each."""
-    found: dict[str, str] = {}
+    """What each field is: its docstring's first paragraph on one line, classes that it extends included."""
+    return {name: paragraphs[0] for name, paragraphs in _docstrings(kind).items()}
+
+
+@_cached
+def silences(kind: type[Options]) -> dict[str, str]:
+    """Where the paper is silent: the second paragraph of a field's docstring, what is chosen in its place and why."""
+    return {name: paragraphs[1] for name, paragraphs in _docstrings(kind).items() if len(paragraphs) > 1}
+
+
+@_cached
+def _docstrings(kind: type[Options]) -> dict[str, list[str]]:
+    """The paragraphs of the docstring under each field."""
+    found: dict[str, list[str]] = {}
     for each in reversed(kind.__mro__[: kind.__mro__.index(Options)]):
         try:
             source = inspect.getsource(each)
@@ -212,7 +224,7 @@ def explanations(kind: type[Options]) -> dict[str, str]:
         for line, below in pairwise(ast.parse(source).body[0].body):  # type: ignore[attr-defined]
             match line, below:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = " ".join(text.split())
+                    found[name] = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text)]
     return found
 
 

@@ -22,6 +22,7 @@ from sftknow.options import (
     explanations,
     from_settings,
     recipe_keys,
+    silences,
 )
 from sftknow.recipes.load import load_recipe, override_section
 from sftknow.recipes.schema import Recipe
@@ -87,6 +88,12 @@ def test_a_class_that_extends_another_may_have_its_own_keys_among_its() -> None:
 
 def test_sizes_are_read_as_people_write_them() -> None:
     assert from_settings(Inner, {"size": "2KB"}).size == 2000
+
+
+def test_a_second_paragraph_says_where_the_paper_is_silent() -> None:
+    assert explanations(SFTRecipe)["weight_decay"] == "AdamW's decoupled decay; norms and biases are exempt."
+    assert silences(SFTRecipe)["weight_decay"].startswith("The paper names AdamW (3.3) and no decay.")
+    assert "optimizer" not in silences(SFTRecipe)
 
 
 def test_docstrings_of_fields_are_explanations() -> None:

@@ -23,6 +23,7 @@ from sftknow.cli import (
     lab,
     leaderboard,
     materialize,
+    paper,
     publish,
     pull,
     report,
@@ -37,7 +38,7 @@ from sftknow.errors import RecipeError, SftknowError
 
 _COMMANDS = (
     run, check, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish,
-    pull, leaderboard, lab, tasks,
+    pull, leaderboard, lab, paper, tasks,
 )  # fmt: skip
 
 # What the file system says no to, and a person can change.

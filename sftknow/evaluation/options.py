@@ -55,12 +55,17 @@ class AbilityOptions(GeneralOptions):
     data: Mapping[TaskName, str] = field(default_factory=dict)
     """Folder of each task's data; a task that is not here is taken from the Hub."""
     size: Count | Literal["all"] = 1920
-    """Training rows of each task."""
+    """Training rows of each task.
+
+    The paper does not say how many rows the models of Table 5 were trained on, whether one model learned both tasks,
+    nor how they were asked; here each task has a model of its own and the size of the paper's larger models."""
     seed: int = 0
     levels: tuple[Level, ...] | None = None
     """Levels to restore; None for those that the grid's models are restored at."""
     few_shot: Annotated[int, Limits(ge=0)] = 0
-    """gsm8k: examples before each question."""
+    """gsm8k: examples before each question.
+
+    The paper does not say. A model that was fine-tuned on the task needs none."""
     max_length: Annotated[int, Limits(ge=8)] = 2048
     """Longest training row in tokens, in place of that of ``sft``; whatever else stands in ``sft`` holds here too."""
     batch_size: Count = 16

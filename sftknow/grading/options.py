@@ -44,11 +44,16 @@ class GradingOptions(SamplingPolicy):
     """Store every continuation, so that other synonyms and matching rules can be tried without the model."""
     match: Match = "contains"
     """What makes a continuation a hit: it ``contains`` an answer (the paper's), contains it as a whole ``word``, or is
-    it and nothing else (``exact``). The two stricter ones draw every continuation to its end, which costs time."""
+    it and nothing else (``exact``). The two stricter ones draw every continuation to its end, which costs time.
+
+    The paper asks that the answer be contained (F.1), which counts "Romania" as right for "Oman"; the report shows
+    whole words and exact matches beside it."""
     case_sensitive: bool = True
     """Whether upper and lower case must agree (``exact`` never asks for it)."""
     sampler: Annotated[str, Registered(SAMPLERS)] = "transformers"
-    """What continues the statements. Single samples differ between samplers, their distribution does not."""
+    """What continues the statements. Single samples differ between samplers, their distribution does not.
+
+    The paper names a temperature (3.3) and neither top-k nor top-p: nothing of the distribution is cut off."""
     engine: Literal["local", "ray"] = "local"
     """Where: in this process, or on the nodes of a Ray cluster. It has no bearing on the result."""
     vllm: VLLMOptions = field(default_factory=VLLMOptions)

@@ -45,19 +45,31 @@ class PairOptions(Options):
 
     region: str = field(default="transformer", metadata=shown_as("NAME"))
     """``transformer`` (the decoder layers without norms, as the authors), ``attention``, ``mlp``, ``embedding``,
-    ``all``, or ``re:EXPRESSION`` over tensor names."""
+    ``all``, or ``re:EXPRESSION`` over tensor names.
+
+    The paper speaks of all parameters (B.2). Its authors' code takes the tensors with ``layers`` and without ``norm``
+    in their names: no embeddings, no output head, no norms."""
     layers: str | None = field(default=None, metadata=shown_as("A-B"))
     """A range of decoder layers such as ``0-3``; None for all."""
     levels: tuple[Level, ...] = ("1%", "3%", "5%", "10%", "20%", "40%", "60%")
-    """Shares of the region, in that order."""
+    """Shares of the region, in that order.
+
+    The paper does not say of which share of the elements its Tables 9 and 10 are; here they have a column for
+    each."""
     strategy: Annotated[str, Registered(STRATEGIES)] = "top"
     """Which parameters come first; ``top`` takes the most changed."""
     seed: int = 0
     """Seed of the strategy ``random``."""
     epsilon: Annotated[float, Limits(ge=0, le=1e30)] = 1e-8
-    """Added to |p| in the relative change |s−p| ÷ (|p| + ε), as the authors do."""
+    """Added to |p| in the relative change |s−p| ÷ (|p| + ε), as the authors do.
+
+    The paper's formula (B.2) has none; its authors' code has this one. 0 ranks a zero that changed before all
+    else."""
     arithmetic: Literal["float32", "bfloat16"] = "float32"
-    """``bfloat16`` reproduces the authors' rounding."""
+    """``bfloat16`` reproduces the authors' rounding.
+
+    The paper does not say. Its authors' code casts both models to bfloat16 and sums in it; such sums need not even
+    grow with the level."""
     compare_in: Literal["coarser", "stored"] = "coarser"
     """Where base and fine-tuned model are stored in different dtypes: compare them in the ``coarser`` one, in which
     rounding is no change, or as ``stored``."""

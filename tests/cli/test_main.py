@@ -9,7 +9,7 @@ from sftknow.cli.main import build_parser, main
 
 COMMANDS = (
     "run", "grade", "sft", "evaluate", "compare", "divergence", "changes", "restore", "ability",
-    "materialize", "report", "publish", "pull", "lab", "tasks",
+    "materialize", "report", "publish", "pull", "lab", "paper", "tasks",
 )  # fmt: skip
 
 
