@@ -53,6 +53,24 @@ _UNSPACED = re.compile(
     "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"  # kana
     "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Han
 )
+_NUMBER = re.compile(r"-?(\d{1,15}|\d{1,3}(,\d{3}){1,4})(\.\d+)?")
+_WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
+)
+_MONTHS = (
+    *("January", "February", "March", "April", "May", "June", "July", "August", "September", "October"),
+    *("November", "December"),
+)
+_MONTH = rf"(?P<month>{'|'.join(f'{month}|{month[:3]}[.]?' for month in _MONTHS)})"
+_DATES = tuple(
+    re.compile(form, re.IGNORECASE)
+    for form in (
+        r"\+?(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)(?:[T ]00:00:00(?:\.0+)?Z?)?",
+        rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {_MONTH},? (?P<year>\d{{4}})",
+        rf"{_MONTH} (?P<day>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<year>\d{{4}})",
+    )
+)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -199,17 +217,56 @@ def _stands_alone(answer: str, text: str) -> bool:
     return False
 
 
+def spellings(answer: str) -> tuple[str, ...]:
+    """Other ways to write a number or a date; empty for anything else.
+
+    ``1000``: ``1,000`` and ``1 000``. ``7``: ``seven``. ``1969-07-20``: ``July 20, 1969``, ``20 July 1969`` and so on.
+    What may mean two things (``1.000``, ``07/08/1969``) is left alone.
+    """
+    text = normalize(answer)
+    if _NUMBER.fullmatch(text):
+        whole, point, part = text.replace(",", "").partition(".")
+        part = part.rstrip("0")
+        tail = point + part if part else ""
+        grouped = f"{int(whole):,}"
+        found = [f"{int(whole)}{tail}", f"{grouped}{tail}", f"{grouped.replace(',', ' ')}{tail}"]
+        if not tail and 0 <= int(whole) < len(_WORDS):
+            found += [_WORDS[int(whole)], _WORDS[int(whole)].capitalize()]
+    else:
+        found = _dates(text)
+    return tuple(dict.fromkeys(other for other in found if other != text))
+
+
+def _dates(text: str) -> list[str]:
+    match = next((match for form in _DATES if (match := form.fullmatch(text))), None)
+    if match is None:
+        return []
+    named = match["month"].capitalize()
+    month = int(named) if named.isdigit() else 1 + next((i for i, m in enumerate(_MONTHS) if m[:3] == named[:3]), 12)
+    day, year = int(match["day"]), int(match["year"])
+    if not (1 <= month <= 12 and 1 <= day <= 31):
+        return []
+    name = _MONTHS[month - 1]
+    ending = "th" if 10 < day < 14 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+    return [
+        f"{year:04}-{month:02}-{day:02}", f"{name} {day}, {year}", f"{day} {name} {year}",
+        f"{name} {day}{ending}, {year}", f"{day}{ending} {name} {year}", f"{day}{ending} of {name} {year}",
+    ]  # fmt: skip
+
+
 class Synonyms:
     """Other names that count as correct for an object (appendix F.1, Table 12).
 
     Args:
         table: for each object the names accepted for it; whether the object is among them makes no difference.
+        numbers: also accept other spellings of numbers and dates (`spellings`).
 
     Attributes:
         sha256: hash of the table's content, for provenance.
     """
 
-    def __init__(self, table: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, table: Mapping[str, Sequence[str]], *, numbers: bool = False) -> None:
+        self.numbers = numbers
         self._aliases: dict[str, tuple[str, ...]] = {}
         for name, others in table.items():
             own = normalize(name)
@@ -217,15 +274,16 @@ class Synonyms:
             names.pop(own, None)
             self._aliases[own] = tuple(names.values())
         text = json.dumps(self._aliases, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.sha256 = hashlib.sha256((text + ("+numbers" if numbers else "")).encode()).hexdigest()
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Synonyms:
+    def load(cls, path: Path | None = None, *, numbers: bool = False) -> Synonyms:
         """The paper's 29 rows, and a person's own file merged over them.
 
         Args:
             path: UTF-8 JSON ``{"object": ["other name", …], …}``. A row whose object is already in the paper's table
                 replaces that row, so that a row can also be taken back (``[]``).
+            numbers: also accept other spellings of numbers and dates.
 
         Raises:
             FactsError: the file cannot be read; the message names the row.
@@ -235,11 +293,12 @@ class Synonyms:
             own = _read_table(path)
             replaced = {normalize(name) for name in own}
             table = {name: row for name, row in table.items() if normalize(name) not in replaced} | own
-        return cls(table)
+        return cls(table, numbers=numbers)
 
     def aliases(self, object: str) -> tuple[str, ...]:
         """The other names of an object, without the object itself; empty where the table has none."""
-        return self._aliases.get(normalize(object), ())
+        own = self._aliases.get(normalize(object), ())
+        return tuple(dict.fromkeys((*own, *spellings(object)))) if self.numbers else own
 
     def merged(self, object: str, own: Sequence[str]) -> tuple[str, ...]:
         """The table's names of an object and a source's own, each once and without the object itself."""

@@ -20,6 +20,7 @@ from sftknow.answers import (
     exact_match,
     fold_apostrophes,
     normalize,
+    spellings,
 )
 from sftknow.errors import FactsError
 
@@ -306,8 +307,8 @@ class TestSynonyms:
             (b'{"A": [], "A": ["b"]}', "two rows"),
             ('{"O\'B": [], "O’B": ["b"]}'.encode(), "two rows"),
             (b"[]", "must be an object"),
-            (b'{"A": ', "not UTF-8 JSON"),
-            (b'{"A": ["\xff"]}', "not UTF-8 JSON"),
+            (b'{"A": ', "write UTF-8 JSON"),
+            (b'{"A": ["\xff"]}', "write UTF-8 JSON"),
         ],
     )
     def test_bad_files(self, tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -332,3 +333,28 @@ def test_standard_library_only() -> None:
     found = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True,
                            cwd=Path(__file__).parents[1])  # fmt: skip
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("answer", "others"),
+    [
+        ("1000", ["1,000", "1 000"]),
+        ("12,345.50", ["12345.5", "12,345.5", "12 345.5"]),
+        ("7", ["seven", "Seven"]),
+        ("-5", []),
+        ("1969-07-20", ["July 20, 1969", "20 July 1969", "July 20th, 1969", "20th July 1969", "20th of July 1969"]),
+        ("+1776-07-04T00:00:00Z", ["1776-07-04", "July 4, 1776", "4 July 1776", "July 4th, 1776", "4th July 1776"]),
+        ("Sept. 3, 1990", []),
+        ("Sep 3, 1990", ["1990-09-03", "September 3, 1990", "3 September 1990", "3rd September 1990"]),
+        ("1.000.000", []),
+        ("07/08/1969", []),
+        ("1969-13-40", []),
+        ("12 Monkeys", []),
+        ("May", []),
+    ],
+)
+def test_spellings_of_numbers_and_dates(answer: str, others: list[str]) -> None:
+    found = spellings(answer)
+    assert set(others) <= set(found)
+    assert bool(found) == bool(others)
+    assert answer not in found

@@ -36,7 +36,7 @@ def add_parser(commands: Commands) -> None:
         help="`lab`, `quick` (1,200 facts in the box), `entity-questions` (downloaded), a folder, .zip, table, Hub id",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the graded data set")
-    add_options(parser, FactsSection, "limit", "disjoint", "topics", "synonyms")
+    add_options(parser, FactsSection, "columns", "limit", "disjoint", "topics", "synonyms", "numbers")
     add_options(parser, GradingOptions, "samples", "temperature", "seed", "match")
     parser.add_argument("--case", choices=("sensitive", "ignore"), help="of answers (default: sensitive)")
     add_options(parser, GradingOptions, "keep_texts")
@@ -45,7 +45,7 @@ def add_parser(commands: Commands) -> None:
         "--rescore",
         type=Path,
         metavar="OLD",
-        help="grade the kept texts of OLD again by --match, --case or --synonyms, without the model",
+        help="grade the kept texts of OLD again by --match, --case, --synonyms or --numbers, without the model",
     )
     add_options(parser, ModelOptions, "device", "dtype")
     add_options(parser, GradingOptions, "sampler", "engine")
@@ -56,6 +56,7 @@ def add_parser(commands: Commands) -> None:
         *(
             "MODEL",
             "--facts",
+            "--columns",
             "--limit",
             "--disjoint",
             "--topics",
@@ -108,11 +109,11 @@ def _rescore(arguments: argparse.Namespace) -> None:
         rule = replace(rule, match=arguments.match)
     if arguments.case:
         rule = replace(rule, case_sensitive=arguments.case == "sensitive")
-    file = options_of(FactsSection, arguments).synonyms
-    synonyms = Synonyms.load(Path(file)) if file else None
+    wanted = options_of(FactsSection, arguments)
+    synonyms = Synonyms.load(Path(wanted.synonyms)) if wanted.synonyms else None
     keep_texts = options_of(GradingOptions, arguments).keep_texts
     say(f"a hit is now {rule}; {'other' if synonyms else 'the same'} synonyms; graded by {old.graded_by}")
-    rescore(old, arguments.out, rule=rule, synonyms=synonyms, keep_texts=keep_texts)
+    rescore(old, arguments.out, rule=rule, synonyms=synonyms, numbers=wanted.numbers, keep_texts=keep_texts)
 
 
 def _grade(arguments: argparse.Namespace) -> None:
@@ -126,8 +127,8 @@ def _grade(arguments: argparse.Namespace) -> None:
     options = options_of(GradingOptions, arguments, case_sensitive=arguments.case != "ignore", ray=ray, vllm=vllm)
     wanted, running = options_of(FactsSection, arguments, source=arguments.facts), options_of(ModelOptions, arguments)
     topics = load_topics(Path(wanted.topics) if wanted.topics else None)
-    synonyms = Synonyms.load(Path(wanted.synonyms) if wanted.synonyms else None)
-    drawn = partial(load_facts, limit=wanted.limit, seed=wanted.seed, disjoint=wanted.disjoint)
+    synonyms = Synonyms.load(Path(wanted.synonyms) if wanted.synonyms else None, numbers=wanted.numbers)
+    drawn = partial(load_facts, limit=wanted.limit, seed=wanted.seed, disjoint=wanted.disjoint, columns=wanted.columns)
     facts = drawn(wanted.source, topics=topics, synonyms=synonyms)
     for line in describe_facts(facts, topics, options):
         say(line)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
-from sftknow.answers import Synonyms
+from sftknow.answers import Synonyms, spellings
 from sftknow.artifacts.files import visible_files
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.errors import FactsError, HubError
 from sftknow.facts.entity_questions import is_entity_questions, read_entity_questions
+from sftknow.facts.layouts import Layout, parse_columns
 from sftknow.facts.release import OFFICIAL, Files, FolderFiles, ZipFiles, compare, official_files
 from sftknow.facts.tabular import SUFFIXES, Exposure, SourceFacts, read_tables, split_in_name
 from sftknow.facts.topics import Topic
@@ -73,19 +74,22 @@ def load_facts(
     limit: int | None = None,
     seed: int = 0,
     disjoint: bool = False,
+    columns: str | None = None,
 ) -> FactSet:
     """Read facts.
 
     Args:
         source: a name of `SOURCES`: ``lab``; ``entity-questions``, the official release, which is downloaded once and
             compared with the hashes of its files; or one that a plug-in adds. Otherwise a folder or a .zip file laid
-            out like EntityQuestions; a JSONL, CSV or Parquet file, or a folder of them; or a data set on the Hub,
-            ``org/name`` or ``org/name@revision``. What exists on this machine goes first.
+            out like EntityQuestions; a JSONL, JSON, CSV, TSV or Parquet file, or a folder of them; or a data set on the
+            Hub, ``org/name`` or ``org/name@revision``. What exists on this machine goes first.
         topics: from `load_topics`; every relation of the source must be among them.
         synonyms: whose names become aliases beside the source's own.
         limit: keep at most this many training facts, and of each other split at most a quarter of it (rounded up),
             as evenly over the topics as they allow. A larger limit with the same seed keeps what a smaller one kept
             of a topic. What goes is counted in ``removed``.
+        columns: which column of a table is what: ``popqa``, ``triviaqa``, ``questions``, or
+            ``subject=city,object=mayor``; None for our own names (`sftknow.facts.tabular`).
         seed: decides which facts the limit keeps; without a limit it makes no difference.
         disjoint: leave out questions of the other splits that are training questions too. Where they stay, a note
             counts them (133 of the 9,555 test questions of EntityQuestions).
@@ -96,7 +100,7 @@ def load_facts(
     """
     if limit is not None and limit < 1:
         raise FactsError(f"a limit of {limit} facts leaves nothing; give 1 or more, or no limit")
-    found, name = _read(source, topics, synonyms)
+    found, name = _read(source, topics, synonyms, parse_columns(columns) if columns else None)
     read, removed = found.facts, found.removed
     if not read:
         raise FactsError(f"there is not a single fact in {source}")
@@ -117,7 +121,7 @@ def load_facts(
         source=name,
         exposures=kept if found.exposures else None,
         own_aliases={fact.id: found.own_aliases[fact.id] for fact in facts if fact.id in found.own_aliases},
-        notes=(*found.notes, *_repeated_notes(facts)),
+        notes=(*found.notes, *_repeated_notes(facts), *_numbers_note(facts, synonyms)),
         official=found.official,
     )
 
@@ -164,7 +168,18 @@ def read_official(topics: Mapping[str, Topic], synonyms: Synonyms) -> SourceFact
     return read_place(official_files().path, topics, synonyms)
 
 
-def read_place(place: Path, topics: Mapping[str, Topic], synonyms: Synonyms) -> SourceFacts:
+def _numbers_note(facts: Sequence[Fact], synonyms: Synonyms) -> tuple[str, ...]:
+    """How many objects are numbers or dates, whose other spellings count as wrong unless they were asked for."""
+    count = sum(len(spellings(fact.object)) > 0 for fact in facts)
+    if not count:
+        return ()
+    also = "are accepted too" if synonyms.numbers else "count as wrong; --numbers accepts them"
+    return (f"{count:,} of {len(facts):,} objects are numbers or dates: other spellings (1,000 for 1000) {also}",)
+
+
+def read_place(
+    place: Path, topics: Mapping[str, Topic], synonyms: Synonyms, layout: Layout | None = None
+) -> SourceFacts:
     """The facts of a folder or .zip file laid out like EntityQuestions, of a table, or of a folder of tables.
 
     Raises:
@@ -176,10 +191,18 @@ def read_place(place: Path, topics: Mapping[str, Topic], synonyms: Synonyms) -> 
     elif place.suffix.lower() == ".zip":
         files = ZipFiles(place)
     if files is None:
-        found = read_tables(_tables(place), topics=topics, synonyms=synonyms)
+        found = read_tables(_tables(place), topics=topics, synonyms=synonyms, layout=layout)
         if found.unused and not (place / MANIFEST).is_file():
-            found = replace(found, notes=(f"columns not used: {', '.join(map(str, found.unused))}",))
+            found = replace(
+                found,
+                notes=(
+                    *found.notes,
+                    f"columns not used: {', '.join(str(name) or 'one without a name' for name in found.unused)}",
+                ),
+            )
         return found
+    if layout is not None:
+        raise FactsError(f"{place} is laid out like EntityQuestions, which has no columns to name; leave --columns out")
     compared = compare(files)
     if compared.altered and isinstance(files, ZipFiles):
         raise FactsError(f"{place} is {compared}; download it again, or unpack it and give the folder as your own data")
@@ -188,11 +211,15 @@ def read_place(place: Path, topics: Mapping[str, Topic], synonyms: Synonyms) -> 
     return SourceFacts(facts=facts, removed=removed, notes=notes, official=compared.official)
 
 
-def _read(source: str, topics: Mapping[str, Topic], synonyms: Synonyms) -> tuple[SourceFacts, str]:
+def _read(
+    source: str, topics: Mapping[str, Topic], synonyms: Synonyms, layout: Layout | None
+) -> tuple[SourceFacts, str]:
     """What a source gives, and its name for provenance."""
     place, name = Path(source).expanduser(), source
     here = bool(source) and place.exists() and source != "lab"
     if not here and source in SOURCES:
+        if layout is not None:
+            raise FactsError(f"{source} is no table, so that it has no columns to name; leave --columns out")
         found = SOURCES.get(source)(topics, synonyms)
         unknown = next((fact for fact in found.facts if fact.topic not in topics), None)
         if unknown is not None:
@@ -202,13 +229,13 @@ def _read(source: str, topics: Mapping[str, Topic], synonyms: Synonyms) -> tuple
             )
         return found, source
     if not here:
-        if not _HUB_ID.fullmatch(source) or Path(source).suffix in (*SUFFIXES, ".json", ".zip"):
+        if not _HUB_ID.fullmatch(source) or Path(source).suffix in (*SUFFIXES, ".zip"):
             raise FactsError(
                 f"no facts at {source!r}: give {', '.join(map(repr, SOURCES))}, a folder, a {', '.join(SUFFIXES)} or "
                 ".zip file, or a Hub id org/name"
             )
         place, name = _download(source)
-    return read_place(place, topics, synonyms), name
+    return read_place(place, topics, synonyms, layout), name
 
 
 def _tables(place: Path) -> list[tuple[Path, Split | None]]:
@@ -220,6 +247,8 @@ def _tables(place: Path) -> list[tuple[Path, Split | None]]:
     graded = (place / MANIFEST).is_file()
     there = sorted(place.glob("*/bucket_*.parquet")) if graded else visible_files(place)
     files = [path for path in there if path.suffix.lower() in SUFFIXES]
+    # Beside tables a JSON file is about them.
+    files = [path for path in files if path.suffix.lower() != ".json"] or files
     if not files:
         raise FactsError(
             f"{place} holds neither train/P….train.json files like EntityQuestions nor {', '.join(SUFFIXES)} files"
@@ -232,7 +261,7 @@ def _download(source: str) -> tuple[Path, str]:
     repo_id, _, revision = source.partition("@")
     try:
         repo = open_repo(repo_id, revision or None, "dataset")
-        tables = [path for path in repo.sizes if Path(path).suffix in (*SUFFIXES, ".json")]
+        tables = [path for path in repo.sizes if Path(path).suffix in SUFFIXES]
         if not tables:
             raise FactsError(f"the data set {source} on the Hub has no {', '.join(SUFFIXES)} files")
         return repo.download(tables), f"{repo_id}@{repo.commit}"

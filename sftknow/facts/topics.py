@@ -5,9 +5,11 @@ The 24 topics and their 504 statement templates are the paper's, verbatim (Table
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ from sftknow.artifacts.files import read_mapping
 from sftknow.errors import FactsError
 
 DOMAINS = ("in-domain", "out-of-domain")
+_ADDRESS = re.compile(
+    r"<?(?:https?://(?:www\.)?wikidata\.org/(?:(?:prop|entity)/(?:direct/)?|wiki/(?:Property:)?)|wdt?:|Property:)?"
+    r"(?P<id>P[1-9]\d*)>?(?: \(.*\))?",
+    re.IGNORECASE,
+)
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
@@ -33,11 +40,43 @@ class Topic:
     """``in-domain`` (trained on) or ``out-of-domain`` (only tested on)."""
 
 
+def relation_names() -> dict[str, list[str]]:
+    """For each Wikidata relation that is known by name its names, Wikidata's own label first."""
+    names: dict[str, list[str]] = json.loads(Path(__file__).with_name("relation_names.json").read_text("utf-8"))
+    return names
+
+
+@cache
+def _relations_by_name() -> dict[str, str]:
+    return {_plain(name): relation for relation, names in relation_names().items() for name in names}
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
+
+
+def find_topic(name: str, topics: Mapping[str, Topic]) -> Topic | None:
+    """The topic of a relation, given by its id, its Wikidata address or its name in any case (``capital``).
+
+    None where there is none.
+    """
+    name = name.strip()
+    if name in topics:
+        return topics[name]
+    address = _ADDRESS.fullmatch(name)
+    relation = address["id"].upper() if address else _relations_by_name().get(_plain(name))
+    if relation in topics:
+        return topics[str(relation)]
+    same = [topic for own, topic in topics.items() if _plain(own) == _plain(name)]
+    return same[0] if len(same) == 1 else None
+
+
 def load_topics(extra: Path | None = None) -> dict[str, Topic]:
     """The paper's topics by relation, in the order of its tables, and a person's own merged over them.
 
     Args:
-        extra: UTF-8 JSON ``{"P6": {"question": "Who governs {subject}?", "templates": ["{subject} is governed by"],
+        extra: ``questions`` for the shipped statements about questions that have no relation; otherwise UTF-8 JSON
+            ``{"P6": {"question": "Who governs {subject}?", "templates": ["{subject} is governed by"],
             "domain": "in-domain"}}``; ``domain`` may be left out and is then ``in-domain``. A relation that the paper
             has too replaces the paper's topic in its place; others follow in the order of the file.
 
@@ -45,6 +84,8 @@ def load_topics(extra: Path | None = None) -> dict[str, Topic]:
         FactsError: a file that cannot be used; the message names the file, the relation and the template.
     """
     topics = _read_topics(Path(__file__).with_name("topics.json"))
+    if extra is not None and str(extra) == "questions" and not extra.exists():
+        extra = Path(__file__).with_name("questions.json")
     return topics if extra is None else topics | _read_topics(extra)
 
 

@@ -47,8 +47,10 @@ class FactsSection(Options):
     """Which facts are graded, learned and asked."""
 
     source: str = "lab"
-    """``lab``, ``entity-questions`` (downloads the official data), its folder or .zip, a JSONL, CSV or Parquet file, or
-    a Hub data set."""
+    """``lab``, ``entity-questions`` (downloads the official data), its folder or .zip, a JSONL, CSV, TSV, JSON or
+    Parquet file, or a Hub data set."""
+    columns: str | None = field(default=None, metadata=shown_as("NAME=COLUMN,…"))
+    """Which column of a table is what: ``subject=city,object=mayor``, or ``popqa``, ``triviaqa``, ``questions``."""
     limit: Count | None = None
     """At most this many training facts, balanced over topics, and of each other split about a quarter of that; None for
     all."""
@@ -60,9 +62,11 @@ class FactsSection(Options):
     The paper keeps the splits of EntityQuestions as they are, where 133 of the 9,555 test questions are training
     questions too, and so does this; they are counted when the facts are read."""
     topics: str | None = field(default=None, metadata=shown_as("FILE"))
-    """Topics file, merged over the paper's 24 topics."""
+    """Topics file, merged over the paper's 24 topics; ``questions`` for questions without a relation."""
     synonyms: str | None = field(default=None, metadata=shown_as("FILE"))
     """Synonyms file, merged over the paper's Table 12."""
+    numbers: bool = False
+    """Also accept other spellings of numbers and dates: ``1,000`` for 1000, ``July 20, 1969`` for 1969-07-20."""
 
 
 @dataclass(frozen=True, kw_only=True)

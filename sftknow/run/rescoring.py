@@ -29,6 +29,7 @@ def rescore(
     *,
     rule: MatchRule | None = None,
     synonyms: Synonyms | None = None,
+    numbers: bool = False,
     keep_texts: bool = False,
 ) -> MasteryData:
     """Write the data set that grading by these rules would have given.
@@ -40,6 +41,7 @@ def rescore(
         out: where the new one goes, whole or not at all; not the old one's folder.
         rule: how to compare; None for the rule that the old one was graded by.
         synonyms: put in the place of those that the old one was graded with; None keeps the answers as they are.
+        numbers: also accept other spellings of numbers and dates.
         keep_texts: store the continuations with the new data set too.
 
     Raises:
@@ -59,12 +61,16 @@ def rescore(
             fact = row.fact
             if synonyms is not None:
                 fact = replace(fact, aliases=synonyms.merged(fact.object, own.get(fact.id, ())))
+            if numbers:
+                fact = replace(fact, aliases=Synonyms({}, numbers=True).merged(fact.object, fact.aliases))
             facts[fact.id] = fact
     own_grading = ("continuations", GRADING_KEY)
     manifest = {key: value for key, value in old.manifest.items() if key not in own_grading} | {
         "match": asdict(rule),
         "rescored_from": {"fingerprint": old.fingerprint, "match": asdict(recorded_rule(old))},
     }
+    if numbers:
+        manifest["rescored_from"]["numbers"] = True
     if synonyms is not None:
         manifest["synonyms_sha256"] = synonyms.sha256
     write_mastery_data(

@@ -96,7 +96,7 @@ class Workbench:
     @cached_property
     def synonyms(self) -> Synonyms:
         extra = self.recipe.facts.synonyms
-        return Synonyms.load(Path(extra) if extra else None)
+        return Synonyms.load(Path(extra) if extra else None, numbers=self.recipe.facts.numbers)
 
     @cached_property
     def facts(self) -> FactSet:
@@ -108,6 +108,7 @@ class Workbench:
             limit=section.limit,
             seed=section.seed,
             disjoint=section.disjoint,
+            columns=section.columns,
         )
 
     @property

@@ -70,8 +70,8 @@ def test_bad_topics(tmp_path: Path, row: Any, complaint: str) -> None:
     ("content", "complaint"),
     [
         (b"[]", "must be an object"),
-        (b"{", "not UTF-8 JSON"),
-        (b'{"P6": "\xe9"}', "not UTF-8 JSON"),
+        (b"{", "write UTF-8 JSON"),
+        (b'{"P6": "\xe9"}', "write UTF-8 JSON"),
         (b'{"P6": {}, "P6": {}}', "'P6' stands there twice"),
         (b'{"a/b": {}}', "slash"),
     ],

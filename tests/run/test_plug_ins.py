@@ -54,7 +54,7 @@ def test_a_facts_source_of_another_package(
     out = tmp_path / "graded"
     arguments = ["grade", str(tiny_model), "--facts", "planets", "--samples", "2", "--out", str(out)]
     assert main(arguments) == 2
-    assert "no facts at 'planets': give 'lab', 'entity-questions', a folder" in capsys.readouterr().err
+    assert "no facts at 'planets': give 'lab', 'quick', 'entity-questions', a folder" in capsys.readouterr().err
     installed("facts-sources.md", SOURCES, "planets")
     assert main(arguments) == 0
     said = capsys.readouterr().err
