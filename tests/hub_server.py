@@ -32,7 +32,7 @@ import yaml
 from tests.hub_listing import listed
 from tests.hub_store import Account, Commit, HubStore, Repo, is_lfs
 from tests.hub_xet import XetStore
-from tests.hub_yaml import HEAD, yaml_errors
+from tests.hub_yaml import HEAD, benchmark_errors, results_errors, yaml_errors
 
 STAMP = "2026-01-01T00:00:00.000Z"
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?")
@@ -403,6 +403,14 @@ class Handler(BaseHTTPRequestHandler):
                 files.pop(value["path"])
             elif line["key"] == "deletedFolder":
                 files = {p: b for p, b in files.items() if not p.startswith(value["path"])}
+        for path, blob in files.items():
+            errors: list[str] = []
+            if path == "eval.yaml" and self.route.startswith("/api/datasets/"):
+                errors = benchmark_errors(self.hub.object(blob.sha256))
+            elif re.fullmatch(r"\.eval_results/[^/]+\.yaml", path) and self.route.startswith("/api/models/"):
+                errors = results_errors(self.hub.object(blob.sha256))
+            if errors:
+                return refuse(400, f"{path}: {errors[0]}")
         sha = self.hub.commit(repo, branch, files, header["summary"])
         return Answer(
             200, {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.endpoint}/{repo_id}/commit/{sha}"}

@@ -65,3 +65,56 @@ def _complaints(head: dict[str, Any]) -> Iterator[str]:
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+FRAMEWORKS = ("inspect-ai", "math-arena", "mteb", "olmocr-bench", "harbor", "swe-bench", "nemo-evaluator")
+"""Some of the evaluation frameworks that the Hub has a list of."""
+_SOLVERS = ("prompt_template", "system_message", "user_message", "chain_of_thought", "generate", "multiple_choice")
+_SCORERS = ("includes", "match", "pattern", "answer", "exact", "f1", "choice", "math")
+
+
+def benchmark_errors(content: bytes) -> list[str]:
+    """What is wrong with an ``eval.yaml``, by the Hub's documentation of evaluation results."""
+    head = _loaded(content, dict)
+    if head is None:
+        return ["eval.yaml must be of type object"]
+    found = [f"{name} is missing" for name in ("name", "description") if not isinstance(head.get(name), str)]
+    if head.get("evaluation_framework") not in FRAMEWORKS:
+        found.append("evaluation_framework is none that the Hub knows")
+    tasks = head.get("tasks")
+    if not isinstance(tasks, list) or not tasks:
+        return [*found, "tasks must be a list with an entry"]
+    ids = [task.get("id") for task in tasks]
+    found += ["task ids must be texts, each once"] if len({*ids}) < len(ids) or not all(ids) else []
+    for task in tasks:
+        found += [f"{key} is no field of a task" for key in {*task} - {"id", "config", "split", *_INSPECT}]
+        if head.get("evaluation_framework") == "inspect-ai":
+            found += [f"{task['id']}: {key} is missing" for key in _INSPECT if not task.get(key)]
+            found += [s["name"] for s in task.get("solvers", ()) if s["name"] not in _SOLVERS]
+            found += [s["name"] for s in task.get("scorers", ()) if s["name"] not in _SCORERS]
+    return found
+
+
+_INSPECT = ("field_spec", "solvers", "scorers")
+
+
+def results_errors(content: bytes) -> list[str]:
+    """What is wrong with an ``.eval_results`` file, by the same documentation."""
+    entries = _loaded(content, list)
+    if entries is None:
+        return ["evaluation results must be a list"]
+    found = []
+    for entry in entries:
+        dataset, source = entry.get("dataset") or {}, entry.get("source")
+        found += [f"dataset.{key} is missing" for key in ("id", "task_id") if not isinstance(dataset.get(key), str)]
+        found += ["value is missing"] if entry.get("value") is None else []
+        found += ["source.url is missing"] if source is not None and not source.get("url") else []
+    return found
+
+
+def _loaded(content: bytes, kind: type) -> Any:
+    try:
+        found = yaml.safe_load(content)
+    except yaml.YAMLError:
+        return None
+    return found if isinstance(found, kind) else None

@@ -11,16 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-from huggingface_hub import (
-    DatasetCardData,
-    EvalResult,
-    EvalResultEntry,
-    ModelCardData,
-    eval_result_entries_to_yaml,
-)
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from sftknow.artifacts.mastery_data import bucket_file
+from sftknow.publishing.benchmark import EVERYTHING, eval_results
 from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
 from sftknow.records import BUCKETS, LevelStatistics, MetricValue, ParameterChange, Split
 
@@ -125,6 +119,8 @@ class ModelCardContext:
     scores: tuple[Scores, ...]
     """Earlier stages first, this model last; empty where it was not scored."""
     data: GradedData | None
+    results: str | None = None
+    """Repository with every answer and score of the run that the model is part of; None where there is none."""
     sftknow_version: str
 
 
@@ -193,27 +189,14 @@ def render_model_card(context: ModelCardContext) -> str:
     )
 
 
-EVAL_RESULTS = ".eval_results/cbqa_mastery.yaml"
-"""Where the Hub looks for a model's evaluation results."""
-
-
 def render_eval_results(context: ModelCardContext) -> str | None:
     """The Hub's evaluation-results file of this model: YAML; None where it was not scored on a data set of the Hub."""
     data = context.data.source if context.data else None
     if not context.scores or data is None or data.hub_id is None:
         return None
-    entries = [
-        EvalResultEntry(
-            dataset_id=data.hub_id,
-            task_id=task,
-            value=round(100 * value.value, 2),
-            dataset_revision=data.revision,
-            notes=f"percent of {value.count} questions whose greedy answer contains the object or a synonym",
-        )
-        for task, value in context.scores[-1].values.items()
-    ]
-    text: str = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True, width=120)
-    return text
+    results = f"datasets/{context.results}" if context.results else None
+    source = ("Every answer and score of the run", results) if results else ("Model card", context.repo_id)
+    return eval_results(context.scores[-1].values, dataset=data.hub_id, revision=data.revision, source=source)
 
 
 def render_dataset_card(context: DatasetCardContext) -> str:
@@ -241,7 +224,8 @@ def model_metadata(context: ModelCardContext) -> ModelCardData:
 
 
 def dataset_metadata(context: DatasetCardContext) -> DatasetCardData:
-    """The card's YAML head; its configurations make ``load_dataset(repo, "test", split="bucket_3")`` work.
+    """The card's YAML head; its configurations make ``load_dataset(repo, "test", split="bucket_3")`` work, and
+    ``load_dataset(repo, split="test")`` for all buckets at once.
 
     Buckets without a fact are left out: `datasets` loads neither an empty split nor a configuration that has one.
     """
@@ -249,29 +233,50 @@ def dataset_metadata(context: DatasetCardContext) -> DatasetCardData:
         split: [{"split": f"bucket_{b}", "path": bucket_file(split, b)} for b, count in row.items() if count]
         for split, row in context.counts.items()
     }
-    configs = [{"config_name": split, "data_files": filled} for split, filled in files.items() if filled]
-    info = [_dataset_info(context, split) for split, filled in files.items() if filled]
+    filled = {split: parts for split, parts in files.items() if parts}
+    whole = [{"split": split, "path": [part["path"] for part in parts]} for split, parts in filled.items()]
+    configs = [{"config_name": EVERYTHING, "data_files": whole}]
+    configs += [{"config_name": split, "data_files": parts} for split, parts in filled.items()]
+    info = [_dataset_info(context, EVERYTHING, {split: (split, tuple(BUCKETS)) for split in filled})]
+    info += [
+        _dataset_info(context, split, {part["split"]: (split, (int(part["split"][-1]),)) for part in parts})
+        for split, parts in filled.items()
+    ]
     return DatasetCardData(
         language=list(context.language),
         **context.licence.metadata,
         task_categories=["question-answering"],
         tags=["sftknow", "closed-book-qa", "knowledge-mastery"],
         size_categories=[_size_category(context.total)],
+        source_datasets=[context.facts.hub_id if context.facts and context.facts.hub_id else "original"],
         pretty_name=f"Facts graded by {context.graded_by.name}",
         dataset_info=info,
         configs=configs,
     )
 
 
-def _dataset_info(context: DatasetCardContext, split: Split) -> dict[str, Any]:
-    """What the Hub's viewer and `datasets` are told beforehand of one configuration: columns and sizes."""
-    filled = {b: count for b, count in context.counts[split].items() if count}
-    sizes = {b: context.sizes[bucket_file(split, b)] for b in filled}
+def _dataset_info(
+    context: DatasetCardContext, name: str, parts: Mapping[str, tuple[Split, tuple[int, ...]]]
+) -> dict[str, Any]:
+    """What the Hub's viewer and `datasets` are told beforehand of one configuration: columns and sizes.
+
+    Args:
+        context: of the card.
+        name: of the configuration.
+        parts: its splits, each made of some buckets of a split of the data set.
+    """
+    counts = {part: {b: context.counts[split][b] for b in buckets} for part, (split, buckets) in parts.items()}
+    files = {
+        part: [context.sizes[bucket_file(split, b)] for b in buckets if counts[part][b]]
+        for part, (split, buckets) in parts.items()
+    }
+    sizes = {part: (sum(file for file, _ in found), sum(table for _, table in found)) for part, found in files.items()}
     return {
-        "config_name": split,
+        "config_name": name,
         "features": [_feature(column.name, column.type) for column in context.columns],
         "splits": [
-            {"name": f"bucket_{b}", "num_bytes": sizes[b][1], "num_examples": count} for b, count in filled.items()
+            {"name": part, "num_bytes": sizes[part][1], "num_examples": sum(row.values())}
+            for part, row in counts.items()
         ],
         "download_size": sum(file for file, _ in sizes.values()),
         "dataset_size": sum(table for _, table in sizes.values()),

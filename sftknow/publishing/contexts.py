@@ -70,6 +70,7 @@ def build_model_context(
     repo_id: str,
     branch: str = "main",
     branches: tuple[str, ...] = (),
+    results: str | None = None,
     evaluation: ModelEvaluation | None = None,
     licence: Licence | None = None,
     papers: Papers | None = None,
@@ -83,6 +84,7 @@ def build_model_context(
         repo_id: where it will lie, ``org/name``.
         branch: on which branch there.
         branches: other branches there that hold restored versions of it.
+        results: repository with the answers and scores of its run.
         evaluation: its scores; None looks for them in the run directory that the folder belongs to.
         licence: given by the user; None takes it from the manifest or from the base model's card.
         papers: licence files that the base came with.
@@ -102,6 +104,7 @@ def build_model_context(
         repo_id=repo_id,
         branch=branch,
         branches=branches,
+        results=results,
         licence=terms,
         notice=check_terms(terms, repo_id, papers or Papers(), base=base.name),
         language=_language(manifest),

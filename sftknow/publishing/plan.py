@@ -19,8 +19,9 @@ from sftknow.models.hub_client import Connection, RepoType, check_repo_id
 from sftknow.models.hub_files import sha256_of
 from sftknow.models.resolving import resolve_base
 from sftknow.progress import progress
+from sftknow.publishing.benchmark import EVAL_RESULTS, EVAL_YAML, eval_yaml
 from sftknow.publishing.cards import (
-    EVAL_RESULTS,
+    DatasetCardContext,
     Licence,
     ModelCardContext,
     render_dataset_card,
@@ -127,6 +128,7 @@ def plan_publication(
     private: bool = True,
     revision: str = "main",
     branches: tuple[str, ...] = (),
+    results: str | None = None,
     licence: Licence | str | None = None,
     licence_file: Path | None = None,
     evaluation: ModelEvaluation | None = None,
@@ -147,6 +149,7 @@ def plan_publication(
         private: who may see it.
         revision: the branch, such as ``restore-5pct``; made where it does not exist.
         branches: other branches that hold restored versions of the model, for its card.
+        results: repository with the answers and scores of the model's run, for its card.
         licence: the Hub's licence identifier; None carries over the base model's, or that of the facts' source.
         licence_file: the text that came with the licence, where the base has none.
         evaluation: a model's scores; None looks for them in the run that the folder belongs to.
@@ -171,9 +174,10 @@ def plan_publication(
     base = pinned(base_repo, "model", link) if base_repo else None
     if kind == KIND:
         named = named or licence_of_source(read_json(artifact / MANIFEST), link)
-        card, head, paths = _dataset(artifact, repo_id, named, base)
+        about, head, paths = _dataset(artifact, repo_id, named, base)
+        card = render_dataset_card(about)
         contents: dict[str, Path | StoredFile] = {path: artifact / path for path in paths}
-        made: dict[str, bytes] = {}
+        made = {EVAL_YAML: eval_yaml(repo_id, about.graded_by.name, about.counts).encode()}
     elif kind == "model":
         manifest = whole_manifest(artifact)
         context, papers = _model(
@@ -183,17 +187,18 @@ def plan_publication(
             repo_id=repo_id,
             branch=revision,
             branches=branches,
+            results=results,
             licence=named,
             licence_file=licence_file,
             evaluation=evaluation,
             base_repo=base,
             dataset_repo=dataset_repo,
         )
-        results = render_eval_results(context)
+        scored = render_eval_results(context)
         made = {
             **papers.others,
             **({"NOTICE": context.notice.encode()} if context.notice else {}),
-            **({EVAL_RESULTS: results.encode()} if results else {}),
+            **({EVAL_RESULTS: scored.encode()} if scored else {}),
         }
         card, head = render_model_card(context), _model_manifest(manifest, context)
         found = _model_files(artifact, manifest, repo_id, base)
@@ -247,7 +252,8 @@ def assemble(
 
 def _dataset(
     folder: Path, repo_id: str, licence: Licence | None, graded_by_repo: str | None
-) -> tuple[str, dict[str, Any], list[str]]:
+) -> tuple[DatasetCardContext, dict[str, Any], list[str]]:
+    """The card's context, the manifest and the files."""
     context = build_dataset_context(folder, repo_id=repo_id, licence=licence, graded_by_repo=graded_by_repo)
     manifest = read_json(folder / MANIFEST)
     paths = [bucket_file(split, bucket) for split in SPLITS for bucket in BUCKETS]
@@ -257,7 +263,7 @@ def _dataset(
     graded_by = context.graded_by
     head = without_local_paths({**manifest, "license": _as_json(context.licence)})
     head["graded_by"] = f"{graded_by.name}@{graded_by.revision}" if graded_by.revision else graded_by.name
-    return render_dataset_card(context), head, paths
+    return context, head, paths
 
 
 def _model(

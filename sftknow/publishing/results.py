@@ -6,6 +6,7 @@ import dataclasses
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from huggingface_hub import DatasetCardData
 from sftknow import __version__
 from sftknow.artifacts.divergence import reading_of
 from sftknow.artifacts.files import read_json, visible_files
+from sftknow.artifacts.levels import level_of_folder, level_share
 from sftknow.artifacts.manifests import FORMAT
 from sftknow.artifacts.mastery_data import MasteryData
-from sftknow.artifacts.scores import metrics_to_json, read_scores
+from sftknow.artifacts.scores import QUESTIONS, SCHEMA as QUESTION_SCHEMA, metrics_to_json, read_scores
 from sftknow.errors import HubError
 from sftknow.models.hub_client import check_repo_id
 from sftknow.models.pull import RESULTS
@@ -31,7 +33,7 @@ from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
 from sftknow.records import EvalRun, MetricValue, Split, TokenDivergence
 from sftknow.untrusted import parse_json
 
-SCORES = "scores.parquet"
+SCORES, ANSWERS = "scores.parquet", "answers.parquet"
 SPLIT = "full"
 """Of the table of scores in `datasets`, which keeps the name ``all`` for itself and loads no data set that has it."""
 _SCHEMA = pa.schema(
@@ -93,6 +95,8 @@ class ResultsCardContext:
     """Machine, seeds and versions, as text."""
     parts: Mapping[str, str]
     """What lies in the repository, and what it is."""
+    answers: bool = False
+    """Whether there is a table of all answers."""
     sftknow_version: str
 
 
@@ -124,14 +128,16 @@ def plan_results(
         HubError: nothing was scored yet, or the licence is missing.
     """
     check_repo_id(repo_id)
-    scores = {path.parent.name: read_scores(path.parent) for path in sorted((run / "evaluation").glob("*/scores.json"))}
+    folders = {path.parent.name: path.parent for path in (run / "evaluation").glob("*/scores.json")}
+    scores = {name: read_scores(folders[name]) for name in sorted(folders, key=_order)}
     if not scores:
         raise HubError(f"{run} has no scores yet: let `sftknow run` finish, or publish its parts", repo_id=repo_id)
     parts = [run / part for part in _PARTS]
     files = [file for part in parts for file in ([part] if part.is_file() else visible_files(part))]
     paths = [file.relative_to(run).as_posix() for file in files]
+    answers = _answers(run, scores)
     context = _context(run, repo_id, scores, licence, base_repo, dataset_repo, places or {}, paths)
-    context = dataclasses.replace(context, run=name or context.run)
+    context = dataclasses.replace(context, run=name or context.run, answers=bool(answers))
     refuse_blanks(context, repo_id)
     secrets = _places_of_this_machine(run)
     texts = [path for path in paths if path.endswith(_TEXT)]
@@ -155,11 +161,32 @@ def plan_results(
         private=private,
         revision="main",
         files=hashed({path: run / path for path in paths if path not in made}, hashes or Hashes()),
-        made={**made, SCORES: _score_table(scores)},
+        made={**made, SCORES: _score_table(scores), **answers},
         card=render_results_card(context),
         head=head,
         what="results",
     )
+
+
+def _order(name: str) -> tuple[bool, str, Fraction]:
+    """The base first, then model by model, each with its levels, the smallest first."""
+    cell, _, level = name.partition("@")
+    return cell != "base", cell, level_share(level_of_folder(level)) if level else Fraction(0)
+
+
+def _answers(run: Path, scores: Mapping[str, EvalRun]) -> dict[str, bytes]:
+    """Every answer of every model in one table, with the model's name; nothing where a model's were not kept."""
+    tables = []
+    for name in scores:
+        path = run / "evaluation" / name / QUESTIONS
+        if not path.is_file():
+            return {}
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=QUESTION_SCHEMA.names)
+        tables.append(table.add_column(0, "model", pa.array([name] * table.num_rows, pa.string())))
+    buffer = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables), buffer)
+    return {ANSWERS: buffer.getvalue()}
 
 
 def render_results_card(context: ResultsCardContext) -> str:
@@ -174,7 +201,12 @@ def _metadata(context: ResultsCardContext) -> DatasetCardData:
         **context.licence.metadata,
         tags=["sftknow", "closed-book-qa", "evaluation-results"],
         pretty_name=f"Results of the run {context.run}",
-        configs=[{"config_name": "scores", "data_files": [{"split": SPLIT, "path": SCORES}]}],
+        source_datasets=[context.data.source.hub_id] if context.data.source.hub_id else None,
+        configs=[
+            {"config_name": name, "data_files": [{"split": SPLIT, "path": path}]}
+            for name, path in (("scores", SCORES), ("answers", ANSWERS))
+            if name == "scores" or context.answers
+        ],
     )
 
 

@@ -16,7 +16,8 @@ from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import HubError
 from sftknow.models.hub_client import BRIEF, Connection, RepoType
 from sftknow.models.hub_files import Repo
-from sftknow.publishing.cards import EVAL_RESULTS, Licence
+from sftknow.publishing.benchmark import EVAL_RESULTS
+from sftknow.publishing.cards import Licence
 from sftknow.publishing.licences import allowed_name
 from sftknow.publishing.origins import licence_of_base, pinned, pinned_dataset, standing
 from sftknow.publishing.plan import CARD, Hashes, PublicationPlan, plan_publication
@@ -200,6 +201,12 @@ class _Planner:
     def _results_repo(self) -> str:
         return f"{self._options.to}/{self._name}-results"
 
+    @property
+    def _results_there(self) -> str | None:
+        """The results' repository where it is on the Hub when this is done."""
+        there = self._wanted("results") or "main" in self._standing(self._results_repo, "dataset")
+        return self._results_repo if there else None
+
     def _model_repo(self, cell: str) -> str:
         return f"{self._options.to}/{self._models}-{cell}"
 
@@ -249,6 +256,7 @@ class _Planner:
             private=self._options.private,
             revision=branch,
             branches=tuple(self._branches(cell)) if branch == "main" else (),
+            results=self._results_there,
             licence=self._options.licence,
             licence_file=self._options.licence_file,
             base_repo=self._base,

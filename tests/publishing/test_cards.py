@@ -91,7 +91,7 @@ def test_the_hub_s_own_tools_read_the_heads(model_card: str, dataset_card: str) 
     assert by_name["cbqa_mastery_test", "mean of buckets"].dataset_revision == "d" * 40
     assert len(by_name) == 3, "only containment accuracy, only this model"
     data = DatasetCard(dataset_card).data
-    assert [config["config_name"] for config in data.to_dict()["configs"]] == list(SPLITS)
+    assert [config["config_name"] for config in data.to_dict()["configs"]] == ["default", *SPLITS]
     assert data.size_categories == ["n<1K"]
 
 
@@ -106,7 +106,8 @@ def test_columns_are_told_as_datasets_tells_them(dataset_card: str) -> None:
     for info in DatasetInfosDict.from_dataset_card_data(DatasetCard(dataset_card).data).values():
         assert info.features.arrow_schema.equals(SCHEMA)
     for info in head(dataset_card)["dataset_info"]:
-        assert [split["num_examples"] for split in info["splits"]] == [4] * 5
+        expected = [20] * 4 if info["config_name"] == "default" else [4] * 5
+        assert [split["num_examples"] for split in info["splits"]] == expected
 
 
 def test_tables_are_whole(model_card: str, dataset_card: str, results_card: str) -> None:
@@ -214,7 +215,7 @@ def test_counts_topics_and_edges_come_from_the_rows(tmp_path: Path) -> None:
     assert "| temperature | 0.7 |" in card
     assert "dev/bucket_3" in card
     filled = {c["config_name"]: [f["split"] for f in c["data_files"]] for c in head(card)["configs"]}
-    assert filled == {"train": ["bucket_0"], "test": ["bucket_0"]}
+    assert filled == {"default": ["train", "test"], "train": ["bucket_0"], "test": ["bucket_0"]}
 
 
 def test_a_data_set_without_a_fact_has_no_card(tmp_path: Path) -> None:
