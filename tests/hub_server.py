@@ -239,18 +239,20 @@ class Handler(BaseHTTPRequestHandler):
             raise self.validate_yaml()
         if self.route in ("/api/repos/create", "/api/repos/delete"):
             raise self.create_or_delete()
-        if match := re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)/xet-(write|read)-token/[^/]+", self.raw_route):
+        if match := re.fullmatch(
+            r"/api/(model|dataset|space)s/([^/]+/[^/]+)/xet-(write|read)-token/[^/]+", self.raw_route
+        ):
             raise self.xet_token(*match.groups())
         if match := re.fullmatch(r"/lfs/(\w+)", self.raw_route):
             raise self.lfs_object(match[1])
-        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.raw_route):
+        if match := re.fullmatch(r"/(datasets/|spaces/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", self.raw_route):
             raise self.lfs_batch(match[2])
-        if match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.raw_route):
-            raise self.resolve("dataset" if match[1] else "model", match[2], unquote(match[3]), unquote(match[4]))
+        if match := re.fullmatch(r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.raw_route):
+            raise self.resolve((match[1] or "models/")[:-2], match[2], unquote(match[3]), unquote(match[4]))
         if match := re.fullmatch(r"/api/(model|dataset)s", self.route):
             raise Answer(200, listed(self.hub, match[1], self.query.get("filter", []), self.visible))
         if match := re.fullmatch(
-            r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/([a-z-]+)(?:/([^/]+))?(/.+)?)?", self.raw_route
+            r"/api/(model|dataset|space)s/([^/]+/[^/]+)(?:/([a-z-]+)(?:/([^/]+))?(/.+)?)?", self.raw_route
         ):
             kind, repo_id, action, argument, rest = match.groups()
             revision = unquote(argument or "main")
@@ -312,7 +314,7 @@ class Handler(BaseHTTPRequestHandler):
             return refuse(401, "Invalid username or password.")
         kind, repo_id = asked.get("type", "model"), f"{asked.get('organization') or account.user}/{asked['name']}"
         self.writer(repo_id)
-        url = f"{self.hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+        url = f"{self.hub.endpoint}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"
         if self.route.endswith("delete"):
             self.hub.repos.pop((kind, repo_id), None)
             return Answer(200, {})
@@ -320,6 +322,8 @@ class Handler(BaseHTTPRequestHandler):
             return refuse(400, f"Invalid repo name: {repo_id} - name is not allowed")
         if (kind, repo_id) in self.hub.repos:
             return Answer(409, {"error": f"You already created this {kind} repo: {repo_id}", "url": url})
+        if kind == "space" and asked.get("sdk") not in ("static", "gradio", "docker"):
+            return refuse(400, "sdk is missing")
         self.hub.create(kind, repo_id, private=asked.get("visibility") == "private")
         return Answer(200, {"url": url, "name": repo_id})
 

@@ -110,7 +110,8 @@ class HubStore:
     def create(self, kind: str, repo_id: str, *, private: bool) -> Repo:
         repo = self.repos[kind, repo_id] = Repo(private=private)
         attributes = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
-        self.commit(repo, "main", {".gitattributes": self.store(attributes, lfs=False)}, "initial commit")
+        first = {".gitattributes": attributes, **(_NEW_SPACE if kind == "space" else {})}
+        self.commit(repo, "main", {p: self.store(c, lfs=False) for p, c in first.items()}, "initial commit")
         return repo
 
     def commit(self, repo: Repo, branch: str, files: Mapping[str, Blob], title: str) -> str:
@@ -120,6 +121,14 @@ class HubStore:
         repo.commits[sha] = Commit(sha, title, dict(files), parent)
         repo.branches[branch] = sha
         return sha
+
+
+_NEW_SPACE = {
+    "README.md": b"---\ntitle: X\nemoji: X\nsdk: static\n---\n\nCheck out the configuration reference\n",
+    "index.html": b"<h1>Welcome to your static Space!</h1>\n",
+    "style.css": b"body { padding: 2rem; }\n",
+}
+"""What the Hub puts into a new static Space."""
 
 
 def is_lfs(path: str, size: int) -> bool:

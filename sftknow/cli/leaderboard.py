@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sftknow.cli.effects import no_effect
 from sftknow.cli.options import Commands, command
 
 
@@ -25,18 +26,20 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("leaderboard"), metavar="DIR", help="where to write (default: leaderboard)"
     )
+    parser.add_argument("--space", metavar="ORG/NAME", help="put the page up as this static Space, too")
+    parser.add_argument("--public", action="store_true", help="the Space is readable by everyone (default: private)")
+    no_effect(parser, "--public", needs=("--space",))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Collect, rank, write and print."""
-    from sftknow.leaderboard.make import make_leaderboard
-    from sftknow.leaderboard.page import check_place, text, write_page
-    from sftknow.models.hub_client import Connection
+    from sftknow.run.leaderboard import leaderboard
 
-    check_place(arguments.out)
-    link = Connection.open()
-    board = make_leaderboard(arguments.dataset, split=arguments.split, link=link)
-    page = write_page(arguments.out, board, hub=link.api.endpoint)
-    print(text(board))
-    print(f"\nleaderboard: {page}")
+    leaderboard(
+        arguments.dataset,
+        arguments.out,
+        split=arguments.split,
+        space=arguments.space,
+        private=not arguments.public,
+    )

@@ -40,6 +40,7 @@ def add_parser(commands: Commands) -> None:
     run.add_argument(
         "--only", metavar="A,B", help="of data, tuned, restored, results, or cells such as b2-n240-s0 (default: all)"
     )
+    run.add_argument("--report-space", action="store_true", help="put the report up as a static Space, too")
     model = parser.add_argument_group("for one model")
     model.add_argument("--dataset", metavar="ORG/NAME", help="where its graded data set is on the Hub")
     model.add_argument("--revision", default="main", metavar="BRANCH", help="branch to publish to (default: main)")
@@ -85,6 +86,7 @@ def _publish_run(arguments: argparse.Namespace) -> None:
         licence_file=arguments.licence_file,
         data_licence=named_licence(arguments.data_licence, None, None),
         base_repo=arguments.base,
+        report_space=arguments.report_space,
         replace_card=arguments.replace_card,
     )
     print(plan_run(arguments.folder, options))
@@ -102,7 +104,7 @@ def _publish_one(arguments: argparse.Namespace) -> None:
     from sftknow.publishing.publish import plan_publication, publish
     from sftknow.publishing.runs import given_evaluation
 
-    refuse(arguments.given, ("--name", "--only"), f"{arguments.folder} is no run")
+    refuse(arguments.given, ("--name", "--only", "--report-space"), f"{arguments.folder} is no run")
     evaluation = None
     if arguments.scores or arguments.changes:
         evaluation = given_evaluation(arguments.folder, arguments.scores or (), arguments.changes)

@@ -34,7 +34,9 @@ from huggingface_hub.utils import (
 from sftknow.errors import HubError
 
 Result = TypeVar("Result")
-RepoType = Literal["model", "dataset"]
+RepoType = Literal["model", "dataset", "space"]
+PAGES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
+"""Where the pages of repositories lie on the Hub, by their kind."""
 
 _log = logging.getLogger(__name__)
 
@@ -101,13 +103,13 @@ class Subject:
 
     repo_id: str
     repo_type: str | None = None
-    """``model`` or ``dataset``; None where that is not known."""
+    """``model``, ``dataset`` or ``space``; None where that is not known."""
     revision: str | None = None
     reading: bool = False
     """True where nothing is to be changed on the Hub."""
 
     def __str__(self) -> str:
-        kind = {"model": "the model ", "dataset": "the data set "}.get(self.repo_type or "", "")
+        kind = {"model": "the model ", "dataset": "the data set ", "space": "the Space "}.get(self.repo_type or "", "")
         return f"{kind}{self.repo_id}"
 
 
@@ -235,7 +237,7 @@ def explain(error: BaseException, about: str | Subject) -> HubError:
     if text is None:
         raise error
     named = f"revision {subject.revision} on the Hub"
-    page = f"{constants.ENDPOINT}/{'datasets/' if subject.repo_type == 'dataset' else ''}{subject.repo_id}"
+    page = f"{constants.ENDPOINT}/{PAGES.get(subject.repo_type or '', '')}{subject.repo_id}"
     message = text.format(
         it=subject,
         repo=subject.repo_id,

@@ -96,7 +96,7 @@ class PublicationPlan:
 
     def lines(self) -> list[str]:
         """The plan in words, one line a file, or one a folder that has many."""
-        kind = "data set" if self.repo_type == "dataset" else "model"
+        kind = {"dataset": "data set", "space": "Space"}.get(self.repo_type, self.repo_type)
         where = self.repo_id if self.revision == "main" else f"{self.repo_id}, branch {self.revision}"
         seen = "private" if self.private else "public"
         head = f"{self.artifact} → {seen} {kind} {where}: {len(self.files)} files, {self.bytes:,} bytes"

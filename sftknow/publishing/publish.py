@@ -23,7 +23,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.checkpoints.stored_file import StoredFile
 from sftknow.errors import HubError
-from sftknow.models.hub_client import Connection, Patience, one_line, quiet
+from sftknow.models.hub_client import PAGES, Connection, Patience, one_line, quiet
 from sftknow.models.hub_files import RemoteFile, Repo, list_files, open_repo, opened
 from sftknow.progress import progress
 from sftknow.publishing.merging import merge, split_card
@@ -79,7 +79,7 @@ def publish(
         check_cards([plan], link, replace=replace_card)
         _ready_repository(link, plan)
         commit = _bring(link, plan, replace_card)
-    page = f"{'datasets/' if plan.repo_type == 'dataset' else ''}{plan.repo_id}"
+    page = f"{PAGES[plan.repo_type]}{plan.repo_id}"
     return PublishReceipt(
         repo_id=plan.repo_id,
         repo_type=plan.repo_type,
@@ -118,6 +118,7 @@ def _ready_repository(link: Connection, plan: PublicationPlan) -> None:
     found = link.call(plan.repo_id, look)
     if found is None:
         named: dict[str, Any] = {"repo_type": plan.repo_type, "private": plan.private, "exist_ok": True}
+        named |= {"space_sdk": "static"} if plan.repo_type == "space" else {}
         link.call(plan.repo_id, link.api.create_repo, plan.repo_id, **named)
         found = link.call(plan.repo_id, link.api.repo_info, plan.repo_id, repo_type=plan.repo_type)
     _check_visibility(found, plan)
@@ -181,12 +182,19 @@ def with_their_card(plan: PublicationPlan, there: Repo, *, replace: bool) -> Pub
     ours = plan.file(CARD).content
     local = there.file(CARD)
     theirs = local.read_bytes() if local else None
-    if theirs is None or theirs == ours or not isinstance(ours, bytes):
+    if theirs is None or theirs == ours or not isinstance(ours, bytes) or _fresh_space(there):
         return plan
     known = there.json(MANIFEST).get("card")
     card = merge(ours.decode(), theirs.decode(errors="replace"), known, plan.repo_id, replace=replace).encode()
     files = tuple(made_file(CARD, card) if file.path == CARD else file for file in plan.files)
     return dataclasses.replace(plan, files=files)
+
+
+def _fresh_space(there: Repo) -> bool:
+    """True for a Space that holds nothing but what the Hub puts into a new one."""
+    if there.repo_type != "space" or MANIFEST in there.files:
+        return False
+    return len(there.ask(there.link.api.list_repo_commits, there.repo_id, repo_type=there.repo_type)) == 1
 
 
 def _at(link: Connection, plan: PublicationPlan, commit: str) -> Repo:
@@ -265,6 +273,8 @@ def _work(link: Connection, plan: PublicationPlan, commit: str) -> _Work:
     if MANIFEST in there and (add or set(there) - planned - {*_FREE_TO_REPLACE}):
         former = _at(link, plan, commit).json(MANIFEST).get("sha256") or {}
     ours = {*former, *_FREE_TO_REPLACE}
+    if any(file.path in there and file.path not in ours for file in add) and _fresh_space(_at(link, plan, commit)):
+        ours |= there.keys()
     return _Work(
         add=add,
         delete=tuple(sorted(path for path in former if path in there and path not in planned)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -139,9 +139,8 @@ def plan_results(
     context = _context(run, repo_id, scores, licence, base_repo, dataset_repo, places or {}, paths)
     context = dataclasses.replace(context, run=name or context.run, answers=bool(answers))
     refuse_blanks(context, repo_id)
-    secrets = _places_of_this_machine(run)
-    texts = [path for path in paths if path.endswith(_TEXT)]
-    made = {path: _scrubbed((run / path).read_text(encoding="utf-8"), secrets).encode() for path in texts}
+    clean = public_text(run)
+    made = {path: clean(run / path) for path in paths if path.endswith(_TEXT)}
     head = {
         "sftknow": FORMAT,
         "kind": RESULTS,
@@ -271,6 +270,18 @@ def _score_table(scores: Mapping[str, EvalRun]) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), buffer)
     return buffer.getvalue()
+
+
+def public_text(run: Path) -> Callable[[Path], bytes]:
+    """What gives the content of a run's file, a text without the paths of this machine."""
+    places = _places_of_this_machine(run)
+
+    def clean(path: Path) -> bytes:
+        if path.suffix not in _TEXT:
+            return path.read_bytes()
+        return _scrubbed(path.read_text(encoding="utf-8"), places).encode()
+
+    return clean
 
 
 def _places_of_this_machine(run: Path) -> list[str]:

@@ -23,6 +23,7 @@ from sftknow.publishing.origins import licence_of_base, pinned, pinned_dataset, 
 from sftknow.publishing.plan import CARD, Hashes, PublicationPlan, plan_publication
 from sftknow.publishing.publish import check_cards, publish
 from sftknow.publishing.results import plan_results
+from sftknow.publishing.space import plan_report_space
 from sftknow.records import PublishReceipt
 
 PARTS = ("data", "tuned", "restored", "results")
@@ -53,6 +54,8 @@ class RunOptions:
     """Of the facts' source."""
     base_repo: str | None = None
     """Where the base is on the Hub."""
+    report_space: bool = False
+    """Put the report up as a static Space, too."""
     replace_card: bool = False
     """Give up what people changed on the Hub in the parts of the cards that sftknow writes."""
 
@@ -164,7 +167,8 @@ class _Planner:
             results = [self._results(data)]
         elif models and "main" in self._standing(self._results_repo, "dataset"):
             results = self._refreshed(self._results(data))
-        return RunPublication(plans=(*([found] if found else []), *models, *results))
+        pages = [self._report(models)] if self._options.report_space else []
+        return RunPublication(plans=(*([found] if found else []), *models, *results, *pages))
 
     @cached_property
     def data(self) -> PublicationPlan | None:
@@ -264,6 +268,16 @@ class _Planner:
             hashes=self._hashes,
             endpoint=self._endpoint,
             token=self._token,
+        )
+
+    def _report(self, models: Sequence[PublicationPlan]) -> PublicationPlan:
+        return plan_report_space(
+            self._run,
+            f"{self._options.to}/{self._name}-report",
+            name=self._options.name or self._run.resolve().name,
+            private=self._options.private,
+            datasets=(self._data_repo,),
+            models=tuple(dict.fromkeys(plan.repo_id for plan in models)),
         )
 
     def _results(self, data: str) -> PublicationPlan:
