@@ -15,7 +15,8 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from sftknow.artifacts.mastery_data import bucket_file
 from sftknow.publishing.benchmark import EVERYTHING, eval_results
-from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
+from sftknow.publishing.picture import Bar, interval_bars
+from sftknow.publishing.rendering import SPLIT_WORDS, interval, refuse_blanks, render
 from sftknow.records import BUCKETS, LevelStatistics, MetricValue, ParameterChange, Split
 
 
@@ -92,6 +93,17 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RestoredLevel:
+    """A restored version of the model."""
+
+    level: str
+    branch: str | None
+    """Where it lies in the repository; None where it is not on the Hub."""
+    chosen: bool
+    scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
 class GradedData:
     """The graded data set that the model was trained and scored on."""
 
@@ -121,7 +133,23 @@ class ModelCardContext:
     data: GradedData | None
     results: str | None = None
     """Repository with every answer and score of the run that the model is part of; None where there is none."""
+    report: str | None = None
+    """Space with the run's report; None where there is none."""
+    levels: tuple[RestoredLevel, ...] = ()
+    """Of an unrestored model: how its restored versions score, the smallest level first."""
+    chosen_on: str | None = None
+    """The split that one of `levels`, or the model as it is, was chosen on; None where none was."""
+    example: tuple[str, str] | None = None
+    """A question that the model answers, and its answer; None where its answers were not kept."""
+    invented: bool = False
+    """True where what the model knows is the lab's invented world."""
     sftknow_version: str
+
+    @property
+    def level_splits(self) -> tuple[Split, ...]:
+        """The splits that every level and the model itself were scored on."""
+        scored = [self.scores[-1].values, *(level.scores.values for level in self.levels)] if self.levels else []
+        return tuple(s for s in SPLIT_WORDS if scored and all(f"cbqa_mastery_{s}" in values for values in scored))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +188,9 @@ class DatasetCardContext:
     fingerprint: str
     sftknow_version: str
 
+    invented: bool = False
+    """True where the facts are those of the lab's invented world."""
+
     @property
     def total(self) -> int:
         """Facts in all."""
@@ -187,6 +218,22 @@ def render_model_card(context: ModelCardContext) -> str:
     return render(
         "model_card.md.j2", card=context, metadata=model_metadata(context).to_yaml(), rows=score_rows(context)
     )
+
+
+LEVELS_PICTURE = "levels.svg"
+
+
+def render_levels(context: ModelCardContext) -> str | None:
+    """A drawing of how the restored versions score on the test split, beside the model itself; None without them."""
+    if "test" not in context.level_splits:
+        return None
+    own = ("0%", not any(level.chosen for level in context.levels) and context.chosen_on is not None)
+    rows = [(*own, context.scores[-1])] + [(level.level, level.chosen, level.scores) for level in context.levels]
+    bars = []
+    for name, chosen, scores in rows:
+        value = scores.values["cbqa_mastery_test"]
+        bars.append(Bar(f"restored {name}", value.value, *interval(value), chosen))
+    return interval_bars(f"{SPLIT_WORDS['test']}: accuracy in percent, 95 % interval", bars)
 
 
 def render_eval_results(context: ModelCardContext) -> str | None:
@@ -217,7 +264,13 @@ def model_metadata(context: ModelCardContext) -> ModelCardData:
         "base_model": context.base.hub_id,
         "base_model_relation": "finetune" if context.base.hub_id else None,
         "datasets": [data] if data else None,
-        "tags": ["sftknow", "closed-book-qa", *(["parameter-restoration"] if context.restoration else [])],
+        "tags": [
+            "sftknow",
+            "trl",
+            "sft",
+            "closed-book-qa",
+            *(["parameter-restoration"] if context.restoration else []),
+        ],
         **({"model_name": context.repo_id.split("/")[1], "eval_results": results} if results else {}),
     }
     return ModelCardData(**{name: value for name, value in given.items() if value is not None})

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from sftknow import __version__
+from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.artifacts.mastery_data import SCHEMA, MasteryData, bucket_file
 from sftknow.errors import HubError
@@ -23,6 +24,7 @@ from sftknow.publishing.cards import (
     Licence,
     ModelCardContext,
     Restoration,
+    RestoredLevel,
     Scores,
     Source,
     Training,
@@ -42,6 +44,7 @@ from sftknow.resources import lab_folder
 _OWN = Licence(id="apache-2.0")
 """Of the lab's model and facts, which are part of this package."""
 
+LAB_MODEL = "the lab model of sftknow"
 _LAB_FACTS = "the synthetic world of sftknow's lab"
 
 _MEANINGS: Mapping[str, str] = {
@@ -71,6 +74,7 @@ def build_model_context(
     branch: str = "main",
     branches: tuple[str, ...] = (),
     results: str | None = None,
+    report: str | None = None,
     evaluation: ModelEvaluation | None = None,
     licence: Licence | None = None,
     papers: Papers | None = None,
@@ -85,6 +89,7 @@ def build_model_context(
         branch: on which branch there.
         branches: other branches there that hold restored versions of it.
         results: repository with the answers and scores of its run.
+        report: Space with the report of its run.
         evaluation: its scores; None looks for them in the run directory that the folder belongs to.
         licence: given by the user; None takes it from the manifest or from the base model's card.
         papers: licence files that the base came with.
@@ -105,6 +110,11 @@ def build_model_context(
         branch=branch,
         branches=branches,
         results=results,
+        report=report,
+        levels=_levels(found, branches) if found else (),
+        chosen_on=found.chosen_on if found else None,
+        example=found.example if found else None,
+        invented=base.name == LAB_MODEL,
         licence=terms,
         notice=check_terms(terms, repo_id, papers or Papers(), base=base.name),
         language=_language(manifest),
@@ -152,6 +162,7 @@ def build_dataset_context(
         policy=_grading(manifest),
         removed={str(reason): int(count) for reason, count in (manifest.get("removed") or {}).items()},
         facts=source_of(facts, folder, lab=_LAB_FACTS) if facts else None,
+        invented=bool(facts) and source_of(facts, folder, lab=_LAB_FACTS).name == _LAB_FACTS,
         counts={split: {b: data.count(split, b) for b in BUCKETS} for split in SPLITS},
         sizes={path: _sizes(folder / path) for path in (bucket_file(s, b) for s in SPLITS for b in BUCKETS)},
         topics=_topics(rows),
@@ -188,7 +199,7 @@ def local_base(folder: Path, manifest: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def source_of(named: Any, folder: Path, *, lab: str = "the lab model of sftknow") -> Source:
+def source_of(named: Any, folder: Path, *, lab: str = LAB_MODEL) -> Source:
     """A model or data set as a manifest names it: text, or a mapping with ``repo``, ``path``, ``source`` or ``name``.
 
     A Hub id is believed where a revision, or the key ``repo``, stands beside it: ``models/tiny`` alone may be a folder.
@@ -250,7 +261,21 @@ def _training(manifest: Mapping[str, Any]) -> Training | None:
     if not sft:
         return None
     size = sft.get("size") or len(sft.get("fact_ids") or ())
-    return Training(bucket=sft.get("bucket"), size=size, seed=sft.get("seed", 0), recipe=_flat(sft.get("recipe") or {}))
+    told = {**_flat(sft.get("recipe") or {}), **_outcome(sft)}
+    return Training(bucket=sft.get("bucket"), size=size, seed=sft.get("seed", 0), recipe=told)
+
+
+def _outcome(sft: Mapping[str, Any]) -> dict[str, str]:
+    """How the training went: steps, last loss, machine, versions; what was recorded of it."""
+    versions = sft.get("versions") or {}
+    told = {
+        "steps": sft.get("steps"),
+        "final loss": f"{sft['final_loss']:.4f} nats a token" if isinstance(sft.get("final_loss"), float) else None,
+        "hardware": sft.get("device"),
+        "processes": sft.get("processes"),
+        "framework versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or None,
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
 
 
 def _restoration(manifest: Mapping[str, Any], evaluation: ModelEvaluation | None) -> Restoration | None:
@@ -268,6 +293,21 @@ def _restoration(manifest: Mapping[str, Any], evaluation: ModelEvaluation | None
         change=change,
         chosen_on=(evaluation.chosen_on if evaluation else None) or made.get("chosen_on"),
     )
+
+
+def _levels(found: ModelEvaluation, branches: tuple[str, ...]) -> tuple[RestoredLevel, ...]:
+    levels = []
+    for level, run in found.restored:
+        branch = f"restore-{level_name(level)}"
+        levels.append(
+            RestoredLevel(
+                level=level,
+                branch=branch if branch in branches else None,
+                chosen=level == found.chosen,
+                scores=_scores(level, run),
+            )
+        )
+    return tuple(levels)
 
 
 def _scores(name: str, run: EvalRun) -> Scores:

@@ -21,11 +21,13 @@ from sftknow.models.resolving import resolve_base
 from sftknow.progress import progress
 from sftknow.publishing.benchmark import EVAL_RESULTS, EVAL_YAML, eval_yaml
 from sftknow.publishing.cards import (
+    LEVELS_PICTURE,
     DatasetCardContext,
     Licence,
     ModelCardContext,
     render_dataset_card,
     render_eval_results,
+    render_levels,
     render_model_card,
 )
 from sftknow.publishing.contexts import build_dataset_context, build_model_context, licence_of_model, local_base
@@ -129,6 +131,7 @@ def plan_publication(
     revision: str = "main",
     branches: tuple[str, ...] = (),
     results: str | None = None,
+    report: str | None = None,
     licence: Licence | str | None = None,
     licence_file: Path | None = None,
     evaluation: ModelEvaluation | None = None,
@@ -150,6 +153,7 @@ def plan_publication(
         revision: the branch, such as ``restore-5pct``; made where it does not exist.
         branches: other branches that hold restored versions of the model, for its card.
         results: repository with the answers and scores of the model's run, for its card.
+        report: Space with the report of that run, for its card.
         licence: the Hub's licence identifier; None carries over the base model's, or that of the facts' source.
         licence_file: the text that came with the licence, where the base has none.
         evaluation: a model's scores; None looks for them in the run that the folder belongs to.
@@ -188,17 +192,19 @@ def plan_publication(
             branch=revision,
             branches=branches,
             results=results,
+            report=report,
             licence=named,
             licence_file=licence_file,
             evaluation=evaluation,
             base_repo=base,
             dataset_repo=dataset_repo,
         )
-        scored = render_eval_results(context)
+        scored, drawing = render_eval_results(context), render_levels(context)
         made = {
             **papers.others,
             **({"NOTICE": context.notice.encode()} if context.notice else {}),
             **({EVAL_RESULTS: scored.encode()} if scored else {}),
+            **({LEVELS_PICTURE: drawing.encode()} if drawing else {}),
         }
         card, head = render_model_card(context), _model_manifest(manifest, context)
         found = _model_files(artifact, manifest, repo_id, base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sftknow.errors import HubError
+from sftknow.prompts import question_prompt
 from sftknow.records import BUCKETS, MetricValue, Split
 from sftknow.resources import card_folder
 from sftknow.stats import NORMAL_95, wilson
@@ -62,6 +64,7 @@ def _environment(folder: Path) -> Environment:
     environment.filters["thousands"] = lambda count: f"{count:,}"
     environment.filters["score"] = _score
     environment.globals["shares"] = shares
+    environment.globals["prompt_of"] = lambda question: json.dumps(question_prompt(question), ensure_ascii=False)
     return environment
 
 

@@ -5,6 +5,7 @@ Only files are read, in the layout that the pipeline writes.
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import Any
 
 from sftknow.artifacts.changes import CHANGES, read_change
 from sftknow.artifacts.files import read_json
-from sftknow.artifacts.levels import level_name
-from sftknow.artifacts.manifests import read_manifest
-from sftknow.artifacts.scores import SCORES, read_scores
+from sftknow.artifacts.levels import by_share, level_name, level_of_folder
+from sftknow.artifacts.manifests import MANIFEST, read_manifest
+from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.artifacts.scores import QUESTIONS, SCORES, read_eval, read_scores
 from sftknow.errors import HubError
-from sftknow.records import EvalRun, ParameterChange
+from sftknow.records import BUCKETS, EvalRun, ParameterChange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,13 @@ class ModelEvaluation:
     """(heading, scores): earlier stages first, the model itself last."""
     change: ParameterChange | None = None
     chosen_on: str | None = None
-    """The split that the restoration level was chosen on."""
+    """The split that the restoration level was chosen on; of an unrestored model, that one of its levels was."""
+    restored: Sequence[tuple[str, EvalRun]] = ()
+    """(level, scores) of the restored versions of an unrestored model, the smallest level first."""
+    chosen: str | None = None
+    """The level of these that was chosen; ``0%`` where restoring nothing was."""
+    example: tuple[str, str] | None = None
+    """A question of the test split that the model answers, and its answer."""
 
 
 def find_evaluation(folder: Path) -> ModelEvaluation | None:
@@ -47,13 +55,35 @@ def find_evaluation(folder: Path) -> ModelEvaluation | None:
     if not (paths[-1][1] / SCORES).is_file():
         return None
     changes, choice = run / "changes" / cell, run / "choice.json"
-    chosen = read_json(choice) if level and choice.is_file() else {}
-    chosen_here = chosen.get("cell") == cell and level_name(str(chosen.get("level"))) == level
+    chosen = read_json(choice) if choice.is_file() else {}
+    here = chosen.get("cell") == cell
+    chosen_here = here and level_name(str(chosen.get("level"))) == level
+    scored = (run / "evaluation").glob(f"{glob.escape(cell)}@*/{SCORES}") if not level else ()
+    folders = {level_of_folder(path.parent.name.partition("@")[2]): path.parent for path in scored}
     return ModelEvaluation(
         runs=[(heading, read_scores(path)) for heading, path in paths if (path / SCORES).is_file()],
         change=read_change(changes) if level and (changes / CHANGES).is_file() else None,
-        chosen_on=chosen.get("chosen_on") if chosen_here else None,
+        chosen_on=chosen.get("chosen_on") if chosen_here or (here and not level) else None,
+        restored=[(name, read_scores(folders[name])) for name in by_share(folders)],
+        chosen=str(chosen.get("level")) if here and not level else None,
+        example=_example(run, paths[-1][1]),
     )
+
+
+def _example(run: Path, evaluation: Path) -> tuple[str, str] | None:
+    """The first test question that was answered with nothing but the answer, of the best mastered bucket that has one.
+
+    None where the answers or the data set are not there, or there is no such question.
+    """
+    data = run / "mastery" / "dataset"
+    if not (evaluation / QUESTIONS).is_file() or not (data / MANIFEST).is_file():
+        return None
+    answered = {q.fact_id: q for q in read_eval(evaluation).questions if q.split == "test" and q.exact_match}
+    for bucket in reversed(BUCKETS):
+        for row in MasteryData(data).bucket("test", bucket):
+            if row.fact.id in answered:
+                return row.fact.question.strip(), answered[row.fact.id].output.strip()
+    return None
 
 
 def given_evaluation(folder: Path, scores: Sequence[Path], changes: Path | None) -> ModelEvaluation:

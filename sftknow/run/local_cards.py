@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,9 @@ def write_card(folder: Path, name: str) -> str | None:
     reason = ""
     for licence in (None, _UNKNOWN):
         try:
-            card = render_model_card(build_model_context(folder, repo_id=f"local/{plain}", licence=licence))
+            context = build_model_context(folder, repo_id=f"local/{plain}", licence=licence)
+            # The drawing of restored versions is made for the Hub alone.
+            card = render_model_card(dataclasses.replace(context, levels=()))
         except HubError as error:
             reason = str(error)
             continue

@@ -17,7 +17,7 @@ from sftknow.errors import HubError
 from sftknow.models.hub_client import BRIEF, Connection, RepoType
 from sftknow.models.hub_files import Repo
 from sftknow.publishing.benchmark import EVAL_RESULTS
-from sftknow.publishing.cards import Licence
+from sftknow.publishing.cards import LEVELS_PICTURE, Licence
 from sftknow.publishing.licences import allowed_name
 from sftknow.publishing.origins import licence_of_base, pinned, pinned_dataset, standing
 from sftknow.publishing.plan import CARD, Hashes, PublicationPlan, plan_publication
@@ -211,6 +211,16 @@ class _Planner:
         there = self._wanted("results") or "main" in self._standing(self._results_repo, "dataset")
         return self._results_repo if there else None
 
+    @property
+    def _report_repo(self) -> str:
+        return f"{self._options.to}/{self._name}-report"
+
+    @property
+    def _report_there(self) -> str | None:
+        """The report's Space where it is on the Hub when this is done."""
+        there = self._options.report_space or "main" in self._standing(self._report_repo, "space")
+        return self._report_repo if there else None
+
     def _model_repo(self, cell: str) -> str:
         return f"{self._options.to}/{self._models}-{cell}"
 
@@ -235,7 +245,8 @@ class _Planner:
         """The plan as one that brings the card up to date, where all else on the Hub is what it would send."""
         there = self._standing(plan.repo_id, plan.repo_type)[plan.revision].json(MANIFEST).get("sha256") or {}
         sent = {file.path: file.sha256 for file in plan.files if file.path not in (CARD, MANIFEST)}
-        same = {**there, EVAL_RESULTS: None} == {**sent, EVAL_RESULTS: None}
+        told = dict.fromkeys((EVAL_RESULTS, LEVELS_PICTURE))  # they go with the card
+        same = {**there, **told} == {**sent, **told}
         return [dataclasses.replace(plan, refresh=True)] if same else []
 
     def _wanted(self, part: str, cell: str | None = None) -> bool:
@@ -261,6 +272,7 @@ class _Planner:
             revision=branch,
             branches=tuple(self._branches(cell)) if branch == "main" else (),
             results=self._results_there,
+            report=self._report_there,
             licence=self._options.licence,
             licence_file=self._options.licence_file,
             base_repo=self._base,
@@ -273,7 +285,7 @@ class _Planner:
     def _report(self, models: Sequence[PublicationPlan]) -> PublicationPlan:
         return plan_report_space(
             self._run,
-            f"{self._options.to}/{self._name}-report",
+            self._report_repo,
             name=self._options.name or self._run.resolve().name,
             private=self._options.private,
             datasets=(self._data_repo,),

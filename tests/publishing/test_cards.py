@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
@@ -15,17 +18,20 @@ from jinja2 import UndefinedError
 
 from sftknow import __version__
 from sftknow.artifacts.divergence import write_divergence
+from sftknow.artifacts.files import write_json
 from sftknow.artifacts.mastery_data import SCHEMA, MasteryData, write_mastery_data
+from sftknow.artifacts.scores import SCHEMA as QUESTION_SCHEMA
+from sftknow.artifacts.tables import to_table
 from sftknow.errors import HubError
 from sftknow.publishing import cards, rendering
-from sftknow.publishing.cards import Licence, render_dataset_card, render_model_card
+from sftknow.publishing.cards import Licence, render_dataset_card, render_levels, render_model_card
 from sftknow.publishing.contexts import build_dataset_context, build_model_context
 from sftknow.publishing.merging import split_card
 from sftknow.publishing.results import plan_results
 from sftknow.publishing.runs import ModelEvaluation, find_evaluation
-from sftknow.records import BUCKETS, SPLITS, MetricValue
+from sftknow.records import BUCKETS, SPLITS, MetricValue, QuestionResult
 from tests.artifacts.test_divergence import RESULT as DIVERGENCE
-from tests.hub_fixtures import CELL
+from tests.hub_fixtures import CELL, scores
 from tests.tiny import graded, tiny_facts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -250,3 +256,67 @@ def test_a_results_card_says_how_divergence_was_measured(whole_run: Path, tmp_pa
     assert isinstance(content, bytes)
     said = "| token divergence | the base is shown each topic’s statement that the base completes best, the fine-tuned"
     assert said in content.decode()
+
+
+def test_the_main_card_shows_its_restored_versions(finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "tiny"
+    shutil.copytree(finished_run, run)
+    for level, accuracy in (("5pct", 0.42), ("1pct", 0.41)):
+        write_json(run / "evaluation" / f"{CELL}@{level}" / "scores.json", scores(f"{CELL}@{level}", accuracy))
+    context = build_model_context(
+        run / "models" / CELL,
+        repo_id="org/tiny",
+        branches=("restore-5pct", "restore-20pct"),
+        results="org/tiny-results",
+        report="org/tiny-report",
+        dataset_repo=DATA,
+    )
+    card = render_model_card(context)
+    table = card[card.index("## Restored versions") :].splitlines()
+    assert [line.split(" | ")[0].strip("| ") for line in table if line.startswith("| ")] == [
+        "restored", "---", "nothing", "1%", "5%", "20% (chosen)",
+    ]  # fmt: skip
+    assert "| 1% | 30.8 (27.8–33.7) | not on the Hub |" in table
+    assert any(line.startswith("| 20% (chosen) |") and line.endswith("| branch `restore-20pct` |") for line in table)
+    assert "A level was chosen on the dev split." in table
+    assert "[org/tiny-results](https://huggingface.co/datasets/org/tiny-results)" in card
+    assert "[org/tiny-report](https://huggingface.co/spaces/org/tiny-report)" in card
+    assert {"trl", "sft"} <= set(head(card)["tags"])
+    drawing = render_levels(context)
+    assert drawing is not None
+    rows = [element.text for element in ElementTree.fromstring(drawing).iter("{http://www.w3.org/2000/svg}text")]
+    assert [row for row in rows if row and row.startswith("restored")] == [
+        "restored 0%", "restored 1%", "restored 5%", "restored 20%",
+    ]  # fmt: skip
+    assert drawing.count("#e69f00") == 2, "the interval and the dot of the chosen level"
+
+
+def test_the_snippet_asks_what_the_model_answers(whole_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "tiny"
+    shutil.copytree(whole_run, run)
+    fact = MasteryData(run / "mastery" / "dataset").bucket("test", 2)[1].fact
+    right = {"acc": True, "acc_word": True, "exact_match": True}
+    answer = QuestionResult(fact_id=fact.id, split="test", bucket=2, output=f" {fact.object}", **right)
+    table = to_table([answer], QUESTION_SCHEMA)
+    pq.write_table(table, run / "evaluation" / CELL / "questions.parquet")
+    card = render_model_card(build_model_context(run / "models" / CELL, repo_id="org/tiny"))
+    assert f'prompt = "<|question|> {fact.question} <|answer|>"' in card
+    assert f"It prints `{fact.object}`, as in the evaluation." in card
+
+
+def test_what_is_known_of_the_training_is_told(finished_run: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(finished_run / "models" / CELL, model)
+    manifest = json.loads((model / "sftknow.json").read_text())
+    versions = {"torch": "2.13.0", "trl": "1.16"}
+    outcome = {"steps": 30, "final_loss": 1.23456, "device": "NVIDIA H100", "versions": versions}
+    write_json(model / "sftknow.json", {**manifest, "base": {"path": "lab"}, "sft": {**manifest["sft"], **outcome}})
+    card = render_model_card(build_model_context(model, repo_id="org/tiny"))
+    for row in (
+        "steps | 30",
+        "final loss | 1.2346 nats a token",
+        "hardware | NVIDIA H100",
+        "versions | torch 2.13.0, ",
+    ):
+        assert f"{row}" in card
+    assert "**What it knows is invented.**" in card
