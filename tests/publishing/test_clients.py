@@ -97,10 +97,14 @@ def test_everything_that_was_published_loads_by_the_snippet_of_its_card(found: d
 
 
 def test_every_configuration_loads(found: dict[str, Any], whole_run: Path) -> None:
+    whole = found["org/tiny-graded"].pop("default")
+    assert whole == {split: sum(buckets.values()) for split, buckets in found["org/tiny-graded"].items()}
     for split, buckets in found["org/tiny-graded"].items():
         files = {f"bucket_{i}": whole_run / "mastery" / "dataset" / split / f"bucket_{i}.parquet" for i in range(5)}
         assert buckets == {name: pq.read_metadata(file).num_rows for name, file in files.items()}
-    assert found["org/sparse"] == {"test": {"bucket_4": 3}}, "the buckets without a fact keep none from loading"
+    assert found["org/sparse"] == {"default": {"test": 3}, "test": {"bucket_4": 3}}, (
+        "the buckets without a fact keep none from loading"
+    )
     assert found["glob"] == 3, "nor do their files, which have no row group"
     assert "bucket_3" in found["empty"]
     assert "bucket_4" in found["empty"], "the message names what there is"

@@ -29,20 +29,22 @@ def manifest_of(plan: PublicationPlan) -> dict[str, Any]:
     return dict(json.loads(content))
 
 
-def test_a_data_set_is_its_parquet_files_card_and_manifest(tiny_dataset: Path) -> None:
+def test_a_data_set_is_its_parquet_files_benchmark_card_and_manifest(tiny_dataset: Path) -> None:
     plan = plan_publication(tiny_dataset, "org/facts", licence="mit")
     parquet = [bucket_file(split, bucket) for split in SPLITS for bucket in BUCKETS]
-    assert [file.path for file in plan.files] == [*parquet, "README.md", MANIFEST]
+    assert [file.path for file in plan.files] == [*parquet, "eval.yaml", "README.md", MANIFEST]
     assert plan.repo_type == "dataset"
     assert plan.private
     assert plan.bytes == sum(file.size for file in plan.files)
-    assert manifest_of(plan)["sha256"] == {path: file_sha256(tiny_dataset / path) for path in parquet}
+    hashes = manifest_of(plan)["sha256"]
+    assert hashes.pop("eval.yaml") == plan.file("eval.yaml").sha256
+    assert hashes == {path: file_sha256(tiny_dataset / path) for path in parquet}
 
 
 def test_the_plan_can_be_read(tiny_dataset: Path) -> None:
     plan = plan_publication(tiny_dataset, "org/facts", licence="mit", private=False)
     lines = str(plan).splitlines()
-    assert lines[0] == f"{tiny_dataset} → public data set org/facts: 22 files, {plan.bytes:,} bytes"
+    assert lines[0] == f"{tiny_dataset} → public data set org/facts: 23 files, {plan.bytes:,} bytes"
     assert lines[-1].split() == [f"{plan.files[-1].size:,}", MANIFEST]
 
 

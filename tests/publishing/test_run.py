@@ -212,7 +212,7 @@ def test_the_command(
     assert main([*asked, "--dry-run"]) == 0
     told = capsys.readouterr().out
     assert not hub.repos
-    assert f"→ private data set {DATA}: 22 files," in told
+    assert f"→ private data set {DATA}: 23 files," in told
     assert f"→ private model {MODEL}, branch restore-20pct: " in told
     assert re.search(r"in all 4 publications, \d+ files, [\d,]+ bytes", told)
     assert main(asked) == 0
