@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from sftknow.report.compose import write_report as write_report
     from sftknow.run.checking import check as check
     from sftknow.run.experiment import Experiment as Experiment
+    from sftknow.run.guard import KnowledgeGuard as KnowledgeGuard
     from sftknow.run.rescoring import rescore as rescore
     from sftknow.training.draws import draw as draw
     from sftknow.training.recipe import SFTRecipe as SFTRecipe
@@ -86,6 +87,7 @@ _HOMES = {
     "GeneralTaskError": "sftknow.errors",
     "Harness": "sftknow.evaluation.harness",
     "HubError": "sftknow.errors",
+    "KnowledgeGuard": "sftknow.run.guard",
     "MasteryData": "sftknow.artifacts.mastery_data",
     "MasteryDataError": "sftknow.errors",
     "MatchRule": "sftknow.answers",

@@ -98,19 +98,36 @@ def kept_share(hits: Hits, level: float = 0.95) -> Kept | None:
         level: of the interval.
     """
     before, after = np.zeros(len(hits.tries)), np.zeros(len(hits.tries))
+    seen = np.zeros(len(hits.tries), dtype=bool)
     for known_by, base, tuned in halves(hits):
         known = (known_by > 0) & ~np.isnan(base)
         before[known] += base[known]
         after[known] += tuned[known]
-    counted = (before > 0) | (after > 0)
-    count, total = int(counted.sum()), float(before.sum())
+        seen |= known
+    return _share(before[seen], after[seen], level)
+
+
+def kept_answers(hits: Hits, before: Floats, after: Floats, level: float = 0.99) -> Kept | None:
+    """The share of the base's answers to questions that is kept, of the facts whose statements it completes.
+
+    Args:
+        hits: of all facts asked.
+        before: the base's rate of right answers to each fact's question, shape [facts]; NaN where it was not asked.
+        after: the tuned model's.
+        level: of the interval; wide, as it is looked at beside that of the statements.
+    """
+    known = (hits.before.sum(1) > 0) & ~np.isnan(before)
+    return _share(before[known], after[known], level)
+
+
+def _share(before: Floats, after: Floats, level: float) -> Kept | None:
+    count, total = len(before), float(before.sum())
     if total == 0:
         return None
     share = float(after.sum()) / total
     if count < FEWEST:
         return Kept(share=share, low=-math.inf, high=math.inf, facts=count)
-    rest = (after - share * before)[counted]
-    error = math.sqrt(count / (count - 1) * float((rest**2).sum())) / total
+    error = math.sqrt(count / (count - 1) * float(((after - share * before) ** 2).sum())) / total
     reach = float(t.ppf((1 + level) / 2, count - 1)) * error
     unseen = 1 - (1 - level) ** (1 / count)
     return Kept(share=share, low=share - max(reach, unseen), high=share + reach, facts=count)

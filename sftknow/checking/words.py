@@ -39,6 +39,17 @@ def sentence(tuned: str, kept: Kept | None, verdict: str, *, margin: float, more
     return f"Cannot be told whether more than {margin:g} points were lost: {what}; {more}."
 
 
+def lost_answers(tuned: str, kept: Kept | None, answers: Kept, *, margin: float) -> str:
+    """The verdict where statements are completed about as before and questions are not answered as before."""
+    line = (
+        f"Answers were lost, surely more than {margin:g} points: asked as questions, {tuned} answers "
+        f"{percent(answers.share)} of what the base answers (99 % interval {_interval(answers)})"
+    )
+    if kept is not None and kept.facts >= FEWEST:
+        line += f", though it completes statements as {percent(kept.share)} of before ({_interval(kept)})"
+    return line + "."
+
+
 def text(result: CheckResult) -> str:
     """The whole result for a terminal."""
     return "\n".join(_lines(result))
@@ -92,7 +103,7 @@ def _lines(result: CheckResult) -> Iterator[str]:
         yield f"  {bucket:>8}" + "".join(f"{count:>7,}" for count in row)
     if result.questions is not None:
         before, after, count = result.questions
-        form = "the tuned model in its own chat template" if result.chat else "both in the question prompt"
+        form = "the tuned model in its own chat template" if result.chat else "Question: … Answer:"
         yield ""
         yield f"asked as questions ({form}): {percent(before)} before, {percent(after)} after, {count:,} facts"
     worst = sorted(result.by_relation.items(), key=lambda item: item[1][2] - item[1][1])

@@ -25,7 +25,6 @@ from sftknow.models.limits import most_positions
 from sftknow.models.loading import load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel
 from sftknow.progress import progress
-from sftknow.prompts import question_prompt
 from sftknow.records import Fact, SamplingPolicy
 
 Say = Callable[[str], object]
@@ -54,7 +53,7 @@ class Side:
     def question(self, fact: Fact) -> str:
         """The question's text as the model is shown it, without BOS."""
         if not self.chat:
-            return question_prompt(fact.question)
+            return f"Question: {fact.question}\nAnswer:"
         tokenizer = load_tokenizer(self.model.ref)
         shown: str = tokenizer.apply_chat_template(
             [{"role": "user", "content": fact.question}], tokenize=False, add_generation_prompt=True

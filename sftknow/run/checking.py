@@ -13,9 +13,18 @@ from sftknow.answers import Matcher, Synonyms
 from sftknow.artifacts.checks import CheckedFact, CheckResult, write_check
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.stages import RunDirectory
-from sftknow.checking.kept import buckets, by_level, facts_needed, kept_share, order_of, surely_worse, verdict
+from sftknow.checking.kept import (
+    buckets,
+    by_level,
+    facts_needed,
+    kept_answers,
+    kept_share,
+    order_of,
+    surely_worse,
+    verdict,
+)
 from sftknow.checking.options import CheckOptions
-from sftknow.checking.words import sentence
+from sftknow.checking.words import lost_answers, sentence
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.grading.options import GradingOptions
@@ -110,14 +119,16 @@ def _result(asking: Asking, base: str, tuned: str, source: str, notes: Sequence[
     lost = sorted(lost, key=lambda i: (-(before[i] - after[i]) / tries[i], asking.asked[i].id))[: options.retry]
     found = asking.again(lost, hits)
     facts = asking.asked[:_QUESTIONS]
-    right = []
-    for side in asking.sides:
+    right = np.full((2, len(asking.asked)), np.nan)
+    for row, side in enumerate(asking.sides):
         said = asking.questions(side, facts)
-        matchers = {fact.id: Matcher(fact.answers, RULE) for fact in facts}
-        right.append(float(np.mean([matchers[name].contains(text) for name, texts in said.items() for text in texts])))
+        for column, fact in enumerate(facts):
+            matcher = Matcher(fact.answers, RULE)
+            right[row, column] = np.mean([matcher.contains(text) for text in said[fact.id]])
     first, second = buckets(hits.before, hits.tries), buckets(hits.after, hits.tries)
     kept, margin = kept_share(hits), options.margin / 100
-    decided = verdict(kept, margin)
+    decided, answers = verdict(kept, margin), kept_answers(hits, *right)
+    unanswered = decided != "lost" and verdict(answers, margin) == "lost"
     more = facts_needed(kept, margin, len(asking.asked)) if kept is not None and decided == "open" else None
     relations: dict[str, tuple[int, float, float]] = {}
     for topic in dict.fromkeys(fact.topic for fact in asking.asked):
@@ -134,8 +145,10 @@ def _result(asking: Asking, base: str, tuned: str, source: str, notes: Sequence[
         tuned=tuned,
         facts_source=source,
         facts_available=len(asking.facts),
-        verdict=decided,
-        sentence=sentence(tuned, kept, decided, margin=options.margin, more_facts=more),
+        verdict="lost" if unanswered else decided,
+        sentence=lost_answers(tuned, kept, answers, margin=options.margin)
+        if unanswered and answers is not None
+        else sentence(tuned, kept, decided, margin=options.margin, more_facts=more),
         kept=None if kept is None else kept.share,
         low=kept.low if kept is not None and told else None,
         high=kept.high if kept is not None and told else None,
@@ -146,7 +159,7 @@ def _result(asking: Asking, base: str, tuned: str, source: str, notes: Sequence[
         seconds=round(asking.seconds, 1),
         by_level=tuple(by_level(hits)),
         by_relation=relations,
-        questions=(right[0], right[1], len(facts)),
+        questions=(float(np.nanmean(right[0])), float(np.nanmean(right[1])), len(facts)),
         chat=asking.sides[1].chat,
         facts=tuple(
             CheckedFact(
