@@ -26,6 +26,14 @@ _UNBUILDABLE = (
 )
 """What transformers raises for a configuration that it knows no model of, or none that it can make without weights."""
 
+_CLASSES = (
+    ("other", re.compile(r"HyperConnection|Residual")),
+    ("attention", re.compile(r"(?:Attention|Attn|DeltaNet|MLA)(?!.*(?:Layer|Model)$)")),
+    ("mixer", re.compile(r"Mamba|Mixer|SSM|Recurrent(?:Block|Layer)|Conv")),
+    ("mlp", re.compile(r"(?:MLP|Mlp|FeedForward|FFN|Moe|MoE|MOE|Expert|Router)(?!.*(?:Layer|Model)$)")),
+)
+"""What the classes of modules within a layer say; the outermost one that says anything decides."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Landing:
@@ -75,6 +83,7 @@ class LoaderNames:
         self._renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
         self._state = dict(model.state_dict(keep_vars=True))
+        self._model = model
         self._prefix = model.base_model_prefix
         left_out = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
         self._left_out = [re.compile(pattern) for pattern in left_out]
@@ -82,6 +91,44 @@ class LoaderNames:
     def drops(self, name: str) -> bool:
         """Whether the class itself says that it leaves such a tensor out when a checkpoint has it."""
         return any(pattern.search(name) for pattern in self._left_out)
+
+    def parts(self, shapes: Mapping[str, Sequence[int]], names: Sequence[str]) -> dict[str, str]:
+        """What part of the model each of these tensors is, by the classes of the modules that hold it.
+
+        Args:
+            shapes: of all tensors of the checkpoint, by name.
+            names: of those that are asked for.
+
+        Returns:
+            ``attention``, ``mixer``, ``mlp``, ``norm``, ``buffer``, ``embedding`` or ``other``; nothing for a tensor
+            that the model does not take.
+        """
+        landed = self.landings(shapes)
+        places = {name: landing.parameter for name in names if (landing := landed[name]) is not None}
+        return {name: self.part(parameter) for name, parameter in places.items()}
+
+    def part(self, parameter: str) -> str:
+        """As `parts`, for a parameter or buffer of the model by its own name."""
+        from torch import nn
+
+        chain = [self._model]
+        for step in parameter.split(".")[:-1]:
+            chain.append(getattr(chain[-1], step))
+        owner = chain[-1]
+        if not isinstance(self._state[parameter], nn.Parameter):
+            return "buffer"
+        if "norm" in type(owner).__name__.lower() and not isinstance(owner, nn.Embedding):
+            return "norm"
+        lists = [i for i, module in enumerate(chain) if isinstance(module, nn.ModuleList) and _of_layers(module)]
+        if not lists:
+            head = self._model.get_output_embeddings()
+            return "embedding" if isinstance(owner, nn.Embedding) or owner is head else "other"
+        within = chain[lists[-1] + 2 :]  # the list itself and the layer tell nothing
+        for module in within:
+            for part, pattern in _CLASSES:
+                if pattern.search(type(module).__name__):
+                    return part
+        return "mlp" if within else "other"
 
     def landings(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Landing | None]:
         """Where each tensor goes; None for one that the model does not take, or whose packing is not followed.
@@ -126,6 +173,11 @@ class LoaderNames:
             for kind, row in enumerate(rows)
             for expert, name in enumerate(row)
         }
+
+
+def _of_layers(modules: Any) -> bool:
+    """Whether a list of modules is one of layers, and not of experts, projections or the like."""
+    return len(modules) > 0 and type(modules[0]).__name__.endswith(("Layer", "Block"))
 
 
 def _by_number(name: str) -> list[str | int]:

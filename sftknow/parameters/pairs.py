@@ -18,7 +18,7 @@ from sftknow.checkpoints.reader import (
 )
 from sftknow.errors import CheckpointError, RunError
 from sftknow.parameters.matching import Partners, match_by_loader, match_by_name
-from sftknow.parameters.regions import OUTPUT_HEADS, Place, Region, natural_order, parse_region, place_of
+from sftknow.parameters.regions import OUTPUT_HEADS, Place, Region, named_part, natural_order, parse_region, place_of
 from sftknow.records import RestorePlan
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "lm_head.bias")
@@ -93,6 +93,8 @@ def pair_checkpoints(
     base_index, tuned_index = read_index(base), read_index(tuned)
     _refuse_swapped(base, tuned)
     wanted = replace(wanted, depth=_depth(tuned_index.config) or _depth(base_index.config))
+    if wanted.names != ("all",):
+        wanted = replace(wanted, parts=_parts(base_index) | _parts(tuned_index))
     partners = match_by_name(base_index, tuned_index)
     if any(_alone(base_index, tuned_index, partners, wanted)):
         partners = match_by_loader(base_index, tuned_index, partners)
@@ -122,6 +124,17 @@ def pair_checkpoints(
 def pair_of(base: Path, tuned: Path, plan: RestorePlan) -> CheckpointPair:
     """`pair_checkpoints` as a plan has it."""
     return pair_checkpoints(base, tuned, plan.region, plan.layers, common_rows=plan.common_rows, ignore=plan.ignore)
+
+
+def _parts(index: CheckpointIndex) -> dict[str, str]:
+    """What the model's classes say of tensors whose names do not say what they are."""
+    names = [name for name in index.tensors if named_part(name) is None]
+    if not names:
+        return {}
+    from sftknow.models.loader_names import loader_names
+
+    loader = loader_names(index.folder)
+    return loader.parts({name: entry.shape for name, entry in index.tensors.items()}, names) if loader else {}
 
 
 def _depth(config: Mapping[str, Any]) -> int | None:

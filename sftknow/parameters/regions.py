@@ -6,11 +6,15 @@ Names of Llama, Qwen, Mistral, Gemma, GPT-2, GPT-NeoX and OPT checkpoints are un
 Regions, several joined by commas:
 
     transformer   the decoder layers without their norms (the authors' region; the default)
-    attention     of those, the attention projections
-    mlp           of those, the feed-forward projections, experts and router included
+    attention     of those, the attention projections, self-attention, cross-attention and linear attention
+    mlp           of those, the feed-forward projections, experts and router included; state-space, recurrent and
+                  convolution mixers are in neither of the two
     embedding     token and position embeddings and the output head
     all           every parameter, norms included
     re:PATTERN    every parameter whose name contains a match of PATTERN (takes the rest of the text, commas too)
+
+Most names say what a tensor is. Of those that do not (``mixer.in_proj``) the classes of the modules that
+hold it decide, where transformers has the model (`sftknow.models.loader_names`), and the name of the projection else.
 
 Biases belong to the module that they are added in. Buffers that old checkpoints store (``rotary_emb.inv_freq``, the
 causal masks of GPT-2 and GPT-NeoX, position ids, scales of a quantised cache, an expert router's correction) are no
@@ -20,8 +24,8 @@ parameters and belong to no region; nor are layers that predict further tokens (
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sftknow.errors import CheckpointError
 
@@ -30,17 +34,31 @@ OUTSIDE = "outside"
 
 OUTPUT_HEADS = ("lm_head.weight", "embed_out.weight")
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.(.+)$")
+_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d+)\.(.+)$")
 _TOWER = re.compile(
-    r"(?:^|\.)(?:mtp|[^.]*(?:vision|visual|audio|image|projector|perceiver|resampler|qformer|connector)[^.]*)\."
+    r"(?:^|\.)(?:mtp|[^.]*(?:vision|visual|video|audio|image|projector|perceiver|resampler|qformer|connector)[^.]*)\."
 )
-_NORM = re.compile(r"norm|(?:^|\.)ln_[^.]*(?:\.|$)", re.IGNORECASE)
+_NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$", re.IGNORECASE)
 _BUFFER = re.compile(
     r"(?:^|\.)(?:rotary_emb\.(?:original_)?inv_freq|(?:attn|attention|self_attn)\.(?:bias|masked_bias)|position_ids"
     r"|e_score_correction_bias|layer_scalar|[kvq]_scale)$"
 )
-_ATTENTION = re.compile(r"^(?:self_attn|self_attention|linear_attn|attn|attention)\.")
-_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|embed_positions|embed_in|embed_out|wte|wpe|lm_head)\.")
+_PARTS = (
+    ("other", re.compile(r"_hc$|residual", re.IGNORECASE)),
+    ("mixer", re.compile(r"mamba|ssm|recurrent|conv", re.IGNORECASE)),
+    ("attention", re.compile(r"attn|attention", re.IGNORECASE)),
+    (
+        "mlp",
+        re.compile(r"mlp|ffn|^ff$|^moe|_moe$|expert|feed_?forward|^router$|^fc\d?$|^fc_(?:in|out)$", re.IGNORECASE),
+    ),
+)
+"""What the names of modules within a layer say; the outermost one that says anything decides."""
+_LEAVES = (
+    ("attention", re.compile(r"^(?:[qkvo]_proj|qkv_proj|query_key_value|out_proj)$")),
+    ("mlp", re.compile(r"^(?:up|down|gate|gate_up)_proj$")),
+)
+"""What the name of a projection says where nothing else does."""
+_EMBEDDING = re.compile(r"^(?!.*(?:proj|patch|mapping)).*embed|^(?:wte|wpe|lm_head)$")
 _NAMED = ("transformer", "attention", "mlp", "embedding", "all")
 
 
@@ -69,14 +87,23 @@ class Region:
     """Names that contain a match of this regular expression are in no region."""
     depth: int | None = None
     """How many decoder layers the model has; layers of higher numbers, which predict further tokens, are none of it."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """By name what a tensor is whose name does not say it; see `sftknow.models.loader_names.LoaderNames.part`."""
 
     def __contains__(self, name: str) -> bool:
         place = place_of(name)
-        if place.buffer or self.ignores(name) or (self.layers is not None and place.layer not in self.layers):
+        known = self.parts.get(name)
+        if (
+            place.buffer
+            or known == "buffer"
+            or self.ignores(name)
+            or (self.layers is not None and place.layer not in self.layers)
+        ):
             return False
         if self.pattern is not None and re.search(self.pattern, name):
             return True
-        return any(_in_named(region, name, place) for region in self.names if region == "all" or not self.beyond(place))
+        part = known or _part_by_name(name, place) or _part_by_leaf(place)
+        return "all" in self.names or (not self.beyond(place) and any(_holds(r, place, part) for r in self.names))
 
     def ignores(self, name: str) -> bool:
         """Whether it was asked to leave this tensor alone."""
@@ -95,20 +122,50 @@ def place_of(name: str) -> Place:
     return Place(
         layer=int(found.group(1)) if found else None,
         module=".".join(parts) or inside,
-        norm=_NORM.search(inside) is not None,
+        norm=any(_NORM.search(part) for part in (parts or [inside])[-2:]),
         buffer=_BUFFER.search(name) is not None,
     )
 
 
-def _in_named(region: str, name: str, place: Place) -> bool:
-    if region == "all":
-        return True
+def named_part(name: str) -> str | None:
+    """What part of a model a tensor is by its name: as `Region.parts`, or ``outside`` in an encoder of something else.
+
+    None where the name does not say it.
+    """
+    place = place_of(name)
+    if place.buffer:
+        return "buffer"
+    return "outside" if _TOWER.search(name) and not place.norm else _part_by_name(name, place)
+
+
+def _part_by_name(name: str, place: Place) -> str | None:
+    if place.norm or _TOWER.search(name):
+        return "norm" if place.norm else "other"
+    if place.layer is None:
+        return "embedding" if _EMBEDDING.search(place.module.rsplit(".", 1)[-1]) else None
+    modules = place.module.split(".")
+    if len(modules) == 1 and not name.endswith((".weight", ".bias")):
+        return "other"  # a parameter of the layer itself
+    for module in modules:
+        for part, pattern in () if _NORM.search(module) else _PARTS:
+            if pattern.search(module):
+                return part
+    return None
+
+
+def _part_by_leaf(place: Place) -> str:
+    leaf = place.module.rsplit(".", 1)[-1]
+    if place.layer is None:
+        return "other"
+    return next((part for part, pattern in _LEAVES if pattern.search(leaf)), "other")
+
+
+def _holds(region: str, place: Place, part: str) -> bool:
     if region == "embedding":
-        return place.layer is None and not place.norm and not _TOWER.search(name) and bool(_EMBEDDING.search(name))
-    if place.layer is None or place.norm:
+        return place.layer is None and part == "embedding"
+    if place.layer is None or part in ("norm", "buffer"):
         return False
-    attention = _ATTENTION.search(place.module + ".") is not None
-    return region == "transformer" or attention == (region == "attention")
+    return region in ("transformer", part)
 
 
 def parse_region(region: str, layers: str | None = None, ignored: str | None = None) -> Region:
