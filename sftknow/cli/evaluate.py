@@ -47,7 +47,7 @@ def add_parser(commands: Commands) -> None:
     only = Case("--tasks", lambda text: not split_tasks(text)[1], f"--tasks without {QUESTIONS}")
     no_effect(parser, "--mastery", "--recipe", "--splits", beside=(only,))
     no_effect(parser, "--recipe", beside=("--mastery",))
-    no_effect(parser, "--data", "--fewshot", "--article-words", needs=(asked,))
+    no_effect(parser, "--data", "--article-words", needs=(asked,))
     parser.set_defaults(run=run, goes_on=lambda given: "--out" in given)
 
 
@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         default=load_recipe(arguments.recipe).evaluation.dataset if arguments.recipe else None,
         limit=options.limit,
+        few_shot=options.few_shot or 0,
     )
     for number, one in enumerate(scored):
         if len(arguments.models) > 1:

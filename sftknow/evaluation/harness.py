@@ -22,6 +22,7 @@ from sftknow.artifacts.scores import METRICS
 from sftknow.dependencies import needs
 from sftknow.errors import MasteryDataError, ModelError
 from sftknow.evaluation.dataset import Questions, open_dataset
+from sftknow.evaluation.examples import EXAMPLE_END, FEWSHOT_SEED
 from sftknow.evaluation.generation import Batch, answer, make_batches, padded_tokenizer
 from sftknow.evaluation.lm_eval_task import own_facts_notes
 from sftknow.evaluation.quiet import quiet_evaluation
@@ -76,6 +77,7 @@ class Harness:
         batch_size: questions a batch; ``auto`` is `AUTO_BATCH`.
         device: where `score_path` loads to: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU where there is one.
         limit: score only the first questions of every bucket, as lm-eval's ``--limit``; for trying things out.
+        few_shot: solved training facts before every question, as lm-eval's ``--num_fewshot``.
 
     Attributes:
         questions: the data set, how it was found, and what a reader of the scores has to know of it.
@@ -94,12 +96,14 @@ class Harness:
         batch_size: int | Literal["auto"] = "auto",
         device: str = "auto",
         limit: int | None = None,
+        few_shot: int = 0,
     ) -> None:
         self.questions = dataset if isinstance(dataset, Questions) else open_dataset(str(dataset))
         self._splits = tuple(split for split in SPLITS if split in splits)
         self._batch_size = AUTO_BATCH if batch_size == "auto" else batch_size
         self._device = str(find_device(device))
         self._limit = limit
+        self._few_shot = few_shot
         self._tasks: dict[Split, _Tasks] = {}
         self._batches: dict[tuple[Split, ...], tuple[str, list[Batch]]] = {}
 
@@ -132,6 +136,10 @@ class Harness:
             MasteryDataError: the data set has no question for these splits, or is damaged.
             ModelError: the model has no end token, or no chat template.
         """
+        if chat and self._few_shot:
+            raise ModelError(
+                "examples are shown in the prompt of fine-tuning, not in a chat template; ask for one of both"
+            )
         if chat and not tokenizer.chat_template:
             raise ModelError(f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template to ask {name} in")
         if work is not None and not key:
@@ -157,6 +165,8 @@ class Harness:
                     whole_key = digest([key, made_of, str(getattr(model, "dtype", "")), str(model.device), _versions()])
                     with Journal(work / journal_name(parts) if work else None, whole_key) as journal:
                         answers = answer(model, padded, batches, journal=journal, tick=lambda count: bar.update(count))
+                    if self._few_shot:
+                        answers = [text.partition(EXAMPLE_END)[0] for text in answers]
                     for leaf in leaves:
                         outputs[leaf.name] = answers[: len(leaf.documents)]
                         answers = answers[len(leaf.documents) :]
@@ -207,7 +217,7 @@ class Harness:
             documents = [
                 document for _, document in task.doc_iterator(limit=self._limit) if not document["placeholder"]
             ]
-            prompts = [task.fewshot_context(document, num_fewshot=0, **template) for document in documents]
+            prompts = [task.fewshot_context(document, num_fewshot=self._few_shot, **template) for document in documents]
             leaves.append(
                 _Leaf(name=task.task_name, split=split, bucket=bucket, task=task, documents=documents, prompts=prompts)
             )
@@ -240,6 +250,7 @@ class Harness:
             for part in tasks.values():
                 metrics[part.group.name] = part.group.aggregate(metrics)
         repo = self.questions.repo
+        shown = f"{self._few_shot} solved training questions stand before each question (seed {FEWSHOT_SEED})"
         return EvalRun(
             model=name,
             dataset_fingerprint=self.questions.data.fingerprint,
@@ -247,7 +258,11 @@ class Harness:
             dtype=dtype,
             dataset_repo=repo.repo_id if repo else None,
             dataset_revision=repo.commit if repo else None,
-            notes=(*self.questions.notes, *(note for part in tasks.values() for note in part.notes)),
+            notes=(
+                *self.questions.notes,
+                *[shown][: self._few_shot],
+                *(note for part in tasks.values() for note in part.notes),
+            ),
             metrics=tuple(value for task, found in metrics.items() for value in _metric_values(task, found)),
             missing=tuple(leaf.name for leaf in leaves if not leaf.documents),
             questions=tuple(questions),

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from huggingface_hub import constants
@@ -19,9 +20,10 @@ from sftknow.dependencies import needs
 from sftknow.errors import MasteryDataError, SftknowError
 from sftknow.evaluation.command_line import CommandLine, local_stamp
 from sftknow.evaluation.dataset import Questions, find_dataset
+from sftknow.evaluation.examples import EXAMPLE_END, FEWSHOT_SEED, examples, with_examples
 from sftknow.evaluation.scoring import documents
 from sftknow.models.notes import ModelNotes, training_facts
-from sftknow.records import GradedFact
+from sftknow.records import BUCKETS, Fact, GradedFact
 
 with needs("lm_eval"):
     from lm_eval.api.task import ConfigurableTask
@@ -51,6 +53,12 @@ class _Prepared:
     fact_ids: frozenset[str] | None
     """The model's own training facts, where a leaf of the split ``train`` asked for them and it names some."""
     notes: tuple[str, ...]
+
+    @cached_property
+    def training_facts(self) -> list[Fact]:
+        """Of which examples are drawn: all graded training facts, by id."""
+        rows = (row for bucket in BUCKETS for row in self.questions.read("train", bucket))
+        return sorted((row.fact for row in rows), key=lambda fact: fact.id)
 
 
 class _LastCommand:
@@ -130,6 +138,8 @@ class MasteryTask(ConfigurableTask):  # type: ignore[misc]
         TaskError: there is no usable data set, model or tokenizer.
     """
 
+    fewshot_seed = FEWSHOT_SEED
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
@@ -150,7 +160,13 @@ class MasteryTask(ConfigurableTask):  # type: ignore[misc]
             rows = [row for row in rows if row.fact.id in prepared.fact_ids]
         self.dataset = {"test": documents(rows, prepared.prefix)}
         self.config.generation_kwargs.update(prepared.pins)
+        self._prepared, self._facts = prepared, {row.fact.id: row.fact for row in rows}
         self._record(prepared, rows)
+
+    def set_fewshot_seed(self, seed: int | None = None) -> None:
+        """Called by lm-eval with the last number of ``--seed``: decides which examples are drawn."""
+        super().set_fewshot_seed(seed)
+        self.fewshot_seed = FEWSHOT_SEED if seed is None else seed
 
     def build_all_requests(self, *, cache_requests: bool = False, **options: Any) -> None:
         """Build the requests; lm-eval's cache of them is refused."""
@@ -159,6 +175,8 @@ class MasteryTask(ConfigurableTask):  # type: ignore[misc]
                 "--cache_requests keeps prompts by the task's name alone, so that another data set or model would be "
                 "scored with the old prompts; run without it (building them takes seconds)"
             )
+        if self.config.num_fewshot:
+            self.config.generation_kwargs["until"] = [EXAMPLE_END]
         super().build_all_requests(**options)
 
     def fewshot_context(
@@ -171,8 +189,21 @@ class MasteryTask(ConfigurableTask):  # type: ignore[misc]
     ) -> Any:
         """The prompt; with ``--apply_chat_template`` the bare question in the model's own template.
 
-        The template that sftknow saves with its models gives the prompt of training.
+        The template that sftknow saves with its models gives the prompt of training. With ``--num_fewshot`` that many
+        solved questions stand before it, a line each: see `sftknow.evaluation.examples`.
         """
+        if num_fewshot and apply_chat_template:
+            raise TaskError(
+                "--num_fewshot shows examples in the prompt of fine-tuning; leave --apply_chat_template out"
+            )
+        if num_fewshot and not doc["placeholder"]:
+            try:
+                shown = examples(
+                    self._facts[doc["fact_id"]], self._prepared.training_facts, num_fewshot, self.fewshot_seed
+                )
+            except SftknowError as error:
+                raise TaskError(" ".join(str(error).split())) from None
+            doc = {**doc, "prompt": with_examples(self._prepared.prefix, shown, doc["question"])}
         if apply_chat_template:
             doc = {**doc, "prompt": doc["question"]}
         elif system_instruction:

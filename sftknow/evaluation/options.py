@@ -32,7 +32,7 @@ class GeneralOptions(ModelOptions):
     """How a general-ability task is asked (paper, Table 5), and where the model runs."""
 
     few_shot: Annotated[int, Limits(ge=0)] | None = None
-    """gsm8k: examples before each question; None for 5, as in lm-eval."""
+    """Examples before each question; None for none, and for gsm8k 5, as in lm-eval."""
     limit: Count | None = None
     """Score only the first rows of each test split; None for all."""
     article_words: Count | None = None

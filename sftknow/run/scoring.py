@@ -48,6 +48,7 @@ def score_models(
     out: Path | None,
     default: str | None = None,
     limit: int | None = None,
+    few_shot: int = 0,
 ) -> Iterator[Scored]:
     """Score models one after the other; tasks are built and questions tokenised once for a data set.
 
@@ -61,6 +62,7 @@ def score_models(
             models that are done and goes on within the one that was cut off.
         default: the recipe's data set, for models that name none.
         limit: score only the first questions of every bucket.
+        few_shot: solved training questions before every question.
 
     Raises:
         MasteryDataError: there is no data set, or it cannot be used; two models would write to the same folder.
@@ -75,7 +77,9 @@ def score_models(
     harness: tuple[str, Harness] | None = None
     for asked, ref, questions, folder in zip(models, local, found, folders, strict=True):
         if harness is None or harness[0] != questions.name:
-            made = Harness(questions, splits=splits, batch_size=batch_size, device=device, limit=limit)
+            made = Harness(
+                questions, splits=splits, batch_size=batch_size, device=device, limit=limit, few_shot=few_shot
+            )
             harness = (questions.name, made)
         inputs = {
             "weights": weights_sha256(Path(ref.path)),
@@ -84,6 +88,7 @@ def score_models(
             "data": questions.data.fingerprint,
             "splits": list(splits),
             "limit": limit,
+            **({"few_shot": few_shot} if few_shot else {}),
             "dtype": ref.dtype,
             "batch_size": batch_size,
             "device": device,

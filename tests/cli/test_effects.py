@@ -115,7 +115,7 @@ def test_defaults_are_not_given() -> None:
         ("grade --rescore old --samples 4 --out x", "--samples and --rescore do not go together"),
         ("grade a --facts f --address auto --out x", "--address does nothing without --engine ray"),
         ("evaluate a --tasks xsum --splits dev", "--splits and --tasks without cbqa_mastery do not go together"),
-        ("evaluate a --fewshot 4", "--fewshot does nothing without --tasks xsum or gsm8k"),
+        ("evaluate a --article-words 4", "--article-words does nothing without --tasks xsum or gsm8k"),
         ("sft --model a --task xsum --size 8 --show-batch --out x", "--out and --show-batch do not go together"),
         ("run lab --dry-run --open", "--open and --dry-run do not go together"),
         ("lab pretrain --limit 5 --out x", "--limit does nothing without --facts"),

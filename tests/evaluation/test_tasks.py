@@ -69,6 +69,6 @@ def test_leaf_is_greedy_with_sixteen_tokens_and_no_stop_string(tiny_dataset: Pat
     )
     task = manager.load(["cbqa_mastery_test_bucket_3"])["tasks"]["cbqa_mastery_test_bucket_3"]
     assert task.config.generation_kwargs == {"do_sample": False, "temperature": 0.0, "max_gen_toks": 16, "until": []}
-    assert task.config.num_fewshot == 0
+    assert not task.config.num_fewshot
     document = task.eval_docs[0]
     assert task.fewshot_context(document, num_fewshot=0) == f"<s><|question|> {document['question']} <|answer|>"
