@@ -22,6 +22,7 @@ from sftknow.report.contents import BASE, Choice, Model, Report
 from sftknow.report.frame import Score
 from sftknow.report.paper import Beside
 from sftknow.run.controls import control_names
+from sftknow.stats import NORMAL_95
 
 SIZES = (60, 240, 960)
 LEVELS = ("5%", "20%", "60%")
@@ -136,7 +137,7 @@ class Experiment:
         """Of one model, with the facts behind it."""
         kl = self.random.gamma(2.0, mean / 2, 60)
         facts = {f"f{i}": float(v) for i, v in enumerate(kl)}
-        half = 1.96 * float(kl.std(ddof=1)) / 60**0.5
+        half = NORMAL_95 * float(kl.std(ddof=1)) / 60**0.5
         about: dict[str, Any] = {f.name: 0.5 for f in fields(TokenDivergence) if f.default is f.default_factory}
         about |= {
             "base_prompt": "statement",
