@@ -35,7 +35,7 @@ _CODES = re.compile(r"F[468](_|$)")  # not F64
 _QUANTISED_SUFFIXES = (".qweight", ".qzeros", ".absmax", ".quant_map", ".SCB", ".weight_scale", ".weight_packed")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TensorEntry:
     """Where one tensor lies."""
 

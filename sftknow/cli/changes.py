@@ -55,9 +55,6 @@ def add_order(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Analyse and print the tables."""
     from sftknow.parameters.change import dtype_note, unchanged_message
-    from sftknow.parameters.change_tables import layer_range_rows
-    from sftknow.report.terminal import changes_table, places_table, table_of_rows
-    from sftknow.run.change_report import range_changes, write_change_report
     from sftknow.run.checkpoint_pairs import analyse_pair
 
     options = options_of(PairOptions, arguments, resources=options_of(Resources, arguments))
@@ -70,6 +67,11 @@ def run(arguments: argparse.Namespace) -> None:
         say(unchanged_message(arguments.base, arguments.tuned, analysis.change))
     elif analysis.change.dtypes:
         say(dtype_note(analysis.change))
+    # What tells of it needs memory that the analysis had for itself.
+    from sftknow.parameters.change_tables import layer_range_rows
+    from sftknow.report.terminal import changes_table, places_table, table_of_rows
+    from sftknow.run.change_report import range_changes, write_change_report
+
     ranges = range_changes(analysis, arguments.layer_sweep) if arguments.layer_sweep else []
     print(changes_table(analysis.change))
     for kind in ("module", "layer"):

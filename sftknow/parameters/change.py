@@ -110,7 +110,7 @@ def analyse(
     pair = pair_checkpoints(base, tuned, region, layers, common_rows=common_rows, ignore=ignore)
     resources = resources or Resources()
     resources = replace(resources, block=min(resources.block, PIECE))
-    work = Workload(pair=pair, measure=measure, strategy=strategy, seed=seed, resources=resources)
+    work = Workload(pair=pair, measure=measure, strategy=strategy, seed=seed, resources=resources, levels=len(wanted))
     with compiling_announced():
         survey, counts = (rank_by_change if strategy in BY_CHANGE else rank_by_keys)(work, wanted)
     change = _change(work, survey, counts, region, layers)
@@ -167,8 +167,8 @@ def _change(
             selected_unchanged=level.unchanged,
             concentration=share_of(level.sum, whole),
             concentration_nonzero_base=share_of(level.sum - level.zero_base_sum, whole - zero_base),
-            by_layer=_by_layer(pair, level.selected),
-            by_module=_by_module(pair, level.selected),
+            by_layer=_by_layer(pair, level.selected.tolist()),
+            by_module=_by_module(pair, level.selected.tolist()),
         )
         for level in levels
     ]
@@ -224,7 +224,7 @@ def _tensor_changes(pair: CheckpointPair, survey: Survey, levels: list[LevelCoun
             module=tensor.place.module,
             elements=tensor.elements,
             changed=changed[i],
-            selected=tuple(level.selected[i] for level in levels),
+            selected=tuple(int(level.selected[i]) for level in levels),
             change=math.fsum(sums[i] + zero_sums[i]),
             change_nonzero_base=math.fsum(sums[i]),
         )

@@ -6,15 +6,17 @@ Every share is a fraction of 1. Enrichment is a part's share of the selected ele
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sftknow.artifacts.files import atomic_file, write_json
+from sftknow.artifacts.files import atomic_file
 from sftknow.errors import CheckpointError
 from sftknow.parameters.change import Analysis, TensorChange
 from sftknow.parameters.regions import OUTSIDE, parse_layers
@@ -22,6 +24,7 @@ from sftknow.records import ParameterChange
 
 Value = str | int | float | None
 Rows = Sequence[Mapping[str, Value]]
+_ROWS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +109,27 @@ def histogram_rows(change: ParameterChange) -> Rows:
     return [{"r_from": edge if math.isfinite(edge) else "inf", "elements": count} for edge, count in change.histogram]
 
 
-def tensor_rows(analysis: Analysis) -> Rows:
-    """By tensor: where it is, how many of its elements changed and are selected, and how much they changed in sum."""
-    return [
-        {
+class _TensorRows(Sequence[Mapping[str, Value]]):
+    """One row a tensor, made when it is asked for: a model may have tens of thousands, with a column for each level."""
+
+    def __init__(self, analysis: Analysis, tensors: Sequence[TensorChange]) -> None:
+        self._analysis, self._tensors = analysis, tensors
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @overload
+    def __getitem__(self, at: int) -> Mapping[str, Value]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Rows: ...
+
+    def __getitem__(self, at: int | slice) -> Mapping[str, Value] | Rows:
+        if isinstance(at, slice):
+            return _TensorRows(self._analysis, self._tensors[at])
+        tensor = self._tensors[at]
+        names = (f"selected_{level.level}" for level in self._analysis.change.levels)
+        return {
             "name": tensor.name,
             "layer": OUTSIDE if tensor.layer is None else str(tensor.layer),
             "module": tensor.module,
@@ -117,13 +137,13 @@ def tensor_rows(analysis: Analysis) -> Rows:
             "changed": tensor.changed,
             "change": _number(tensor.change),
             "change_base_not_0": _number(tensor.change_nonzero_base),
-            **{
-                f"selected_{level.level}": count
-                for level, count in zip(analysis.change.levels, tensor.selected, strict=True)
-            },
+            **dict(zip(names, tensor.selected, strict=True)),
         }
-        for tensor in analysis.tensors
-    ]
+
+
+def tensor_rows(analysis: Analysis) -> Rows:
+    """By tensor: where it is, how many of its elements changed and are selected, and how much they changed in sum."""
+    return _TensorRows(analysis, analysis.tensors)
 
 
 def layer_range_rows(ranges: Sequence[LayerRange]) -> Rows:
@@ -153,16 +173,23 @@ def all_tables(analysis: Analysis, ranges: Sequence[LayerRange] = ()) -> dict[st
 
 
 def write_tables(folder: Path, tables: Mapping[str, Rows]) -> None:
-    """Write each table as ``NAME.csv``, ``NAME.parquet`` and ``NAME.json``."""
+    """Write each table as ``NAME.csv``, ``NAME.parquet`` and ``NAME.json``, a few rows at a time."""
     for name, rows in tables.items():
         columns = list(rows[0]) if rows else []
         with atomic_file(folder / f"{name}.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+        parts = [rows[first : first + _ROWS] for first in range(0, len(rows), _ROWS)] or [rows]
+        typed = [pa.Table.from_pylist([_typed(row) for row in part]) for part in parts]
         with atomic_file(folder / f"{name}.parquet") as partial:
-            pq.write_table(pa.Table.from_pylist([_typed(row) for row in rows]), partial)
-        write_json(folder / f"{name}.json", list(rows))
+            pq.write_table(pa.concat_tables(typed, promote_options="permissive").combine_chunks(), partial)
+        with atomic_file(folder / f"{name}.json") as partial, partial.open("w", encoding="utf-8") as file:
+            file.write("[\n" if rows else "[")
+            for i, row in enumerate(rows):
+                text = json.dumps([row], indent=2, ensure_ascii=False, allow_nan=False)
+                file.write("," + text[1:-2] if i else text[2:-2])
+            file.write("\n]\n" if rows else "]\n")
 
 
 def _typed(row: Mapping[str, Value]) -> dict[str, Value]:

@@ -30,6 +30,8 @@ class Workload:
     strategy: str
     seed: int
     resources: Resources
+    levels: int = 1
+    """How many; what is kept of each tensor grows with them."""
 
     def keyed(self, reader: CheckpointReader, chunk: Chunk) -> Iterator[tuple[Block, NDArray[np.uint32]]]:
         """A chunk's parameters with their keys, block by block."""

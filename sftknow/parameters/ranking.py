@@ -36,7 +36,7 @@ class LevelCounts:
     """What one level selects."""
 
     cut: LevelCut
-    selected: list[int]
+    selected: NDArray[np.int64]
     """By tensor."""
     unchanged: int = 0
     sum: ExactSum = field(default_factory=ExactSum)
@@ -81,7 +81,7 @@ def rank_by_keys(work: Workload, levels: Sequence[tuple[str, Fraction]]) -> tupl
         all_r, zero_base = all_r + here + zero_here, zero_base + zero_here
         counts, changed = selected[:, rank, 0], selected[:, rank, 1]
         unchanged = int(counts.sum() - changed.sum())
-        by_level[cut.level] = LevelCounts(cut, counts.tolist(), unchanged, all_r, zero_base)
+        by_level[cut.level] = LevelCounts(cut, counts.copy(), unchanged, all_r, zero_base)
     return survey, [by_level[level] for level, _ in levels]
 
 
@@ -134,19 +134,24 @@ class _LevelCounter:
         sizes = np.array([chunk.count for chunk in survey.chunks], dtype=np.int64)
         self._unmoved = sizes - survey.changed  # by chunk
         self._owners = np.array([chunk.position for chunk in survey.chunks], dtype=np.int64)
-        half = len(survey.bins) * BINS
-        both = survey.fine[:half].astype(np.int64) + survey.fine[half:]
-        both[0] += self._unmoved.sum()  # the bin of 0 comes first
         self._places = {level: survey.bins.index(r_bin) for level, (r_bin, _) in found.items()}
         self._cuts: dict[str, LevelCut] = {}
         for level, (r_bin, needed) in found.items():
-            here = both[self._places[level] * BINS : (self._places[level] + 1) * BINS]
+            here = self._lower_halves(self._places[level])
             lower, ties = cut_bin(here[::-1] if self._bottom else here, needed)
             key = order_key(r_bin << 16 | (BINS - 1 - lower if self._bottom else lower), work.strategy)
             self._cuts[level] = make_cut(level, wanted[level], key, ties, work.strategy)
         # In the order of their bins, as `split_entries` wants them.
         self._by_place = sorted(self._cuts, key=lambda level: self._places[level])
         self._split: NDArray[np.int64] = np.zeros((len(sizes), len(self._cuts), 4), dtype=np.int64)
+
+    def _lower_halves(self, place: int) -> NDArray[np.int64]:
+        """Elements of a bin by the lower half of r, shape (65,536,)."""
+        nonzero, zero = self._survey.fine.reshape(2, -1, BINS)[:, place]
+        both: NDArray[np.int64] = nonzero.astype(np.int64) + zero
+        if place == 0:  # the bin of 0
+            both[0] += self._unmoved.sum()
+        return both
 
     def count_all(self) -> list[LevelCounts]:
         """By level, in the order in which they were asked for."""
@@ -173,7 +178,7 @@ class _LevelCounter:
         survey, unmoved = self._survey, self._unmoved
         if not self._wanted[level]:
             cut = replace(make_cut(level, 0, None, 0, self._work.strategy), tie_end=0)
-            return LevelCounts(cut, [0] * len(survey.intervals))
+            return LevelCounts(cut, np.zeros(len(survey.intervals), dtype=np.int64))
         cut, place, split = self._cuts[level], self._places[level], self._split[:, self._by_place.index(level)]
         tied = split[:, 1] + (unmoved if cut.threshold_bits == 0 else 0)
         taken = np.clip(cut.ties - (np.cumsum(tied) - tied), 0, tied)
@@ -191,7 +196,7 @@ class _LevelCounter:
         nonzero, zero = (self._sum_before(row, place, cut) for row in (0, 1))
         return LevelCounts(
             cut,
-            by_tensor.tolist(),
+            by_tensor,
             int(unmoved.sum()) if unmoved_before else unmoved_ties,
             nonzero + zero + _value_sum(cut.threshold_bits, cut.ties),
             zero + _value_sum(cut.threshold_bits, zero_ties),

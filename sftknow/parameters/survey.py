@@ -43,7 +43,10 @@ from sftknow.workers import share_jobs
 PIECES = ROOM // PIECE
 """Pieces that are counted together, where a tensor has as many."""
 
-_OVERHEAD = 256 << 20  # the interpreter with NumPy, numba and pyarrow
+_OVERHEAD = 256 << 20  # the interpreter with NumPy, numba, pyarrow and the Hub's client
+# What each tensor takes, measured: in the headers of both sides and the pair; for each level what is selected of it, as
+# arrays and in the analysis; for each bin its interval.
+_TENSOR_BYTES, _LEVEL_BYTES, _BIN_BYTES = 3200, 48, 16
 _SPOOL_BYTES = 1 << 24  # kept in memory up to here, in a temporary file beyond
 _MOST_SAMPLES = 4096
 
@@ -269,7 +272,7 @@ def _thread_bytes(work: Workload, ranks: int) -> int:
 
 
 def _bin_bytes(pair: CheckpointPair) -> int:
-    return 2 * BINS * count_dtype(pair).itemsize
+    return 2 * BINS * count_dtype(pair).itemsize + _BIN_BYTES * len(pair.tensors)
 
 
 def count_dtype(pair: CheckpointPair) -> np.dtype[Any]:
@@ -279,7 +282,8 @@ def count_dtype(pair: CheckpointPair) -> np.dtype[Any]:
 
 def _room(work: Workload, ranks: int) -> int:
     """Bytes for threads and bins."""
-    return work.resources.bytes - _OVERHEAD - _SPOOL_BYTES - 2 * ranks * BINS * 16
+    tensors = len(work.pair.tuned.tensors) * (_TENSOR_BYTES + work.levels * _LEVEL_BYTES)
+    return work.resources.bytes - _OVERHEAD - _SPOOL_BYTES - 2 * ranks * BINS * 16 - tensors
 
 
 def _threads(work: Workload, counted: int, ranks: int) -> int:
@@ -288,7 +292,9 @@ def _threads(work: Workload, counted: int, ranks: int) -> int:
     room = _room(work, ranks) - counted * _bin_bytes(work.pair)
     if room < by_thread:
         memory = work.resources.bytes
-        needed = math.ceil((memory - room + by_thread) / 10**6)
+        # In the end each level may have a bin of its own.
+        bins = max(work.levels + 1 - counted, 0) if ranks == 1 else 0
+        needed = math.ceil((memory - room + by_thread + bins * _bin_bytes(work.pair)) / 10**6)
         raise CheckpointError(
             f"{memory / 10**6:.0f} MB of memory are too few; give {needed} MB (--memory), or ask for fewer levels"
         )

@@ -32,7 +32,8 @@ from sftknow.parameters.pairs import TensorPair
 from sftknow.workers import share_jobs
 
 _MEGABYTE = 10**6
-_PROCESS = 200 * 10**6  # the interpreter, NumPy, Numba and its compiled kernels
+_PROCESS = 240 * 10**6  # the interpreter, NumPy, Numba and its compiled kernels, the Hub's client
+_TENSOR_BYTES = 6000  # in headers, pair and layout, measured
 _SMALLEST_WINDOW = 1 << 16
 _GOOD_WINDOW = 1 << 18  # rather fewer threads than smaller windows
 _WRITERS = 3  # threads for each one that computes, since a thread mostly waits for the disk
@@ -122,7 +123,8 @@ class Sweep:
         self.painter = painter
         self.counts_shape = counts
         self.reader = CheckpointReader()
-        self.window, self._threads = window_and_threads(resources, len(folders))
+        tensors = sum(len(shard.tensors) for shard in layout.shards)
+        self.window, self._threads = window_and_threads(resources, len(folders), tensors)
         self._advance = advance
         self._links = links
         self._bytes_done = 0
@@ -309,19 +311,20 @@ class _Writer:
             raise CheckpointError(f"{file} became shorter while it was read; copy or download it again") from None
 
 
-def window_and_threads(resources: Resources, outputs: int) -> tuple[int, int]:
+def window_and_threads(resources: Resources, outputs: int, tensors: int = 0) -> tuple[int, int]:
     """(bytes of a window, threads) so that the whole process stays below the memory that there is.
 
     Raises:
         CheckpointError: it is too little.
     """
-    room = resources.bytes - _PROCESS
+    fixed = _PROCESS + tensors * _TENSOR_BYTES
+    room = resources.bytes - fixed
     # A window of every output; of base (twice as wide at most) and fine-tuned; a scratch one; ranks and rounding.
     per_byte = outputs + 6
     threads = max(1, min(_WRITERS * resources.threads, room // (_GOOD_WINDOW * per_byte)))
     window = min(max(resources.window, ALIGNMENT), room // (threads * per_byte)) // ALIGNMENT * ALIGNMENT
     if window < min(_SMALLEST_WINDOW, resources.window):
-        needed = (_PROCESS + 2 * _SMALLEST_WINDOW * per_byte) / 10**6
+        needed = (fixed + 2 * _SMALLEST_WINDOW * per_byte) / 10**6
         raise CheckpointError(
             f"{resources.bytes / 10**6:.0f} MB of memory are too little; give at least {needed:.0f} MB (--memory)"
         )
