@@ -40,7 +40,8 @@ class LoraSettings(Options):
     """None for the recipe's own; adapters usually take ten times that.
 
     The paper gives one rate, 1e-5, for all that it trains. At the rate of full fine-tuning adapters hardly learn: on
-    the lab 8.6 % of the elements change at it, against 47.1 % at ten times that, which the recipes with LoRA name."""
+    240 mixed facts of the lab the last loss is 4.78 at it and 0.81 at ten times that, where full fine-tuning ends at
+    0.84. The recipes with LoRA name ten times the rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
