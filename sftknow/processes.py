@@ -2,14 +2,18 @@
 
 `accelerate launch` and `torchrun` start the same command several times and tell each copy its place in the
 environment. One of them, the main process, speaks, writes and saves; the others work and are silent.
+What cannot be shown where it speaks is spelt otherwise.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import sys
 import threading
 import time
+import unicodedata
 from pathlib import Path
 
 from sftknow.artifacts.lock import wait_for_release
@@ -18,6 +22,12 @@ from sftknow.artifacts.lock import wait_for_release
 _FSDP, _DEEPSPEED, _USE_CPU = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_CPU"
 _FSDP_READS_ONCE = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 
+_SPELLINGS = {
+    "\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{EM DASH}": "-", "\N{BULLET}": "*", "\N{MIDDLE DOT}": "-", "×": "x",
+    "±": "+/-", "÷": "/", "→": "->", "‖": "||", "≤": "<=", "≥": ">=", "≠": "!=", "“": '"', "”": '"', "‘": "'", "’": "'",
+    "─": "-", "│": "|", "├": "|", "└": "`", "ε": "eps", "α": "alpha", "Σ": "sum", "█": "#", "✅": "+", "❌": "x",
+}  # fmt: skip
+"""Of what the commands print, for terminals without Unicode."""
 _GRACE_SECONDS = 20.0
 """How long a process that failed waits for the main one to say the same, and for the launcher to end both."""
 
@@ -47,6 +57,31 @@ def say_error(text: str) -> None:
         time.sleep(_GRACE_SECONDS)
         text = f"{text} (process {index()} of {count()})"
     print(text, file=sys.stderr, flush=True)
+
+
+def print_what_can_be_shown() -> None:
+    """Make standard output and error replace the characters that the terminal cannot show, in place of failing.
+
+    In an ASCII or Latin locale a minus sign or an arrow would end a finished command with a UnicodeEncodeError.
+    """
+    codecs.register_error("sftknow", _shown)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="sftknow")
+
+
+def _shown(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What stands for characters that an encoding lacks: a spelling, the letter without its accent, or ``?``.
+
+    Bytes of names that were no text (surrogates) go out as they came in.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":
+        return character.encode("ascii", "surrogateescape"), error.start + 1
+    bare = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return _SPELLINGS.get(character) or bare or "?", error.start + 1
 
 
 def end_with_the_starter(lock: Path) -> None:

@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 well (1 and 3: see `check`), 2 the user can mend it, 130 interrupted."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    processes.print_what_can_be_shown()
     try:
         _refuse_names(sys.argv[1:] if argv is None else argv)
         arguments = build_parser().parse_args(argv)
