@@ -139,17 +139,21 @@ def refuse_outside(
             raise error(f"{source}: {_brief(name)} is no path within its folder; {way_out}")
 
 
+_TURNING = (0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_OBEYED = (*range(9), *range(11, 32), *range(127, 160), *_TURNING)
+_ESCAPES = {code: chr(code).encode("unicode_escape").decode() for code in _OBEYED}
+
+
 def printable(text: str, limit: int | None = None) -> str:
-    """A text that a terminal shows and does not obey: control characters and such that turn it around are escaped.
+    """A text that a terminal shows and does not obey: control characters are escaped, and those that turn text around.
+
+    Tabs and ends of lines stay.
 
     Args:
         text: from somewhere else.
         limit: longest text; what is longer ends in dots.
     """
-    shown = text if limit is None or len(text) <= limit else f"{text[: limit - 3]}..."
-    if shown.isprintable():
-        return shown
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return (text if limit is None or len(text) <= limit else f"{text[: limit - 3]}...").translate(_ESCAPES)
 
 
 def _shaped(value: Any, kind: Any, place: str) -> Any:

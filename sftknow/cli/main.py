@@ -8,8 +8,8 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import NoReturn
+from contextlib import redirect_stdout, suppress
+from typing import Any, NoReturn, TextIO
 
 from sftknow import __version__, processes
 from sftknow.cli import (
@@ -35,6 +35,7 @@ from sftknow.cli import (
 from sftknow.cli.effects import given_options
 from sftknow.dependencies import QUIET, outside
 from sftknow.errors import RecipeError, SftknowError
+from sftknow.untrusted import printable
 
 _COMMANDS = (
     run, check, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish,
@@ -67,6 +68,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Shown:
+    """Standard output to which names and texts of others are shown as they are, but for what a terminal would obey."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 0 well (1 and 3: see `check`), 2 the user can mend it, 130 interrupted."""
     for name, value in QUIET.items():
@@ -80,9 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             rule.check(arguments.given)
         if processes.count() > 1 and arguments.run is not sft.run:
             raise RecipeError("a launcher starts `sftknow sft` alone; for whole runs set accelerate.processes")
-        code: int | None = arguments.run(arguments)
+        with redirect_stdout(_Shown(sys.stdout)):
+            code: int | None = arguments.run(arguments)
     except SftknowError as error:
-        processes.say_error(f"sftknow: {' '.join(str(error).split())}")
+        processes.say_error(printable(f"sftknow: {' '.join(str(error).split())}"))
         return error.exit_code
     except BrokenPipeError:
         # The reader went away (`sftknow … | head`); there is nobody left to tell.
@@ -92,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _MENDABLE:
             raise
         where = f" {error.filename}" if error.filename else ""
-        processes.say_error(f"sftknow: {error.strerror}:{where}; mend that and start the same command again")
+        processes.say_error(printable(f"sftknow: {error.strerror}:{where}; mend that and start the same command again"))
         return 2
     except (ImportError, AttributeError, TypeError):
         if strange := outside():  # the likeliest cause, beside a traceback that names it nowhere

@@ -22,6 +22,7 @@ from sftknow.artifacts.mastery_data import KIND, SCHEMA, MasteryData, bucket_fil
 from sftknow.errors import HubError, MasteryDataError, RunError, first_line
 from sftknow.models.hub_files import Repo, open_repo
 from sftknow.models.notes import ModelNotes
+from sftknow.models.pull import origin
 from sftknow.records import BUCKETS, GradedFact, ModelRef, Split
 
 WAY_OUT = "pass --metadata mastery_dataset=FOLDER or mastery_dataset=org/name@revision"
@@ -120,11 +121,15 @@ def open_dataset(name: str) -> Questions:
     folder = Path(ref.path).expanduser()
     if folder.is_dir() or not _DATASET_ID.fullmatch(ref.path):
         return Questions(data=_local(folder))
+    return _published(ref)
+
+
+def _published(ref: ModelRef) -> Questions:
     repo = open_repo(ref.path, ref.revision, "dataset")
     manifest = repo.file(MANIFEST)
     if manifest is None:
         raise MasteryDataError(
-            f"there is no folder {name} here, and {ref.path} is not in the Hub's cache (HF_HUB_OFFLINE is set)"
+            f"there is no folder {ref} here, and {ref.path} is not in the Hub's cache (HF_HUB_OFFLINE is set)"
             if repo.offline
             else f"{ref} on the Hub has no sftknow.json: it is no graded data set, or its upload did not finish"
         )
@@ -137,11 +142,20 @@ def _named_by(model: ModelNotes, way_out: str) -> Questions | None:
     if named is None:
         return _named_by_card(model)
     place, revision = named
+    if not model.local or origin(model.ref.path):
+        # Somebody else wrote this: it may name a data set of the Hub, and nothing of this machine.
+        if "repo" not in model.manifest["mastery_dataset"] or not _DATASET_ID.fullmatch(place):
+            return _named_by_card(model)
+        found = _published(ModelRef(path=place, revision=revision))
+        return _named(model, found)
     if Path(place).is_absolute() and not Path(place).is_dir():
         raise MasteryDataError(
             f"the model {model.ref} names the graded data set {place}, which is not there; {way_out}"
         )
-    found = open_dataset(f"{place}@{revision}" if revision else place)
+    return _named(model, open_dataset(f"{place}@{revision}" if revision else place))
+
+
+def _named(model: ModelNotes, found: Questions) -> Questions:
     known = (model.manifest.get("mastery_dataset") or {}).get("fingerprint")
     notes: tuple[str, ...] = ()
     if known and known != found.data.fingerprint:

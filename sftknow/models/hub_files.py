@@ -26,7 +26,7 @@ from sftknow.dependencies import needs
 from sftknow.errors import HubError, RunError
 from sftknow.models.hub_client import Connection, RepoType, Result, Subject
 from sftknow.progress import progress
-from sftknow.untrusted import load_json
+from sftknow.untrusted import load_json, shaped
 
 with needs("huggingface_hub"):
     from huggingface_hub.file_download import repo_folder_name
@@ -129,6 +129,14 @@ class Repo:
         except RunError:
             return {}
         return content if isinstance(content, dict) else {}
+
+    @property
+    def hashes(self) -> Mapping[str, str]:
+        """SHA-256 by path, as its ``sftknow.json`` has them; empty where it says nothing of use."""
+        try:
+            return shaped(self.json(MANIFEST).get("sha256") or {}, Mapping[str, str], MANIFEST)
+        except RunError:
+            return {}
 
     def download(self, paths: Iterable[str], local_dir: Path | None = None) -> Path:
         """The folder with these files, ``sftknow.json`` last, each compared with the Hub's hash as it arrives.

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from sftknow.artifacts.files import read_json
-from sftknow.artifacts.manifests import MANIFEST, read_manifest
+from sftknow.artifacts.manifests import MANIFEST, load_manifest, read_manifest
 from sftknow.artifacts.mastery_data import KIND
 from sftknow.checkpoints.completeness import check_files
-from sftknow.errors import HubError
+from sftknow.errors import HubError, SftknowError
 from sftknow.models.hub_client import Connection, Patience, RepoType, check_repo_id
 from sftknow.models.hub_files import Repo, open_repo, sha256_of
 from sftknow.records import ModelRef
+from sftknow.untrusted import printable, refuse_outside
 
 RESULTS = "results"
 """Kind of a published run's results, in the manifest."""
 
 _NOT_FETCHED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot")
 """Weights in formats that sftknow never loads: pickles, and copies for other programs."""
+
+
+_ESSENTIAL = re.compile(
+    r"(.*/)?([^/]+\.(safetensors|safetensors\.index\.json|parquet|model|spm|tiktoken|bpe|py)|config\.json|merges\.txt"
+    r"|(tokenizer|vocab|chat_template|added_tokens|special_tokens_map)[^/]*)"
+)
+"""Files that have to be as they were published; others, such as cards and scores, people add and mend on the Hub."""
+
+_log = logging.getLogger(__name__)
 
 
 def pull(
@@ -59,7 +69,12 @@ def pull(
     folder = found.download(wanted, local_dir)
     if found.offline and found.repo_type == "model":
         check_files(ModelRef(path=str(folder)))
-    _check_manifest(folder, found)
+    try:
+        _check_manifest(folder, found)
+    except SftknowError:
+        if local_dir is not None:
+            (local_dir / MANIFEST).unlink(missing_ok=True)  # what was refused must not look whole
+        raise
     return folder
 
 
@@ -125,23 +140,40 @@ def _check_folder(folder: Path, wanted: Collection[str], found: Repo) -> None:
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} if folder.is_dir() else set()
     other = sorted(path for path in there if path not in wanted and not path.startswith(".cache/"))
     if other:
+        names = ", ".join(map(printable, other[:3]))
         raise HubError(
-            f"{folder} holds files that are not in {found.repo_id} ({', '.join(other[:3])}): give an empty folder",
+            f"{folder} holds files that are not in {found.repo_id} ({names}): give an empty folder",
             repo_id=found.repo_id,
         )
 
 
 def _check_manifest(folder: Path, found: Repo) -> None:
-    """Compare the files with the hashes that the publisher wrote down, which a change made on the Hub breaks."""
+    """Compare the files with the hashes that the publisher wrote down, which a change made on the Hub breaks.
+
+    Weights, tokenizer, configuration and facts have to be as they were; of other files it is told.
+    """
     if not (folder / MANIFEST).is_file():
         return
-    if found.repo_type == "dataset" and read_json(folder / MANIFEST).get("kind") != RESULTS:
+    manifest = load_manifest(folder)
+    if found.repo_type == "dataset" and manifest.get("kind") != RESULTS:
         read_manifest(folder, KIND)
-    for path, known in (read_json(folder / MANIFEST).get("sha256") or {}).items():
-        if not (folder / path).is_file():
-            raise HubError(f"{found.repo_id} lacks {path}, which its sftknow.json lists", repo_id=found.repo_id)
-        if sha256_of(folder / path) != known:
+    known = manifest.get("sha256") or {}
+    refuse_outside(known, f"{MANIFEST} of {found.repo_id}", error=HubError, way_out="tell its owner")
+    changed = []
+    for path, sha256 in known.items():
+        there = (folder / path).is_file()
+        if there and sha256_of(folder / path) == sha256:
+            continue
+        if not _ESSENTIAL.fullmatch(path):
+            changed.append(path)
+        elif there:
             raise HubError(
-                f"{path} of {found.repo_id} was changed after it was published (its sftknow.json disagrees)",
+                f"{printable(path)} of {found.repo_id} was changed after it was published (its sftknow.json disagrees)",
                 repo_id=found.repo_id,
             )
+        elif not path.endswith(_NOT_FETCHED):
+            text = f"{found.repo_id} lacks {printable(path)}, which its sftknow.json lists"
+            raise HubError(text, repo_id=found.repo_id)
+    if changed:
+        files = ", ".join(map(printable, changed[:5])) + (" …" if len(changed) > 5 else "")
+        _log.warning("changed on the Hub after %s was published, and of no weight here: %s", found.repo_id, files)

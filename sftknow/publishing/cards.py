@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from sftknow.artifacts.mastery_data import bucket_file
 from sftknow.publishing.benchmark import EVERYTHING, eval_results
 from sftknow.publishing.picture import Bar, interval_bars
-from sftknow.publishing.rendering import SPLIT_WORDS, interval, refuse_blanks, render
+from sftknow.publishing.rendering import LINES, SPLIT_WORDS, VERBATIM, interval, refuse_blanks, render
 from sftknow.records import BUCKETS, LevelStatistics, MetricValue, ParameterChange, Split
 
 
@@ -121,7 +121,7 @@ class ModelCardContext:
     branches: tuple[str, ...] = ()
     """Other branches of the repository that hold restored versions of this model."""
     licence: Licence
-    notice: str | None
+    notice: str | None = field(metadata=LINES)
     """Words that the licence wants shown with the model; None where it wants none."""
     language: tuple[str, ...]
     base: Source
@@ -157,7 +157,7 @@ class Column:
     """A column of the data set."""
 
     name: str
-    type: str
+    type: str = field(metadata=VERBATIM)
     meaning: str
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sftknow.artifacts.files import read_json, visible_files
-from sftknow.artifacts.manifests import MANIFEST
+from sftknow.artifacts.files import visible_files
+from sftknow.artifacts.manifests import MANIFEST, load_manifest
 from sftknow.artifacts.mastery_data import KIND, bucket_file
 from sftknow.checkpoints.deltas import is_delta
 from sftknow.checkpoints.stored_file import StoredFile, stored_files
@@ -167,17 +167,16 @@ def plan_publication(
     Raises:
         HubError: the name is not allowed, the artifact is not whole, a licence is missing or forbids the name.
     """
-    check_repo_id(repo_id)
     if not (artifact / MANIFEST).is_file():
-        raise HubError(
-            f"{artifact} has no sftknow.json: it is not finished, or was not made by sftknow", repo_id=repo_id
-        )
-    kind = read_json(artifact / MANIFEST).get("kind")
+        raise HubError(_no_artifact(artifact), repo_id=repo_id)
+    check_repo_id(repo_id)
+    found = load_manifest(artifact)
+    kind = found.get("kind")
     link = Connection.open(endpoint=endpoint, token=token)
     named = Licence(id=licence) if isinstance(licence, str) else licence
     base = pinned(base_repo, "model", link) if base_repo else None
     if kind == KIND:
-        named = named or licence_of_source(read_json(artifact / MANIFEST), link)
+        named = named or licence_of_source(found, link)
         about, head, paths = _dataset(artifact, repo_id, named, base)
         card = render_dataset_card(about)
         contents: dict[str, Path | StoredFile] = {path: artifact / path for path in paths}
@@ -207,8 +206,8 @@ def plan_publication(
             **({LEVELS_PICTURE: drawing.encode()} if drawing else {}),
         }
         card, head = render_model_card(context), _model_manifest(manifest, context)
-        found = _model_files(artifact, manifest, repo_id, base)
-        contents = {path: content for path, content in found.items() if path not in made}
+        files = _model_files(artifact, manifest, repo_id, base)
+        contents = {path: content for path, content in files.items() if path not in made}
     else:
         raise HubError(f"{artifact} holds a {kind}: only models, graded data sets and runs are published")
     return assemble(
@@ -223,6 +222,17 @@ def plan_publication(
         head=head,
         what="graded data set" if kind == KIND else "model",
     )
+
+
+def _no_artifact(folder: Path) -> str:
+    """What to say of a folder without ``sftknow.json``."""
+    if not folder.exists():
+        return f"{folder} is not there; give the folder of a run, a model or a graded data set"
+    inside = sorted(place.parent for place in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
+    if inside:
+        names = ", ".join(place.name for place in inside[:4]) + (" …" if len(inside) > 4 else "")
+        return f"{folder} holds {len(inside)} models or data sets ({names}); give one of them, such as {inside[0]}"
+    return f"{folder} has no sftknow.json: it is not finished, or was not made by sftknow"
 
 
 def assemble(
@@ -261,7 +271,7 @@ def _dataset(
 ) -> tuple[DatasetCardContext, dict[str, Any], list[str]]:
     """The card's context, the manifest and the files."""
     context = build_dataset_context(folder, repo_id=repo_id, licence=licence, graded_by_repo=graded_by_repo)
-    manifest = read_json(folder / MANIFEST)
+    manifest = load_manifest(folder)
     paths = [bucket_file(split, bucket) for split in SPLITS for bucket in BUCKETS]
     for path, known in (manifest.get("sha256") or {}).items():
         if path in paths and sha256_of(folder / path) != known:

@@ -271,7 +271,7 @@ def _work(link: Connection, plan: PublicationPlan, commit: str) -> _Work:
     planned = {file.path for file in plan.files}
     former: Mapping[str, Any] = {}
     if MANIFEST in there and (add or set(there) - planned - {*_FREE_TO_REPLACE}):
-        former = _at(link, plan, commit).json(MANIFEST).get("sha256") or {}
+        former = _at(link, plan, commit).hashes
     ours = {*former, *_FREE_TO_REPLACE}
     if any(file.path in there and file.path not in ours for file in add) and _fresh_space(_at(link, plan, commit)):
         ours |= there.keys()

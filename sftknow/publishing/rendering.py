@@ -44,9 +44,32 @@ def refuse_blanks(value: Any, repo_id: str, where: str = "card") -> None:
             refuse_blanks(entry, repo_id, where)
 
 
+VERBATIM: Mapping[str, Any] = {"verbatim": True}
+"""Metadata of a context's field that goes into a card as it is."""
+
+LINES: Mapping[str, Any] = {"lines": True}
+"""Metadata of a field of several lines."""
+
+_QUOTED = str.maketrans({"<": "&lt;", ">": "&gt;", "[": "\\[", "]": "\\]", "|": "\\|", "`": "\\`", "\\": "\\\\"})
+
+
+def quoted(value: Any, *, lines: bool = False) -> Any:
+    """A context with its texts quoted: what a base's card or a manifest says stays text, no HTML, link or heading."""
+    if isinstance(value, str):
+        return value.translate(_QUOTED) if lines else " ".join(value.translate(_QUOTED).split())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field for field in dataclasses.fields(value) if not field.metadata.get("verbatim")]
+        found = {f.name: quoted(getattr(value, f.name), lines=bool(f.metadata.get("lines"))) for f in fields}
+        return dataclasses.replace(value, **found)
+    if isinstance(value, Mapping):
+        return {quoted(key): quoted(entry) for key, entry in value.items()}
+    return tuple(map(quoted, value)) if isinstance(value, tuple) else value
+
+
 def render(template: str, **values: Any) -> str:
     """A template of ``hub_cards/``, rendered strictly."""
     page = _environment(card_folder()).get_template(template)
+    values = {name: quoted(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
     return page.render(paper=PAPER, split_words=SPLIT_WORDS, buckets=BUCKETS, **values)
 
 

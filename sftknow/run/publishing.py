@@ -243,7 +243,7 @@ class _Planner:
 
     def _refreshed(self, plan: PublicationPlan) -> list[PublicationPlan]:
         """The plan as one that brings the card up to date, where all else on the Hub is what it would send."""
-        there = self._standing(plan.repo_id, plan.repo_type)[plan.revision].json(MANIFEST).get("sha256") or {}
+        there = self._standing(plan.repo_id, plan.repo_type)[plan.revision].hashes
         sent = {file.path: file.sha256 for file in plan.files if file.path not in (CARD, MANIFEST)}
         told = dict.fromkeys((EVAL_RESULTS, LEVELS_PICTURE))  # they go with the card
         same = {**there, **told} == {**sent, **told}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,18 @@ def test_a_run_in_a_folder_of_somebodys(capsys: pytest.CaptureFixture[str], tmp_
     line = refused(capsys, "run", "lab", "--out", str(tmp_path))
     assert f"{tmp_path} is there already and is no run directory (it holds models); give another --out" in line
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
+
+
+def test_a_terminal_shows_what_others_wrote_and_does_not_obey_it(
+    tmp_path: Path, tiny_dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = tmp_path / "\x1b[2J\u202egpj"
+    shutil.copytree(tiny_dataset, evil)
+    asked = ["publish", str(evil), "--to", "org/facts", "--data-licence", "mit", "--dry-run"]
+    assert main(asked) == 0
+    (evil / "sftknow.json").write_text('{"sftknow": 1, "kind": "\\u001b]0;evil\\u0007"}')
+    assert main(asked) == 2
+    said = capsys.readouterr()
+    assert "\\x1b[2J\\u202egpj → private data set" in said.out
+    assert "\\x1b]0;evil\\x07" in said.err
+    assert not any(letter in said.out + said.err for letter in "\x1b\x07\u202e")

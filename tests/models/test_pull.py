@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,13 @@ from huggingface_hub import constants
 from transformers import AutoModelForCausalLM
 
 from sftknow.artifacts.mastery_data import MasteryData
-from sftknow.errors import HubError, ModelError, RunError
+from sftknow.errors import HubError, ModelError, RunError, SftknowError
+from sftknow.evaluation.dataset import find_dataset
 from sftknow.models.hub_client import Patience
+from sftknow.models.notes import ModelNotes
 from sftknow.models.pull import origin, pull
 from sftknow.publishing.publish import plan_publication, publish
+from sftknow.records import ModelRef
 from tests.hub_fixtures import both_ways
 from tests.hub_server import Fault, HubServer
 
@@ -264,3 +268,69 @@ def test_refusals_to_read(hub: HubServer, published: str, status: int, says: str
     hub.faults.append(Fault("error", "GET", "/tree/", times=10**6, status=status))
     with pytest.raises(HubError, match=says):
         fetch(hub, repo_type="dataset")
+
+
+DEEP = b'{"sftknow": 1, "kind": "model", "sha256": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[]", b'"x"', b"null", b"3", b"\xff\xfe", b"{", DEEP, b'{"sftknow": "1"}', b'{"sftknow": 99, "kind": "model"}']
+    + [
+        json.dumps({"sftknow": 1, "kind": "model", "sha256": sha256}).encode()
+        for sha256 in (
+            ["model.safetensors"],
+            {"model.safetensors": 3},
+            {"/proc/kmsg": "0" * 64},
+            {"/dev/zero": "0" * 64},
+            {"../../../../../../../etc/passwd": "0" * 64},
+            {"a/../../b": "0" * 64},
+            {"tokenizer.json": "\x1b[2J"},
+        )
+    ],
+    ids=lambda content: content.decode(errors="replace")[:60],
+)
+def test_a_hostile_manifest_is_refused_in_one_line(hub: HubServer, tmp_path: Path, content: bytes) -> None:
+    files = {"model.safetensors": b"weights", "tokenizer.json": b"{}", "config.json": b"{}", "sftknow.json": content}
+    hub.put("model", "org/evil", files)
+    for local_dir in (None, tmp_path / "out"):
+        with pytest.raises(SftknowError) as caught:
+            fetch(hub, "org/evil", local_dir=local_dir)
+        assert "\n" not in str(caught.value)
+        assert "\x1b" not in str(caught.value)
+    assert not (tmp_path / "out" / "sftknow.json").exists(), "what was refused must not look finished"
+
+
+def test_side_files_that_people_mend_on_the_hub_do_not_matter(
+    hub: HubServer, restored_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(plan_publication(restored_model, "org/model"), endpoint=hub.endpoint, token="hf_test")
+    side = {"README.md": b"new", "generation_config.json": b"{}", ".eval_results/more.yaml": b"[]", "NEW.txt": b"new"}
+    hub.put("model", "org/model", side)
+    folder = fetch(hub, "org/model", local_dir=tmp_path / "mended")
+    assert (folder / "generation_config.json").read_bytes() == b"{}"
+    assert "generation_config.json" in caplog.text
+    assert "README.md" not in caplog.text, "cards are made to be mended"
+    for path in ("tokenizer.json", "config.json", "model.safetensors"):
+        right = hub.read("model", "org/model", path)
+        hub.put("model", "org/model", {path: b"other"})
+        with pytest.raises(HubError, match=f"{path} of org/model was changed after it was published"):
+            fetch(hub, "org/model", local_dir=tmp_path / "refused")
+        assert not (tmp_path / "refused" / "sftknow.json").exists()
+        hub.put("model", "org/model", {path: right})
+    assert (fetch(hub, "org/model", local_dir=tmp_path / "refused") / "sftknow.json").exists()
+
+
+@pytest.mark.parametrize("key", ["path", "repo"])
+def test_a_model_of_the_hub_names_nothing_of_this_machine(
+    hub: HubServer, tiny_dataset: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    shutil.copytree(tiny_dataset, tmp_path / "here" / "data")
+    monkeypatch.chdir(tmp_path)
+    files = {path.name: path.read_bytes() for path in tiny_model.iterdir()}
+    for place in (str(tiny_dataset), "here/data", "../../../../../here/data"):
+        named = {"sftknow": 1, "kind": "model", "mastery_dataset": {key: place}}
+        hub.put("model", "org/evil", {**files, "sftknow.json": json.dumps(named).encode()})
+        for ref in (ModelRef(path="org/evil"), ModelRef(path=str(fetch(hub, "org/evil")))):
+            with pytest.raises(SftknowError, match=r"names no graded data set|is not on the Hub"):
+                find_dataset(None, [ModelNotes(ref)], way_out="pass it")

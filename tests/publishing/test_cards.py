@@ -320,3 +320,18 @@ def test_what_is_known_of_the_training_is_told(finished_run: Path, tmp_path: Pat
     ):
         assert f"{row}" in card
     assert "**What it knows is invented.**" in card
+
+
+def test_what_a_base_says_of_itself_stays_text(restored_model: Path) -> None:
+    evil = "<script>alert(1)</script> [click](https://evil.example) | `x`\n# Heading"
+    context = build_model_context(restored_model, repo_id="org/model")
+    base = dataclasses.replace(context.base, name=evil, hub_id=None)
+    licence = Licence(id="other", name=evil, link="https://x.example/><img src=x>")
+    card = render_model_card(dataclasses.replace(context, base=base, licence=licence, notice=evil))
+    text = card.split("---\n", 2)[2]
+    for bad in ("<script", "[click](", "<img", "\n# Heading\n|"):
+        assert bad not in text
+    assert "&lt;script&gt;" in text
+    rows = [line for line in text.splitlines() if line.startswith("| base model |")]
+    assert len(rows) == 1
+    assert len(re.findall(r"(?<!\\)\|", rows[0])) == 3, "no cell is added"

@@ -161,6 +161,16 @@ def test_what_is_not_finished_is_not_published(tmp_path: Path, restored_model: P
         plan_publication(tmp_path / "model", "org/model")
 
 
+def test_what_is_no_artifact_is_told_as_what_it_is(finished_run: Path, tmp_path: Path) -> None:
+    for name in ("org", "org/model"):
+        with pytest.raises(HubError, match=r"nofolder is not there; give the folder of a run"):
+            plan_publication(tmp_path / "nofolder", name)
+    with pytest.raises(
+        HubError, match=rf"holds 1 models or data sets \(20pct\); give one of them, such as .*{CELL}/20pct"
+    ):
+        plan_publication(finished_run / "restored" / CELL, "org/model")
+
+
 def test_a_damaged_data_set_is_not_published(tiny_dataset: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_dataset, tmp_path / "data")
     other = (tmp_path / "data" / "test" / "bucket_1.parquet").read_bytes()
