@@ -111,6 +111,8 @@ class Asking:
         limit = 60 * options.minutes * (1 - _FOR_RETRY)
         with progress(total, "facts", unit="statements") as bar:
             for place, (number, start) in enumerate(work):
+                if number == 1 and start == 0 and kept_share(self.hits()) is None:
+                    return  # the base completed none of all the facts: other statements of them would not help
                 block = self.facts[start : start + options.block]
                 if place == 0:
                     self.refuse_days(block)

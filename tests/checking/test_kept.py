@@ -100,12 +100,12 @@ def asked_in_blocks(found: Hits, margin: float, precision: float, block: int = 4
 
 
 def test_at_most_one_alarm_in_twenty_is_false() -> None:
-    """Four hundred pairs whose loss is just the margin: the hardest case of a loss that is not beyond it."""
+    """Two hundred pairs whose loss is just the margin: the hardest case of a loss that is not beyond it."""
     for whole in (False, True):
-        random = np.random.default_rng(whole)
-        said = Counter(asked_in_blocks(simulated(random, 960, 0.05, whole=whole), 0.05, 0.03) for _ in range(400))
-        assert said["lost"] <= 20, said
-        assert said["kept"] <= 20, said
+        random = np.random.default_rng([7, whole])
+        said = Counter(asked_in_blocks(simulated(random, 960, 0.05, whole=whole), 0.05, 0.03) for _ in range(200))
+        assert said["lost"] <= 10, said
+        assert said["kept"] <= 10, said
 
 
 def test_large_losses_and_their_absence_are_told() -> None:

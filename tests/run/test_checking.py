@@ -109,7 +109,8 @@ def test_a_model_that_forgot(
 def test_killed_and_started_again_gives_the_same(
     facts: Path, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = {"facts": str(facts), "options": QUICK, "say": lambda _: None}
+    options = replace(QUICK, templates=2, samples=1, retry=2, precision=90.0)
+    arguments = {"facts": str(facts), "options": options, "say": lambda _: None}
     whole = check("lab", str(noisy), out=tmp_path / "whole", **arguments)  # type: ignore[arg-type]
     sample, calls = TransformersSampler.sample, []
 
