@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -80,6 +81,23 @@ def options_of(kind: type[K], arguments: argparse.Namespace, **more: Any) -> K:
 def add_model(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:
     """A positional model argument."""
     parser.add_argument(name, metavar=name.upper(), help=f"{help_text}: a folder, org/name[@revision], or `lab`")
+
+
+def add_wait(parser: Any) -> None:
+    """``--wait``: how long a Hub that does not answer is tried again."""
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        metavar="SECONDS",
+        help="how long to go on trying while the Hub does not answer (default: a minute)",
+    )
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(text)
+    return value
 
 
 def add_mastery(parser: Any, **more: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sftknow.cli.effects import Case, no_effect, refuse
-from sftknow.cli.options import Commands, command
+from sftknow.cli.options import Commands, add_wait, command
 
 
 def add_parser(commands: Commands) -> None:
@@ -34,6 +34,7 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="give up what somebody changed on the Hub in the part of the card that sftknow writes",
     )
+    add_wait(parser)
     parser.add_argument("--base", metavar="ORG/NAME", help="where the base is on the Hub, with @revision")
     run = parser.add_argument_group("for a run")
     run.add_argument("--name", metavar="NAME", help="what the repositories' names begin with (default: the folder's)")
@@ -88,6 +89,7 @@ def _publish_run(arguments: argparse.Namespace) -> None:
         base_repo=arguments.base,
         report_space=arguments.report_space,
         replace_card=arguments.replace_card,
+        wait=arguments.wait,
     )
     print(plan_run(arguments.folder, options))
     if arguments.dry_run:
@@ -100,11 +102,13 @@ def _publish_run(arguments: argparse.Namespace) -> None:
 
 
 def _publish_one(arguments: argparse.Namespace) -> None:
+    from sftknow.models.hub_client import Patience
     from sftknow.publishing.licences import named_licence
     from sftknow.publishing.publish import plan_publication, publish
     from sftknow.publishing.runs import given_evaluation
 
     refuse(arguments.given, ("--name", "--only", "--report-space"), f"{arguments.folder} is no run")
+    patience = Patience.of(arguments.wait)
     evaluation = None
     if arguments.scores or arguments.changes:
         evaluation = given_evaluation(arguments.folder, arguments.scores or (), arguments.changes)
@@ -120,9 +124,10 @@ def _publish_one(arguments: argparse.Namespace) -> None:
         dataset_repo=arguments.dataset,
         base_repo=arguments.base,
         revision=arguments.revision,
+        patience=patience,
     )
     print(plan)
     if arguments.dry_run:
         return
-    receipt = publish(plan, replace_card=arguments.replace_card)
+    receipt = publish(plan, replace_card=arguments.replace_card, patience=patience)
     print(f"published: {receipt.url} at {receipt.revision}")

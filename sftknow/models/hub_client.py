@@ -54,6 +54,13 @@ _HOPELESS = ("LocalProtocolError", "UnsupportedProtocol")
 _XET_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})")
 """The Xet client hands a status over in its message and nowhere else."""
 
+_ENDLESS = 10**6
+"""Tries, where the time decides."""
+
+_AT_WORK = 30.0
+"""Seconds after which a try was no silence of the Hub but work, such as an upload, that broke; the client's own tries
+take less."""
+
 _AGAIN = "start the same command again to finish"
 _LIMITED = "the Hub is limiting requests ({it}); wait a few minutes and start the same command again"
 
@@ -118,10 +125,17 @@ class Patience:
     """How long to go on when the Hub stumbles: the same for everything that is read and written."""
 
     tries: int = 6
+    wait: float = 60.0
+    """Seconds after which a Hub that only ever fails is given up; a Retry-After that it names is waited for."""
     first_wait: float = 1.0
     """Seconds before the second try; doubled from try to try."""
     longest_wait: float = 300.0
     """Seconds; a Retry-After beyond it ends the attempt."""
+
+    @classmethod
+    def of(cls, wait: float | None) -> Patience:
+        """As a person asked for it: as many tries as fit into so many seconds; None for the default."""
+        return cls() if wait is None else cls(tries=_ENDLESS, wait=wait, longest_wait=max(wait, 300.0))
 
 
 BRIEF = Patience(tries=3)
@@ -167,12 +181,21 @@ class Connection:
 
     def waits(self, about: str | Subject) -> Iterator[Callable[[Exception], None]]:
         """One function a try: given the try's error, it sleeps where another may help and raises HubError where not."""
-        delay = self.patience.first_wait
+        delay, down_since = self.patience.first_wait, 0.0
         for left in reversed(range(self.patience.tries)):
+            began = time.monotonic()
 
-            def wait(error: Exception, left: int = left, delay: float = delay) -> None:
-                pause = delay if (asked := _retry_after(error)) is None else asked
-                if not is_transient(error) or left == 0 or pause > self.patience.longest_wait:
+            def wait(error: Exception, left: int = left, delay: float = delay, began: float = began) -> None:
+                nonlocal down_since
+                now, asked = time.monotonic(), _retry_after(error)
+                lasted = now - began
+                if lasted > _AT_WORK:
+                    down_since = now  # it went well for a while
+                elif not down_since:
+                    down_since = began
+                pause = delay if asked is None else asked
+                late = asked is None and now + pause + min(lasted, _AT_WORK) - down_since > self.patience.wait
+                if not is_transient(error) or left == 0 or late or pause > self.patience.longest_wait:
                     raise explain(error, about) from None
                 _log.warning("the Hub does not answer as it should (%s); trying again in %g s", _cause(error), pause)
                 time.sleep(pause)
@@ -181,18 +204,33 @@ class Connection:
             delay = min(2 * delay, 30.0)
 
 
+class _Retold(logging.Handler):
+    """The client tries again for up to half a minute by itself: this says so once, without its addresses."""
+
+    said = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.said and record.getMessage().startswith("Retrying in"):
+            self.said = True
+            _log.warning("the Hub does not answer as it should; trying again")
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the client's own bars and warnings off the terminal: URLs in them may carry signatures."""
     logger = logging.getLogger("huggingface_hub")
     level, hidden = logger.level, are_progress_bars_disabled()
-    logger.setLevel(logging.ERROR)
+    handlers, propagate = logger.handlers, logger.propagate
+    if not any(isinstance(handler, _Retold) for handler in handlers):
+        logger.handlers, logger.propagate = [_Retold()], False
+    logger.setLevel(logging.WARNING)
     if not hidden:
         disable_progress_bars()
     try:
         yield
     finally:
         logger.setLevel(level)
+        logger.handlers, logger.propagate = handlers, propagate
         if not hidden:
             enable_progress_bars()
 

@@ -219,6 +219,11 @@ def source_of(named: Any, folder: Path, *, lab: str = LAB_MODEL) -> Source:
     return Source(name=Path(text).name or text, hub_id=None, revision=revision)
 
 
+def manifest_name(source: Source) -> str:
+    """What a manifest calls a model, so that commands find it again: ``lab`` for the lab's own."""
+    return "lab" if source.name == LAB_MODEL else source.hub_id or source.name
+
+
 def named_source(text: str) -> Source:
     """``org/name[@revision]`` as the user gave it. Raises HubError where that is no Hub id."""
     path, _, revision = text.partition("@")

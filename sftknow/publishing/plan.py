@@ -15,7 +15,7 @@ from sftknow.artifacts.mastery_data import KIND, bucket_file
 from sftknow.checkpoints.deltas import is_delta
 from sftknow.checkpoints.stored_file import StoredFile, stored_files
 from sftknow.errors import HubError, SftknowError
-from sftknow.models.hub_client import Connection, RepoType, check_repo_id
+from sftknow.models.hub_client import Connection, Patience, RepoType, check_repo_id
 from sftknow.models.hub_files import sha256_of
 from sftknow.models.resolving import resolve_base
 from sftknow.progress import progress
@@ -30,7 +30,13 @@ from sftknow.publishing.cards import (
     render_levels,
     render_model_card,
 )
-from sftknow.publishing.contexts import build_dataset_context, build_model_context, licence_of_model, local_base
+from sftknow.publishing.contexts import (
+    build_dataset_context,
+    build_model_context,
+    licence_of_model,
+    local_base,
+    manifest_name,
+)
 from sftknow.publishing.licences import Papers, papers_of_folder, terms_of
 from sftknow.publishing.merging import marked, noted
 from sftknow.publishing.origins import base_on_the_hub, licence_of_source, pinned, pinned_dataset
@@ -139,6 +145,7 @@ def plan_publication(
     dataset_repo: str | None = None,
     endpoint: str | None = None,
     token: str | None = None,
+    patience: Patience | None = None,
     hashes: Hashes | None = None,
 ) -> PublicationPlan:
     """Plan the publication of a model folder or of a graded data set. Nothing is sent.
@@ -161,7 +168,7 @@ def plan_publication(
             artifact says.
         dataset_repo: where a model's graded data set is on the Hub, so that lm-eval finds it there; None for what the
             model says.
-        endpoint, token: of the Hub, as for `publish`.
+        endpoint, token, patience: of the Hub, as for `publish`.
         hashes: taken before; new ones are added.
 
     Raises:
@@ -172,7 +179,7 @@ def plan_publication(
     check_repo_id(repo_id)
     found = load_manifest(artifact)
     kind = found.get("kind")
-    link = Connection.open(endpoint=endpoint, token=token)
+    link = Connection.open(endpoint=endpoint, token=token, patience=patience)
     named = Licence(id=licence) if isinstance(licence, str) else licence
     base = pinned(base_repo, "model", link) if base_repo else None
     if kind == KIND:
@@ -276,10 +283,9 @@ def _dataset(
     for path, known in (manifest.get("sha256") or {}).items():
         if path in paths and sha256_of(folder / path) != known:
             raise HubError(f"{folder / path} is not what was graded (its hash differs); grade again", repo_id=repo_id)
-    graded_by = context.graded_by
+    grader = "@".join(filter(None, (manifest_name(context.graded_by), context.graded_by.revision)))
     head = without_local_paths({**manifest, "license": _as_json(context.licence)})
-    head["graded_by"] = f"{graded_by.name}@{graded_by.revision}" if graded_by.revision else graded_by.name
-    return context, head, paths
+    return context, {**head, "graded_by": grader}, paths
 
 
 def _model(
@@ -320,7 +326,7 @@ def _model(
 def _model_manifest(manifest: dict[str, Any], context: ModelCardContext) -> dict[str, Any]:
     head: dict[str, Any] = without_local_paths({**manifest, "license": _as_json(context.licence)})
     kept = head["base"] if isinstance(head["base"], dict) else {}
-    head["base"] = {**kept, "path": context.base.hub_id or context.base.name, "revision": context.base.revision}
+    head["base"] = {**kept, "path": manifest_name(context.base), "revision": context.base.revision}
     data = context.data.source if context.data else None
     if data and data.hub_id and context.data:
         named = {"repo": data.hub_id, "revision": data.revision, "fingerprint": context.data.fingerprint}

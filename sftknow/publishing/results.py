@@ -26,7 +26,7 @@ from sftknow.errors import HubError
 from sftknow.models.hub_client import check_repo_id
 from sftknow.models.pull import RESULTS
 from sftknow.publishing.cards import GradedData, Licence, Source
-from sftknow.publishing.contexts import licence_of_facts, named_source, source_of
+from sftknow.publishing.contexts import licence_of_facts, manifest_name, named_source, source_of
 from sftknow.publishing.licences import check_named
 from sftknow.publishing.plan import Hashes, PublicationPlan, assemble, hashed, without_local_paths
 from sftknow.publishing.rendering import SPLIT_WORDS, refuse_blanks, render
@@ -145,7 +145,7 @@ def plan_results(
         "sftknow": FORMAT,
         "kind": RESULTS,
         "run": context.run,
-        "base": {"path": context.base.hub_id or context.base.name, "revision": context.base.revision},
+        "base": {"path": manifest_name(context.base), "revision": context.base.revision},
         "mastery_dataset": {
             "repo": context.data.source.hub_id,
             "revision": context.data.source.revision,

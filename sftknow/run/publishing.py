@@ -14,12 +14,12 @@ from sftknow.artifacts.levels import level_of_folder, level_share
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.errors import HubError
-from sftknow.models.hub_client import BRIEF, Connection, RepoType
+from sftknow.models.hub_client import BRIEF, Connection, Patience, RepoType
 from sftknow.models.hub_files import Repo
 from sftknow.publishing.benchmark import EVAL_RESULTS
 from sftknow.publishing.cards import LEVELS_PICTURE, Licence
 from sftknow.publishing.licences import allowed_name
-from sftknow.publishing.origins import licence_of_base, pinned, pinned_dataset, standing
+from sftknow.publishing.origins import licence_of_base, licence_of_source, pinned, pinned_dataset, standing
 from sftknow.publishing.plan import CARD, Hashes, PublicationPlan, plan_publication
 from sftknow.publishing.publish import check_cards, publish
 from sftknow.publishing.results import plan_results
@@ -56,6 +56,8 @@ class RunOptions:
     """Where the base is on the Hub."""
     report_space: bool = False
     """Put the report up as a static Space, too."""
+    wait: float | None = None
+    """Seconds for which a Hub that does not answer is tried again; None for the default."""
     replace_card: bool = False
     """Give up what people changed on the Hub in the parts of the cards that sftknow writes."""
 
@@ -107,14 +109,14 @@ def publish_run(
     Raises:
         HubError: as `plan_run` and `publish`. What was published before it is complete.
     """
-    planner = _Planner(run, options, endpoint, token)
+    planner, patience = _Planner(run, options, endpoint, token), Patience.of(options.wait)
     # Every name, licence and card is checked before anything is sent.
     plans = planner.everything(_LATER).plans
-    check_cards(plans, Connection.open(endpoint=endpoint, token=token), replace=options.replace_card)
+    check_cards(plans, planner.link, replace=options.replace_card)
     receipts: list[PublishReceipt] = []
 
     def send(plan: PublicationPlan) -> PublishReceipt:
-        receipt = publish(plan, replace_card=options.replace_card, endpoint=endpoint, token=token)
+        receipt = publish(plan, replace_card=options.replace_card, endpoint=endpoint, token=token, patience=patience)
         receipts.append(receipt)
         say(receipt)
         return receipt
@@ -135,7 +137,8 @@ class _Planner:
     ) -> None:
         self._run, self._options, self._guess = run, options, guess
         self._endpoint, self._token = endpoint, token
-        self._link = Connection.open(endpoint=endpoint, token=token, patience=BRIEF if guess else None)
+        self._patience = BRIEF if guess and options.wait is None else Patience.of(options.wait)
+        self.link = Connection.open(endpoint=endpoint, token=token, patience=self._patience)
         self._hashes = Hashes()
         self._known: dict[str, Mapping[str, Repo]] = {}
         if not (run / "mastery" / "dataset" / MANIFEST).is_file():
@@ -147,11 +150,11 @@ class _Planner:
         for part in options.only:
             if part not in (*PARTS, *self._cells):
                 raise HubError(f"--only {part}: {run} has {', '.join((*PARTS, *self._cells))}")
-        self._base = options.base_repo and pinned(options.base_repo, "model", self._link)
+        self._base = options.base_repo and pinned(options.base_repo, "model", self.link)
         self._name = re.sub(r"[^A-Za-z0-9._-]+", "-", options.name or run.resolve().name).strip("-.")
         self._models = self._name
         if self._cells:
-            licence = options.licence or licence_of_base(run / "models" / self._cells[0], self._base, self._link)
+            licence = options.licence or licence_of_base(run / "models" / self._cells[0], self._base, self.link)
             if licence:
                 self._models = allowed_name(licence, f"{options.to}/{self._name}").partition("/")[2]
 
@@ -184,7 +187,13 @@ class _Planner:
             hashes=self._hashes,
             endpoint=self._endpoint,
             token=self._token,
+            patience=self._patience,
         )
+
+    @cached_property
+    def _licence_of_facts(self) -> Licence | None:
+        """The licence of facts that lie on the Hub, which goes for their results, too."""
+        return licence_of_source(MasteryData(self._dataset).manifest, self.link)
 
     def commit_of_data(self) -> str:
         """The commit of the data set that was published before."""
@@ -193,7 +202,7 @@ class _Planner:
     def _data_commit(self) -> str:
         own = {"mastery_dataset": {"fingerprint": MasteryData(self._dataset).fingerprint}}
         try:
-            return pinned_dataset(self._data_repo, own, self._link)
+            return pinned_dataset(self._data_repo, own, self.link)
         except HubError as error:
             raise HubError(f"the models need their graded data set on the Hub first (--only data): {error}") from None
 
@@ -228,7 +237,7 @@ class _Planner:
         """What the Hub has of a repository already, by branch; a plan that sends nothing does without the Hub."""
         if repo_id not in self._known:
             try:
-                self._known[repo_id] = standing(repo_id, repo_type, self._link)
+                self._known[repo_id] = standing(repo_id, repo_type, self.link)
             except HubError:
                 if not self._guess:
                     raise
@@ -280,6 +289,7 @@ class _Planner:
             hashes=self._hashes,
             endpoint=self._endpoint,
             token=self._token,
+            patience=self._patience,
         )
 
     def _report(self, models: Sequence[PublicationPlan]) -> PublicationPlan:
@@ -303,8 +313,8 @@ class _Planner:
             self._run,
             self._results_repo,
             name=self._options.name,
+            licence=self._options.data_licence or self._licence_of_facts,
             private=self._options.private,
-            licence=self._options.data_licence,
             base_repo=self._base,
             dataset_repo=data,
             places=places,

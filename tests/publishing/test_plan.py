@@ -161,6 +161,19 @@ def test_what_is_not_finished_is_not_published(tmp_path: Path, restored_model: P
         plan_publication(tmp_path / "model", "org/model")
 
 
+def test_the_lab_is_called_lab_so_that_it_is_found_again(
+    tiny_dataset: Path, restored_model: Path, tmp_path: Path
+) -> None:
+    mine = with_base(restored_model, tmp_path, {"path": "lab", "sha256": "0" * 64})
+    assert manifest_of(plan_publication(mine, "org/model"))["base"]["path"] == "lab"
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / MANIFEST).read_text())
+    (tmp_path / "data" / MANIFEST).write_text(json.dumps({**manifest, "graded_by": "lab"}))
+    plan = plan_publication(tmp_path / "data", "org/facts", licence="mit")
+    assert manifest_of(plan)["graded_by"] == "lab"
+    assert "the lab model of sftknow" in text(plan, "README.md")
+
+
 def test_what_is_no_artifact_is_told_as_what_it_is(finished_run: Path, tmp_path: Path) -> None:
     for name in ("org", "org/model"):
         with pytest.raises(HubError, match=r"nofolder is not there; give the folder of a run"):

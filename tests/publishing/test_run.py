@@ -164,6 +164,21 @@ def test_a_wrong_licence_is_refused_before_the_first_byte(hub: HubServer, whole_
         assert hub.count("PUT", ".") == hub.count("POST", "repos/create|preupload|commit") == 0
 
 
+def test_the_licence_of_facts_on_the_hub_goes_for_their_results(
+    hub: HubServer, whole_run: Path, tmp_path: Path
+) -> None:
+    commit = hub.put("dataset", "org/facts", {"README.md": b"---\nlicense: cc-by-4.0\n---\n"})
+    run = tmp_path / "tiny"
+    shutil.copytree(whole_run, run)
+    place = run / "mastery" / "dataset" / "sftknow.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "facts": {"source": f"org/facts@{commit}"}}))
+    send(hub, run, data_licence=None)
+    for name in (DATA, RESULTS):
+        assert (
+            yaml.safe_load(hub.read("dataset", name, "README.md").decode().split("---\n")[1])["license"] == "cc-by-4.0"
+        )
+
+
 def test_the_name_that_was_given_is_the_run_s_name(hub: HubServer, whole_run: Path) -> None:
     send(hub, whole_run, name="lab")
     assert 'What the run "lab" measured' in hub.read("dataset", "org/lab-results", "README.md").decode()
