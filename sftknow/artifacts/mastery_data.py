@@ -58,6 +58,10 @@ SCHEMA = pa.schema(
 _FACT_COLUMNS = SCHEMA.names[1:7]
 
 
+def _columns(names: Iterable[str]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in names])
+
+
 def bucket_file(split: str, bucket: int) -> str:
     """Path of a bucket within the data set's folder."""
     return f"{split}/bucket_{bucket}.parquet"
@@ -219,6 +223,11 @@ class MasteryData:
         manifest = read_manifest(self.folder, KIND)
         if manifest is None:
             raise MasteryDataError(f"{self.folder} has no sftknow.json: it is no graded data set, or not a whole one")
+        counts = manifest.get("counts") or {}
+        if "fingerprint" not in manifest or any(
+            f"bucket_{bucket}" not in (counts.get(split) or {}) for split in SPLITS for bucket in BUCKETS
+        ):
+            raise MasteryDataError(f"the sftknow.json of {self.folder} does not tell its facts; grade or pull it again")
         self.manifest = manifest
 
     @property
@@ -249,14 +258,18 @@ class MasteryData:
             # Not `read_table`, which would take the folder's name for a partition.
             with pq.ParquetFile(path) as file:
                 absent = [name for name in names if name not in file.schema_arrow.names]
-                table = None if absent else file.read(columns=names)
+                # Files that others wrote may have wider types, which fit where the values do.
+                table = None if absent else file.read(columns=names).select(names).cast(_columns(names))
         except FileNotFoundError:
             raise MasteryDataError(f"{path} is missing: the data set is not whole; grade or pull it again") from None
         except (pa.ArrowException, OSError) as error:
             raise MasteryDataError(f"{path} cannot be read as Parquet ({error}); grade or pull it again") from None
         if table is None:
             raise MasteryDataError(f"{path} lacks the column {', '.join(absent)}")
-        return table.select(names)
+        blank = [name for name in names if table[name].null_count]
+        if blank:
+            raise MasteryDataError(f"{path} has rows without {blank[0]}; grade or pull it again")
+        return table
 
     def split(self, split: Split) -> list[GradedFact]:
         """All buckets of a split, bucket 0 first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Iterator
@@ -266,3 +267,42 @@ def test_nothing_but_a_data_set_is_replaced(folder: Path, tmp_path: Path) -> Non
     for place in ("thesis", "file"):
         with pytest.raises(MasteryDataError, match=f"{place} is there already and is no graded data set"):
             check_place(tmp_path / place)
+
+
+def test_types_that_others_write_fit_or_are_refused(folder: Path) -> None:
+    path = folder / bucket_file("test", 4)
+    table, rows = pq.read_table(path), MasteryData(folder).bucket("test", 4)
+    assert rows
+    wide = {
+        "fact_id": pa.large_string(),
+        "hits": pa.int64(),
+        "bucket": pa.int64(),
+        "aliases": pa.large_list(pa.string()),
+    }
+    fields = [pa.field(field.name, wide.get(field.name, field.type)) for field in table.schema]
+    pq.write_table(table.cast(pa.schema(fields)), path)
+    assert MasteryData(folder).bucket("test", 4) == rows
+    for name, values in (
+        ("hits", pa.array(["many"] * len(rows))),
+        ("hits", pa.array([2**40] * len(rows))),
+        ("bucket", pa.array([{"a": 1}] * len(rows))),
+        ("template_hits", pa.array([1] * len(rows))),
+        ("object", pa.array([None] * len(rows), pa.string())),
+        ("aliases", pa.array([None] * len(rows), pa.list_(pa.string()))),
+    ):
+        pq.write_table(table.set_column(table.schema.get_field_index(name), name, values), path)
+        with pytest.raises(MasteryDataError, match="grade or pull it again") as caught:
+            MasteryData(folder).bucket("test", 4)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("drop", ["fingerprint", "counts"])
+def test_a_manifest_that_tells_too_little_is_refused(folder: Path, drop: str) -> None:
+    manifest = read_json(folder / "sftknow.json")
+    for content in (
+        {k: v for k, v in manifest.items() if k != drop},
+        {**manifest, "counts": {"test": {"bucket_0": 1}}},
+    ):
+        (folder / "sftknow.json").write_text(json.dumps(content))
+        with pytest.raises(MasteryDataError, match="does not tell its facts"):
+            MasteryData(folder)
