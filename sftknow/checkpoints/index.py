@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
+
+from numpy.typing import NDArray
 
 from sftknow.errors import CheckpointError
 from sftknow.untrusted import MAX_BYTES, load_json, parse_json, shaped
@@ -35,6 +37,10 @@ _CODES = re.compile(r"F[468](_|$)")  # not F64
 _QUANTISED_SUFFIXES = (".qweight", ".qzeros", ".absmax", ".quant_map", ".SCB", ".weight_scale", ".weight_packed")
 
 
+Made = Callable[[int, NDArray[Any]], None]
+"""Fills a contiguous array with a tensor's bytes from an offset within it on."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorEntry:
     """Where one tensor lies."""
@@ -50,6 +56,8 @@ class TensorEntry:
     """One past the last byte."""
     parts: tuple[TensorEntry, ...] = ()
     """Where its elements lie in several stored tensors, one after another: these. File and bytes are the first's."""
+    made: Made | None = None
+    """What makes its bytes; None where they are those in the file."""
 
     @property
     def elements(self) -> int:
@@ -69,6 +77,8 @@ class CheckpointIndex:
     """``model.safetensors.index.json`` where the checkpoint has one."""
     config: Mapping[str, Any]
     """``config.json``, empty where there is none."""
+    base_folder: Path | None = None
+    """Of an adapter that is read merged: the folder of its base, whose files these are."""
 
     @property
     def tied(self) -> bool | None:
@@ -232,7 +242,7 @@ def refuse_adapter(folder: Path) -> None:
     """Raise CheckpointError where a folder holds a LoRA adapter, which is no checkpoint of its own."""
     if (folder / "adapter_config.json").is_file() or (folder / "adapter_model.safetensors").is_file():
         raise CheckpointError(
-            f"{folder} is a LoRA adapter, not a whole model; merge it first: AutoPeftModelForCausalLM."
+            f"{folder} is a LoRA adapter, and a whole model is needed here; merge it first: AutoPeftModelForCausalLM."
             f"from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained(OUT), then give OUT"
         )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sftknow.checkpoints.index import SINGLE_FILE, CheckpointIndex, TensorEntry, index_metadata, read_metadata
+from sftknow.checkpoints.index import SINGLE_FILE, CheckpointIndex, Made, TensorEntry, index_metadata, read_metadata
 from sftknow.errors import CheckpointError
 
 _HEADER_STEP = 8
@@ -29,6 +29,8 @@ class Segment:
     """Where in the source the first byte lies."""
     tensor: str | None
     """The tensor whose bytes they are, all of them; None for headers."""
+    made: Made | None = None
+    """What makes the tensor's bytes in place of the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def layout_like(index: CheckpointIndex) -> Layout:
         for entry in entries:
             if position < entry.start:
                 segments.append(_copied(file, position, entry.start, None))
-            segments.append(_copied(file, entry.start, entry.end, entry.name))
+            segments.append(_copied(file, entry.start, entry.end, entry.name, entry.made))
             position = entry.end
         if position < size:
             segments.append(_copied(file, position, size, None))
@@ -148,8 +150,8 @@ def parse_size(text: str) -> int:
     return size
 
 
-def _copied(file: Path, start: int, end: int, tensor: str | None) -> Segment:
-    return Segment(start=start, end=end, source=file, offset=start, tensor=tensor)
+def _copied(file: Path, start: int, end: int, tensor: str | None, made: Made | None = None) -> Segment:
+    return Segment(start=start, end=end, source=file, offset=start, tensor=tensor, made=made)
 
 
 def _described(entry: TensorEntry, offset: int) -> dict[str, Any]:
@@ -162,9 +164,8 @@ def _fresh_shard(name: str, entries: Sequence[TensorEntry], metadata: Mapping[st
     for entry in entries:
         start, size = segments[-1].end, entry.end - entry.start
         if size:
-            segments.append(
-                Segment(start=start, end=start + size, source=entry.file, offset=entry.start, tensor=entry.name)
-            )
+            whole = _copied(entry.file, entry.start, entry.end, entry.name, entry.made)
+            segments.append(replace(whole, start=start, end=start + size))
     return OutputShard(name=name, segments=tuple(segments))
 
 

@@ -84,6 +84,9 @@ class CheckpointReader:
         item = FLOAT_BITS[entry.dtype].itemsize
         if out.dtype != FLOAT_BITS[entry.dtype] or entry.start + (first + out.size) * item > entry.end:
             raise ValueError(f"{entry.name} has no elements {first} to {first + out.size} of that width")
+        if entry.made is not None:
+            entry.made(first * item, out)
+            return
         try:
             self.read_bytes(entry.file, entry.start + first * item, out)
         except EOFError:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sftknow.artifacts.manifests import MANIFEST
-from sftknow.checkpoints.index import DELTA_INDEX, SHARD_INDEX, listed
+from sftknow.checkpoints.index import DELTA_INDEX, SHARD_INDEX, CheckpointIndex, listed
 from sftknow.errors import CheckpointError
 
 _SIDE_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".py", ".tiktoken", ".bpe", ".vocab", ".spm"}
@@ -41,6 +41,25 @@ def side_files(folder: Path) -> list[Path]:
         if wanted and not leftover and path.name not in _NOT_COPIED and path.is_file():
             found.append(relative)
     return sorted(found)
+
+
+_OF_TOKENIZER = re.compile(
+    r"(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|merges\.txt|vocab\.txt"
+    r"|(tokenizer|spiece|sentencepiece\.bpe)\.model|chat_template\.(jinja|json)|.*\.jinja"
+)
+
+
+def side_sources(index: CheckpointIndex) -> dict[Path, Path]:
+    """`side_files` of a checkpoint, each with the file to copy.
+
+    Those of an adapter that is read merged are its base's; where it has a tokenizer of its own, that goes before.
+    """
+    own = side_files(index.folder)
+    if index.base_folder is None:
+        return {name: index.folder / name for name in own}
+    tokenizer = [name for name in own if _OF_TOKENIZER.fullmatch(str(name))]
+    of_base = [name for name in side_files(index.base_folder) if not (tokenizer and _OF_TOKENIZER.fullmatch(str(name)))]
+    return {name: index.base_folder / name for name in of_base} | {name: index.folder / name for name in tokenizer}
 
 
 def refuse_foreign(folder: Path, *, sources: Sequence[Path] = ()) -> None:

@@ -120,7 +120,7 @@ def _grade(arguments: argparse.Namespace) -> None:
     from sftknow.answers import Synonyms
     from sftknow.facts.sources import load_facts
     from sftknow.facts.topics import load_topics
-    from sftknow.models.resolving import resolve_base
+    from sftknow.models.resolving import resolve_model
     from sftknow.run.grading import describe_facts, grade_dataset, is_graded
 
     ray, vllm = options_of(Cluster, arguments), options_of(VLLMOptions, arguments)
@@ -133,7 +133,7 @@ def _grade(arguments: argparse.Namespace) -> None:
     for line in describe_facts(facts, topics, options):
         say(line)
     model = ModelRef.parse(arguments.model)
-    base = resolve_base(model.path, model.revision, running.dtype)
+    base = resolve_model(model.path, model.revision, running.dtype)
     if not arguments.force and is_graded(arguments.out, base, facts, topics, options):
         say(f"{arguments.out} holds this very grading by {base.name}; nothing to do (--force grades again)")
         return

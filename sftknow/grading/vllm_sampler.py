@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sftknow.answers import Matcher
+from sftknow.checkpoints.adapters import is_adapter
 from sftknow.errors import DeviceError, MissingExtraError, ModelError, RecipeError, first_line
 from sftknow.grading.decoding import decoder_for
 from sftknow.grading.encoding import encode_statements
@@ -87,7 +88,7 @@ class VLLMSampler:
             raise MissingExtraError("vllm", "vllm") from None
         on_cpu = bool(current_platform.is_cpu())
         _check_device(device, on_cpu=on_cpu)
-        if (Path(ref.path) / "adapter_config.json").is_file():
+        if is_adapter(Path(ref.path)):
             raise ModelError(
                 f"{ref} is an adapter, not a whole model; merge it into its base (merge_and_unload) and save"
             )

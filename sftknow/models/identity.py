@@ -33,9 +33,14 @@ def weights_sha256(folder: Path) -> str:
     """
     if is_delta(folder):
         return digest([list(file) for file in stored_weights(folder)])
+    refuse_no_weights(folder)
+    return files_sha256(folder, ("*.safetensors",))
+
+
+def refuse_no_weights(folder: Path) -> None:
+    """Raise ModelError where a folder holds no safetensors weights."""
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{folder} has no safetensors weights; convert the model first (pickles are never loaded)")
-    return files_sha256(folder, ("*.safetensors",))
 
 
 def files_sha256(folder: Path, patterns: Sequence[str]) -> str:

@@ -14,9 +14,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sftknow.artifacts.files import read_json, write_json
+from sftknow.checkpoints.adapters import Adapter, is_adapter
 from sftknow.checkpoints.dtypes import stored_dtype
-from sftknow.checkpoints.index import DELTA_INDEX, stored_small
+from sftknow.checkpoints.index import DELTA_INDEX, listed, read_index, stored_small
+from sftknow.checkpoints.merged import Merge
 from sftknow.errors import DeviceError, ModelError, first_line
+from sftknow.models.resolving import adapter_base
 from sftknow.options import Dtype
 from sftknow.records import ModelRef
 
@@ -55,14 +58,19 @@ def find_device(name: str) -> torch.device:
 
 
 def load_tokenizer(ref: ModelRef) -> Any:
-    """The tokenizer of a model.
+    """The tokenizer of a model; of an adapter without one, its base's.
 
     Raises:
         ModelError: it has none that can be loaded.
     """
+    more = {}
+    if is_adapter(Path(ref.path)):
+        if not (Path(ref.path) / "tokenizer_config.json").is_file():
+            return load_tokenizer(_config_of(ref))
+        more = {"config": load_config(ref)}
     with quiet_libraries():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False, **more)
         except _UNLOADABLE as error:
             raise ModelError(f"{ref} has no tokenizer that can be loaded ({first_line(error)})") from error
     if len(tokenizer) == 0:
@@ -71,7 +79,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
 
 
 def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") -> Any:
-    """A causal language model in evaluation mode.
+    """A causal language model in evaluation mode; an adapter merged into its own base, in memory.
 
     Args:
         ref: folder or Hub id.
@@ -80,7 +88,8 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
 
     Raises:
         ModelError: there is no such model or revision; weights are missing (transformers would fill them with random
-            numbers) or only there as pickles, which may run code; it is an adapter; the dtype is none.
+            numbers) or only there as pickles, which may run code; the dtype is none; an adapter's base is not found.
+        CheckpointError: an adapter that cannot be merged into its base exactly.
         DeviceError: the device is not there.
     """
     target = find_device(device)
@@ -91,8 +100,8 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
         raise ModelError(f"{wanted!r} is no dtype to load a model in; use float32, bfloat16 or float16")
     if (Path(ref.path) / DELTA_INDEX).is_file():
         raise ModelError(stored_small(Path(ref.path)))
-    if (Path(ref.path) / "adapter_config.json").is_file():
-        raise ModelError(f"{ref} is an adapter, not a whole model; merge it into its base (merge_and_unload) and save")
+    if is_adapter(Path(ref.path)):
+        return _load_merged(Path(ref.path), dtype=wanted, device=device)
     with quiet_libraries():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -111,6 +120,21 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
     return model.to(target).eval()
 
 
+def _load_merged(folder: Path, *, dtype: str | None, device: str) -> Any:
+    """An adapter's base with the adapter merged in: what merging, saving and loading again would give."""
+    base = Path(adapter_base(folder).ref.path)
+    merge = Merge(read_index(base), Adapter.read(folder))
+    model = load_model(ModelRef(path=str(base)), dtype=dtype, device=device)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    absent = [name for name in merge.changed.values() if name not in parameters]
+    if absent:
+        raise ModelError(f"{folder} adapts {listed(absent)}, which the loaded model of {base} does not have")
+    with torch.no_grad():
+        for stored, name in merge.changed.items():
+            parameters[name].copy_(merge.values(stored))
+    return model
+
+
 def load_config(ref: ModelRef) -> Any:
     """The configuration of a model, which costs nothing beside its weights.
 
@@ -119,9 +143,15 @@ def load_config(ref: ModelRef) -> Any:
     """
     with quiet_libraries():
         try:
-            return AutoConfig.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False)
+            place = _config_of(ref)
+            return AutoConfig.from_pretrained(place.path, revision=place.revision, trust_remote_code=False)
         except _UNLOADABLE as error:
             raise ModelError(f"{ref} has no configuration that can be read ({first_line(error)})") from error
+
+
+def _config_of(ref: ModelRef) -> ModelRef:
+    """The model whose configuration holds: of an adapter its base."""
+    return adapter_base(Path(ref.path)).ref if is_adapter(Path(ref.path)) else ref
 
 
 def named_dtype(ref: ModelRef) -> str | None:

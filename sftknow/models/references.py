@@ -8,6 +8,8 @@ from typing import Any
 
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.checkpoints.adapters import CONFIG, WEIGHTS, is_adapter
+from sftknow.models.identity import files_sha256
 from sftknow.models.pull import origin
 from sftknow.models.resolving import BaseModel
 
@@ -36,4 +38,8 @@ def restored_manifest(base: BaseModel, tuned: Path, out: Path) -> dict[str, Any]
     if named and "path" in named:
         place = Path(os.path.normpath(tuned / named["path"]))
         named = {**named, "path": os.path.relpath(place, out)}
+    if is_adapter(tuned):
+        pulled = origin(tuned)
+        name = f"{pulled.repo_id}@{pulled.commit}" if pulled else str(tuned)
+        manifest["adapter"] = {"path": name, "sha256": files_sha256(tuned, (CONFIG, WEIGHTS))}
     return {**manifest, "base": base_reference(base), **({"mastery_dataset": named} if named else {})}

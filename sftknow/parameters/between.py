@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sftknow.checkpoints.adapters import is_adapter
 from sftknow.checkpoints.reader import narrow, read_index, widen
 from sftknow.parameters.in_memory import loaded_parameters, stored_values
 from sftknow.parameters.leveling import LevelSelector
@@ -135,7 +136,7 @@ def blend_(model: Any, base: Path, tuned: Path, weight: float) -> None:
 def _all_weights(base: Path, tuned: Path, common_rows: bool = False) -> CheckpointPair:
     """Every tensor of the two; an output head that is tied and stored a second time counts once."""
     heads = "|".join(re.escape(head) for head in OUTPUT_HEADS)
-    region = f"re:^(?!(?:{heads})$)" if read_index(tuned).tied else "all"
+    region = f"re:^(?!(?:{heads})$)" if read_index(base if is_adapter(tuned) else tuned).tied else "all"
     return pair_checkpoints(base, tuned, region, None, common_rows=common_rows)
 
 

@@ -14,7 +14,7 @@ from sftknow.artifacts.keyed_folder import PartialFolder
 from sftknow.artifacts.manifests import MANIFEST, read_manifest, write_manifest
 from sftknow.checkpoints.layout import Layout
 from sftknow.checkpoints.reader import SHARD_INDEX, CheckpointIndex
-from sftknow.checkpoints.side_files import refuse_foreign, side_files
+from sftknow.checkpoints.side_files import refuse_foreign, side_sources
 from sftknow.errors import CheckpointError, RunError
 from sftknow.machine import free_space
 
@@ -71,7 +71,7 @@ class OutputFolders:
         Raises:
             CheckpointError: too little is free. What an earlier start has already written counts as free.
         """
-        side = sum((self._like.folder / name).stat().st_size for name in side_files(self._like.folder))
+        side = sum(file.stat().st_size for file in side_sources(self._like).values())
         needed: dict[int, int] = {}
         disks: dict[int, tuple[Path, int]] = {}
         for i, output in enumerate(self.outputs):
@@ -132,9 +132,9 @@ class OutputFolders:
     def finish(self, finishing: Callable[[Path, Path], object] | None) -> None:
         """Add side files, index, manifest and what ``finishing`` adds; put every folder in its place."""
         for partial, output, key in zip(self._partials, self.outputs, self._keys, strict=True):
-            for name in side_files(self._like.folder):
+            for name, source in side_sources(self._like).items():
                 (partial.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(self._like.folder / name, partial.folder / name)
+                shutil.copyfile(source, partial.folder / name)
             if self._layout.shard_index is not None:  # without it a sharded checkpoint does not load
                 (partial.folder / SHARD_INDEX).write_bytes(self._layout.shard_index)
             restoration = {**output.restoration, "key": key}

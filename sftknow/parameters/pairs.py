@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sftknow.artifacts.manifests import read_manifest
+from sftknow.checkpoints.adapters import is_adapter
+from sftknow.checkpoints.merged import merged_index
 from sftknow.checkpoints.reader import (
     FLOAT_BITS,
     CheckpointIndex,
@@ -77,7 +79,8 @@ def pair_checkpoints(
     """Index both checkpoints, check that they are of one architecture, and find the region's tensors.
 
     Only headers are read. Shards and dtypes may differ, and names as `matching` says. What only one of them has is no
-    obstacle where the region does not need it: the fine-tuned model's stays as it is, the base's is left out.
+    obstacle where the region does not need it: the fine-tuned model's stays as it is, the base's is left out. A
+    fine-tuned checkpoint may be a LoRA adapter of the base's.
 
     Args:
         common_rows: accept a vocabulary of another size: of embeddings and output head the rows that both have are
@@ -90,7 +93,8 @@ def pair_checkpoints(
             that cannot be compared.
     """
     wanted = parse_region(region, layers, ignore)
-    base_index, tuned_index = read_index(base), read_index(tuned)
+    base_index = read_index(base)
+    tuned_index = merged_index(base_index, tuned) if is_adapter(tuned) else read_index(tuned)
     _refuse_swapped(base, tuned)
     wanted = replace(wanted, depth=_depth(tuned_index.config) or _depth(base_index.config))
     if wanted.names != ("all",):

@@ -319,7 +319,8 @@ def _pair(index: CheckpointIndex, patch: PatchFile) -> CheckpointPair:
 def _moved(pair: CheckpointPair, folder: Path) -> CheckpointPair:
     """The same tensors in a copy of the checkpoint."""
     tensors = tuple(
-        replace(tensor, tuned=replace(tensor.tuned, file=folder / tensor.tuned.file.name)) for tensor in pair.tensors
+        replace(tensor, tuned=replace(tensor.tuned, file=folder / tensor.tuned.file.name, made=None))
+        for tensor in pair.tensors
     )
     return replace(pair, tensors=tensors)
 

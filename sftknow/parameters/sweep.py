@@ -258,7 +258,10 @@ class _Writer:
                 rows[:, here] = np.frombuffer(segment.source, dtype=np.uint8)[offset : offset + end - start]
                 continue
             pair = self._sweep.region.get(segment.tensor or "")
-            self._read(segment.source, offset, self._tuned[here])
+            if segment.made is not None:
+                segment.made(start - segment.start, self._tuned[here])
+            else:
+                self._read(segment.source, offset, self._tuned[here])
             if pair is None:
                 rows[:, here] = self._tuned[here]
             else:
@@ -286,7 +289,7 @@ class _Writer:
         bits = FLOAT_BITS[pair.tuned.dtype]
         first, last = start // bits.itemsize, -(-end // bits.itemsize)
         tuned = np.empty(last - first, dtype=bits)
-        self._read(pair.tuned.file, pair.tuned.start + first * bits.itemsize, tuned)
+        self._sweep.reader.read_into(pair.tuned, first, tuned)
         base = np.array(self._read_base(pair, first, last - first))
         made = np.empty((len(self._rows), last - first), dtype=bits)
         # An element is counted in the window that it begins in.

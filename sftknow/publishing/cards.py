@@ -125,6 +125,8 @@ class ModelCardContext:
     """Words that the licence wants shown with the model; None where it wants none."""
     language: tuple[str, ...]
     base: Source
+    adapter: Source | None = None
+    """The LoRA adapter that the fine-tuned model is, merged into the base; None for one that was stored whole."""
     training: Training | None
     """None for a restored model whose fine-tuning was not done here."""
     restoration: Restoration | None

@@ -119,6 +119,7 @@ def build_model_context(
         notice=check_terms(terms, repo_id, papers or Papers(), base=base.name),
         language=_language(manifest),
         base=base,
+        adapter=source_of(manifest["adapter"], folder) if manifest.get("adapter") else None,
         training=_training(manifest),
         restoration=_restoration(manifest, found),
         scores=tuple(_scores(name, run) for name, run in found.runs) if found else (),

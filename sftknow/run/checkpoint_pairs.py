@@ -11,11 +11,12 @@ from typing import Any
 
 from sftknow.artifacts.levels import level_name, parse_levels
 from sftknow.artifacts.manifests import read_manifest
+from sftknow.checkpoints.adapters import is_adapter
 from sftknow.checkpoints.reader import read_index
 from sftknow.errors import CheckpointError, RunError
 from sftknow.models.identity import weights_sha256
 from sftknow.models.references import restored_manifest
-from sftknow.models.resolving import BaseModel, local_model, resolve_base
+from sftknow.models.resolving import BaseModel, check_adapter_base, local_model, resolve_base
 from sftknow.parameters.change import Analysis, analyse, dtype_note, unchanged_message
 from sftknow.parameters.options import PairOptions, WriteOptions
 from sftknow.parameters.pairs import pair_of
@@ -52,7 +53,10 @@ class LocalPair:
         found = ModelRef.parse(base)
         resolved = resolve_base(found.path, found.revision, None)
         pair = cls(base=resolved, tuned=Path(local_model(ModelRef.parse(tuned)).path))
-        _refuse_swapped(pair, base, tuned)
+        if is_adapter(pair.tuned):
+            check_adapter_base(resolved, pair.tuned)
+        else:
+            _refuse_swapped(pair, base, tuned)
         return pair
 
     def analyse(self, levels: Sequence[str], options: PairOptions) -> Analysis:

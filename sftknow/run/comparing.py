@@ -11,6 +11,7 @@ from sftknow.artifacts.files import read_json
 from sftknow.artifacts.manifests import dataset_of_model
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.scores import SCORES, read_eval, write_eval
+from sftknow.checkpoints.adapters import is_adapter
 from sftknow.checkpoints.deltas import is_delta
 from sftknow.errors import MasteryDataError, ModelError, RunError
 from sftknow.evaluation.comparison import compare
@@ -114,7 +115,7 @@ def _find(text: str, run: Path | None) -> _Side:
 def _from_folder(text: str, folder: Path) -> _Side:
     if (folder / SCORES).is_file():
         return _stored(text, folder)
-    if not (folder / "config.json").is_file() and not is_delta(folder):
+    if not (folder / "config.json").is_file() and not is_delta(folder) and not is_adapter(folder):
         raise ModelError(
             f"{folder} is neither a model (config.json) nor an evaluation (scores.json); in a run the evaluations are "
             "the folders of evaluation/, and --run RUN takes their names"

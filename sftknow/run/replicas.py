@@ -15,7 +15,7 @@ from sftknow.grading.samplers import SAMPLERS
 from sftknow.grading.sampling import Sampler
 from sftknow.grading.shards import Engine
 from sftknow.models.identity import files_sha256, weights_sha256
-from sftknow.models.resolving import BaseModel, resolve_base
+from sftknow.models.resolving import BaseModel, resolve_model
 from sftknow.records import ModelRef
 
 _SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
@@ -41,7 +41,7 @@ class ModelCopy:
             raise ModelError(
                 f"there is no model at {self.model}; copy it there, use a folder that all nodes share, or a Hub id"
             )
-        ref = resolve_base(self.model, None, self.dtype).ref
+        ref = resolve_model(self.model, None, self.dtype).ref
         if model_fingerprint(Path(ref.path)) != self.fingerprint:
             raise ModelError(f"{ref.path} holds another model than on the machine that asks; copy it there anew")
         return ref

@@ -16,9 +16,9 @@ from sftknow.checkpoints.completeness import check_files
 from sftknow.errors import MasteryDataError
 from sftknow.evaluation.dataset import Questions, find_dataset
 from sftknow.evaluation.harness import Harness
-from sftknow.models.identity import files_sha256, identity_by_time, weights_sha256
+from sftknow.models.identity import files_sha256, identity_by_time
 from sftknow.models.notes import ModelNotes
-from sftknow.models.resolving import local_model
+from sftknow.models.resolving import local_model, model_sha256
 from sftknow.records import EvalRun, ModelRef, Split
 
 INPUTS = "inputs.json"
@@ -82,7 +82,7 @@ def score_models(
             )
             harness = (questions.name, made)
         inputs = {
-            "weights": weights_sha256(Path(ref.path)),
+            "weights": model_sha256(Path(ref.path)),
             # Tokenizer, configuration and notes of the checkpoint.
             "model": files_sha256(Path(ref.path), _NOTES),
             "data": questions.data.fingerprint,
