@@ -31,7 +31,7 @@ from sftknow.grading.options import GradingOptions
 from sftknow.grading.samplers import SAMPLERS
 from sftknow.models.loading import load_tokenizer
 from sftknow.models.options import ModelOptions
-from sftknow.models.resolving import resolve_base
+from sftknow.models.resolving import resolve_base, resolve_model
 from sftknow.records import ModelRef, to_json
 from sftknow.resources import cache_folder
 from sftknow.run.asking import RULE, Asking, Say, Side
@@ -63,7 +63,7 @@ def check(
 
     Args:
         base: a folder, ``org/name`` or ``org/name@revision`` on the Hub, or ``lab``.
-        tuned: the same; fine-tuned from ``base``, with the same tokenizer or another.
+        tuned: the same, or a LoRA adapter of ``base``; with the same tokenizer or another.
         facts: as `load_facts` takes them.
         topics: the person's own topics file, merged over the paper's.
         synonyms: names that count as correct, in place of the paper's.
@@ -82,7 +82,11 @@ def check(
     options, running = options or CheckOptions(), running or ModelOptions()
     known_topics = load_topics(topics)
     found = load_facts(facts, topics=known_topics, synonyms=Synonyms.load(synonyms))
-    models = [resolve_base(one.path, one.revision, running.dtype) for one in map(ModelRef.parse, (base, tuned))]
+    one, two = map(ModelRef.parse, (base, tuned))
+    models = [
+        resolve_base(one.path, one.revision, running.dtype),
+        resolve_model(two.path, two.revision, running.dtype),
+    ]
     notes = []
     if models[0].sha256 == models[1].sha256:
         notes.append("the two models have the same weights")

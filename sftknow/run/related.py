@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sftknow.checkpoints.adapters import is_adapter
 from sftknow.checkpoints.index import read_index
 from sftknow.checkpoints.reader import CheckpointReader, widen
 from sftknow.errors import ModelError
+from sftknow.models.identity import weights_sha256
+from sftknow.models.resolving import adapter_base
 
 _TENSORS, _ELEMENTS, _ALIKE = 8, 65_536, 0.3
 """Tensors that are looked at, elements of each, and the cosine from which they are of one origin: fine-tuning leaves it
@@ -37,7 +40,12 @@ def likeness(base: Path, tuned: Path) -> float | None:
 
 def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str]) -> None:
     """Raises ModelError where the second model was surely not made from the first."""
-    if (tuned / "adapter_config.json").is_file() or (base / "adapter_config.json").is_file():
+    if is_adapter(tuned):
+        named = adapter_base(tuned)
+        if named.sha256 != weights_sha256(base):
+            raise ModelError(
+                f"{names[1]} is an adapter of {named.name}, which has other weights than {names[0]}; give that base"
+            )
         return
     found = likeness(base, tuned)
     if found is None or found < _ALIKE:

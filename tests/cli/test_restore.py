@@ -125,7 +125,8 @@ def test_pairs_that_are_refused(
     assert "swapped" in line
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    assert "merge it where it was trained" in refused(capsys, tiny_model, tmp_path / "adapter", "--top", "5%", "--out", out)
+    line = refused(capsys, tiny_model, tmp_path / "adapter", "--top", "5%", "--out", out)
+    assert "merge it where it was trained" in line
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "model.gguf").write_bytes(b"GGUF")
     assert "GGUF" in refused(capsys, tiny_model, tmp_path / "packed", "--top", "5%", "--out", out)

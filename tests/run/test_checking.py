@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftknow.answers import Synonyms
@@ -140,6 +143,23 @@ def test_what_is_refused(facts: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert main(["check", *line]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith("sftknow: ")
+
+
+def test_an_adapter(facts: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(lab_folder() / "model")
+    adapted = get_peft_model(model, LoraConfig(target_modules=["down_proj"], init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = "lab"
+    adapted.save_pretrained(tmp_path / "adapter")
+    options = replace(QUICK, templates=2, samples=1, retry=1)
+    result = check("lab", str(tmp_path / "adapter"), facts=str(facts), options=options, say=lambda _: None)
+    assert result.kept is not None
+    assert result.kept < 1
+    other = tmp_path / "other"
+    shutil.copytree(lab_folder() / "model", other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="is an adapter of lab, which has other weights"):
+        check(str(other), str(tmp_path / "adapter"), facts=str(facts))
 
 
 def test_a_base_that_knows_nothing(facts: Path, tmp_path: Path) -> None:
