@@ -215,8 +215,10 @@ def _read(
     source: str, topics: Mapping[str, Topic], synonyms: Synonyms, layout: Layout | None
 ) -> tuple[SourceFacts, str]:
     """What a source gives, and its name for provenance."""
-    place, name = Path(source).expanduser(), source
+    place = Path(source).expanduser()
     here = bool(source) and place.exists() and source != "lab"
+    # So that provenance and licences do not take a folder of that name for the source.
+    name = f"./{source}" if here and source in SOURCES else source
     if not here and source in SOURCES:
         if layout is not None:
             raise FactsError(f"{source} is no table, so that it has no columns to name; leave --columns out")

@@ -141,7 +141,7 @@ class ModelCardContext:
     """Of an unrestored model: how its restored versions score, the smallest level first."""
     chosen_on: str | None = None
     """The split that one of `levels`, or the model as it is, was chosen on; None where none was."""
-    example: tuple[str, str] | None = None
+    example: tuple[str, str] | None = field(default=None, metadata=VERBATIM)
     """A question that the model answers, and its answer; None where its answers were not kept."""
     invented: bool = False
     """True where what the model knows is the lab's invented world."""

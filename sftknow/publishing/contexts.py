@@ -47,6 +47,12 @@ _OWN = Licence(id="apache-2.0")
 LAB_MODEL = "the lab model of sftknow"
 _LAB_FACTS = "the synthetic world of sftknow's lab"
 
+_SHIPPED_FACTS: Mapping[str, tuple[str, Licence]] = {
+    "lab": (_LAB_FACTS, _OWN),
+    "quick": ("facts of EntityQuestions that ship with sftknow", Licence(id="mit")),
+}
+"""What cards call the facts in this package, and their licence (sftknow/facts/quick/LICENSE), by the source's name."""
+
 _MEANINGS: Mapping[str, str] = {
     "fact_id": "unique within the source of the facts",
     "topic": "Wikidata relation",
@@ -154,7 +160,7 @@ def build_dataset_context(
     tries = rows["tries"].to_pylist()
     terms = licence or licence_of_facts(manifest) or _no_licence(repo_id, "the source of its facts", "--data-licence")
     check_named(terms, repo_id)
-    facts = manifest.get("source") or manifest.get("facts")
+    facts = _source_of_facts(manifest, folder)
     return DatasetCardContext(
         repo_id=repo_id,
         licence=terms,
@@ -162,8 +168,8 @@ def build_dataset_context(
         graded_by=named_source(graded_by_repo) if graded_by_repo else source_of(graded_by, folder),
         policy=_grading(manifest),
         removed={str(reason): int(count) for reason, count in (manifest.get("removed") or {}).items()},
-        facts=source_of(facts, folder, lab=_LAB_FACTS) if facts else None,
-        invented=bool(facts) and source_of(facts, folder, lab=_LAB_FACTS).name == _LAB_FACTS,
+        facts=facts,
+        invented=facts is not None and facts.name == _LAB_FACTS,
         counts={split: {b: data.count(split, b) for b in BUCKETS} for split in SPLITS},
         sizes={path: _sizes(folder / path) for path in (bucket_file(s, b) for s in SPLITS for b in BUCKETS)},
         topics=_topics(rows),
@@ -200,7 +206,7 @@ def local_base(folder: Path, manifest: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def source_of(named: Any, folder: Path, *, lab: str = LAB_MODEL) -> Source:
+def source_of(named: Any, folder: Path) -> Source:
     """A model or data set as a manifest names it: text, or a mapping with ``repo``, ``path``, ``source`` or ``name``.
 
     A Hub id is believed where a revision, or the key ``repo``, stands beside it: ``models/tiny`` alone may be a folder.
@@ -211,7 +217,7 @@ def source_of(named: Any, folder: Path, *, lab: str = LAB_MODEL) -> Source:
     if cached:
         return Source(name=cached.repo_id, hub_id=cached.repo_id, revision=cached.commit)
     if text == "lab" or Path(text) == lab_folder() / "model":
-        return Source(name=lab, hub_id=None, revision=None)
+        return Source(name=LAB_MODEL, hub_id=None, revision=None)
     ref = ModelRef.parse(text)
     revision = ref.revision or entry.get("revision")
     local = Path(text).exists() or (folder / text).exists()
@@ -243,10 +249,25 @@ def is_hub_id(text: str) -> bool:
 
 
 def licence_of_facts(manifest: Mapping[str, Any]) -> Licence | None:
-    """The licence of a graded data set's facts as its manifest names it; None where it names none."""
-    facts = manifest.get("source") or manifest.get("facts")
-    named = licence_from(manifest) or licence_from(_mapping(facts))
-    return named or (_OWN if _mapping(facts).get("source", facts) == "lab" else None)
+    """The licence of a graded data set's facts: the manifest's, or that of a source known here; None for others."""
+    facts, name = _named_facts(manifest)
+    named = licence_from(manifest) or licence_from(facts)
+    if named or name not in _SHIPPED_FACTS:
+        return named or (_SHIPPED_FACTS["quick"][1] if facts.get("official_release") is True else None)
+    return _SHIPPED_FACTS[name][1]
+
+
+def _named_facts(manifest: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """What a manifest says of the source of its facts, and the source's name."""
+    facts = _mapping(manifest.get("source") or manifest.get("facts"))
+    return facts, str(facts.get("source") or facts.get("path") or "")
+
+
+def _source_of_facts(manifest: Mapping[str, Any], folder: Path) -> Source | None:
+    facts, name = _named_facts(manifest)
+    if name in _SHIPPED_FACTS:
+        return Source(name=_SHIPPED_FACTS[name][0], hub_id=None, revision=None)
+    return source_of(facts, folder) if facts else None
 
 
 def _no_licence(repo_id: str, whose: str, option: str = "--licence") -> Licence:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,8 +88,17 @@ def _environment(folder: Path) -> Environment:
     environment.filters["thousands"] = lambda count: f"{count:,}"
     environment.filters["score"] = _score
     environment.globals["shares"] = shares
+    environment.filters["code"] = _code
     environment.globals["prompt_of"] = lambda question: json.dumps(question_prompt(question), ensure_ascii=False)
     return environment
+
+
+def _code(text: str) -> str:
+    """A text as Markdown shows it to the letter: between more backticks than stand in it."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
 
 
 class Share(NamedTuple):

@@ -154,6 +154,15 @@ def test_what_is_no_source(source: str, tmp_path: Path, monkeypatch: pytest.Monk
         load(source)
 
 
+def test_a_folder_named_like_a_source_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "quick").mkdir()
+    table(tmp_path / "quick", {("train", "P17"): 2})
+    monkeypatch.chdir(tmp_path)
+    loaded = load("quick")
+    assert (loaded.source, len(loaded.facts)) == ("./quick", 2)
+    assert load("./quick").source == "./quick"
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(FactsError, match="holds neither"):
         load(tmp_path)
@@ -269,9 +278,12 @@ class TestHub:
             load("org/empty")
         assert "train.parquet of org/lfs arrives damaged" in self.refused("org/lfs")
         assert self.named("org/lfs")[1] == ["P17/train/1"]
-        for status, said in ((500, "the Hub answers 500"), (429, "is limiting requests"), (403, "may not read")):
+        refusals = {500: "answers 500", 429: "is limiting requests", 403: "may not read", 401: "hf auth login"}
+        for status, said in refusals.items():
             hub.faults.append(Fault("error", "GET", "/api/datasets/org/lfs", times=6, status=status))
-            assert said in self.refused("org/lfs")
+            said_here = self.refused("org/lfs")
+            assert said in said_here
+            assert "Request ID" not in said_here
             hub.faults.clear()
         hub.faults.append(Fault("drop", "GET", "/api/datasets/org/lfs", times=6))
         assert "the connection to the Hub for the data set org/lfs broke" in self.refused("org/lfs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import re
@@ -23,6 +24,7 @@ from sftknow.artifacts.mastery_data import SCHEMA, MasteryData, write_mastery_da
 from sftknow.artifacts.scores import SCHEMA as QUESTION_SCHEMA
 from sftknow.artifacts.tables import to_table
 from sftknow.errors import HubError
+from sftknow.prompts import question_prompt
 from sftknow.publishing import cards, rendering
 from sftknow.publishing.cards import Licence, render_dataset_card, render_levels, render_model_card
 from sftknow.publishing.contexts import build_dataset_context, build_model_context
@@ -302,6 +304,24 @@ def test_the_snippet_asks_what_the_model_answers(whole_run: Path, tmp_path: Path
     card = render_model_card(build_model_context(run / "models" / CELL, repo_id="org/tiny"))
     assert f'prompt = "<|question|> {fact.question} <|answer|>"' in card
     assert f"It prints `{fact.object}`, as in the evaluation." in card
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("a|b [c](d) <e> \\f", "`a|b [c](d) <e> \\f`"),
+        ("`x` and ``y``", "``` `x` and ``y`` ```"),
+        ("two\n\nlines", "`two lines`"),
+    ],
+)
+def test_a_question_and_its_answer_stand_in_the_card_to_the_letter(finished_run: Path, answer: str, shown: str) -> None:
+    question = 'Which of "a|b", [c](d), `e`, ```f``` and <g> \\ is\n```\nit?'
+    context = build_model_context(finished_run / "models" / CELL, repo_id="org/tiny")
+    card = render_model_card(dataclasses.replace(context, example=(question, answer)))
+    snippet = card.split("```python\n")[1].split("\n```\n")[0]
+    (line,) = (line for line in snippet.splitlines() if line.startswith("prompt = "))
+    assert ast.literal_eval(line.removeprefix("prompt = ")) == question_prompt(question)
+    assert f"It prints {shown}, as in the evaluation." in card
 
 
 def test_what_is_known_of_the_training_is_told(finished_run: Path, tmp_path: Path) -> None:

@@ -202,6 +202,30 @@ def test_a_missing_licence_stops_and_says_what_to_pass(
         plan_publication(mine, "org/model")
 
 
+@pytest.mark.parametrize(
+    ("facts", "licence", "told"),
+    [
+        ({"source": "quick"}, "mit", "facts of EntityQuestions that ship with sftknow"),
+        ("quick", "mit", "facts of EntityQuestions that ship with sftknow"),
+        ({"source": "lab"}, "apache-2.0", "the synthetic world of sftknow's lab"),
+        ({"source": "/data/eq.zip", "official_release": True}, "mit", "eq.zip"),
+    ],
+)
+def test_the_licence_of_facts_that_are_known_here(
+    tiny_dataset: Path, tmp_path: Path, facts: object, licence: str, told: str
+) -> None:
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / MANIFEST).read_text())
+    (tmp_path / "data" / MANIFEST).write_text(json.dumps({**manifest, "facts": facts}))
+    card = text(plan_publication(tmp_path / "data", "org/facts"), "README.md")
+    assert f"\nlicense: {licence}\n" in card
+    assert f"| source of the facts | {told} |" in card
+    for other in ({"source": "./quick"}, {"source": "eq", "official_release": False}):
+        (tmp_path / "data" / MANIFEST).write_text(json.dumps({**manifest, "facts": other}))
+        with pytest.raises(HubError, match="no licence is known"):
+            plan_publication(tmp_path / "data", "org/facts")
+
+
 def test_the_licence_of_a_local_base_is_carried_over(restored_model: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
