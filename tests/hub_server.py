@@ -29,6 +29,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import yaml
 
+from tests.hub_collections import collection
 from tests.hub_listing import listed
 from tests.hub_store import Account, Commit, HubStore, Repo, is_lfs
 from tests.hub_xet import XetStore
@@ -249,6 +250,10 @@ class Handler(BaseHTTPRequestHandler):
             raise self.lfs_batch(match[2])
         if match := re.fullmatch(r"/(datasets/|spaces/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.raw_route):
             raise self.resolve((match[1] or "models/")[:-2], match[2], unquote(match[3]), unquote(match[4]))
+        if match := re.fullmatch(r"/api/collections(?:/([^/]+/[^/]+)(?:/(items))?)?", self.route):
+            asked = json.loads(self.content or b"{}")
+            self.writer(f"{asked.get('namespace') or (match[1] or '').split('/')[0]}/")
+            raise Answer(*collection(self.hub, self.command, match[1] or "", match[2] or "", asked))
         if match := re.fullmatch(r"/api/(model|dataset)s", self.route):
             raise Answer(200, listed(self.hub, match[1], self.query.get("filter", []), self.visible))
         if match := re.fullmatch(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class HubStore:
     Attributes:
         accounts: by token.
         repos: by (``model`` or ``dataset``, ``org/name``).
+        collections: as the Hub describes them, by slug.
         lock: held while a request changes anything.
     """
 
@@ -80,6 +81,7 @@ class HubStore:
             "hf_other": Account("stranger", "write", orgs=()),
         }
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
         self.lock = threading.RLock()
         (folder / "objects").mkdir(parents=True, exist_ok=True)
 

@@ -42,6 +42,7 @@ def add_parser(commands: Commands) -> None:
         "--only", metavar="A,B", help="of data, tuned, restored, results, or cells such as b2-n240-s0 (default: all)"
     )
     run.add_argument("--report-space", action="store_true", help="put the report up as a static Space, too")
+    run.add_argument("--collection", action="store_true", help="gather all that is published in one Collection")
     model = parser.add_argument_group("for one model")
     model.add_argument("--dataset", metavar="ORG/NAME", help="where its graded data set is on the Hub")
     model.add_argument("--revision", default="main", metavar="BRANCH", help="branch to publish to (default: main)")
@@ -70,6 +71,8 @@ def run_command(arguments: argparse.Namespace) -> None:
 
 def _publish_run(arguments: argparse.Namespace) -> None:
     from sftknow.errors import HubError
+    from sftknow.models.hub_client import Patience
+    from sftknow.publishing.collection import collect
     from sftknow.publishing.licences import named_licence
     from sftknow.records import PublishReceipt
     from sftknow.run.publishing import RunOptions, plan_run, publish_run
@@ -92,13 +95,20 @@ def _publish_run(arguments: argparse.Namespace) -> None:
         wait=arguments.wait,
     )
     print(plan_run(arguments.folder, options))
+    title = arguments.name or arguments.folder.resolve().name
+    if arguments.collection:
+        seen = "public" if arguments.public else "private"
+        print(f"a {seen} Collection {title!r} of {arguments.to} with all of them")
     if arguments.dry_run:
         return
 
     def say(receipt: PublishReceipt) -> None:
         print(f"published: {receipt.url} at {receipt.revision}", flush=True)
 
-    publish_run(arguments.folder, options, say=say)
+    receipts = publish_run(arguments.folder, options, say=say)
+    if arguments.collection:
+        patience = Patience.of(arguments.wait)
+        print(f"in one Collection: {collect(receipts, title=title, private=options.private, patience=patience)}")
 
 
 def _publish_one(arguments: argparse.Namespace) -> None:
@@ -107,7 +117,7 @@ def _publish_one(arguments: argparse.Namespace) -> None:
     from sftknow.publishing.publish import plan_publication, publish
     from sftknow.publishing.runs import given_evaluation
 
-    refuse(arguments.given, ("--name", "--only", "--report-space"), f"{arguments.folder} is no run")
+    refuse(arguments.given, ("--name", "--only", "--report-space", "--collection"), f"{arguments.folder} is no run")
     patience = Patience.of(arguments.wait)
     evaluation = None
     if arguments.scores or arguments.changes:
