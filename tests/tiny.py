@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,14 @@ def graded(fact: Fact, bucket: int, *, templates: int = 21, samples: int = 10) -
     return GradedFact(fact=fact, mastery=mastery)
 
 
-def tiny_mastery_data(folder: Path, *, per_bucket: int = 4, graded_by: str = "tiny") -> Path:
+def tiny_mastery_data(
+    folder: Path, *, per_bucket: int = 4, graded_by: str = "tiny", aliases: tuple[str, ...] = ()
+) -> Path:
     """Write a graded data set with that many facts in every bucket of every split; return its folder."""
     rows = []
     for split in SPLITS:
         topics = ("P112", "P127") if split == "testood" else ("P17", "P36")
         facts = tiny_facts(per_bucket * len(BUCKETS), split=split, topics=topics)
-        rows += [graded(fact, i // per_bucket) for i, fact in enumerate(facts)]
+        rows += [graded(replace(fact, aliases=aliases), i // per_bucket) for i, fact in enumerate(facts)]
     write_mastery_data(folder, rows, {"graded_by": graded_by, "policy": {"samples": 10, "temperature": 0.7}})
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,14 @@ def load_tokenizer(ref: ModelRef) -> Any:
     return tokenizer
 
 
+def _why(error: Exception) -> str:
+    """In place of transformers' list of all classes: which one it has no causal language model for."""
+    found = re.search(r"Unrecognized configuration class <class '\S*?(\w+)Config'>", str(error))
+    if not found:
+        return first_line(error)
+    return f"transformers has none of the kind {found[1]}; save the language model within it to a folder of its own"
+
+
 def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") -> Any:
     """A causal language model in evaluation mode; an adapter merged into its own base, in memory.
 
@@ -113,7 +122,7 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
                 output_loading_info=True,
             )
         except _UNLOADABLE as error:
-            raise ModelError(f"{ref} cannot be loaded as a causal language model ({first_line(error)})") from error
+            raise ModelError(f"{ref} cannot be loaded as a causal language model ({_why(error)})") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"{ref} lacks {len(missing)} tensors, such as {missing[0]}, which would be random; mend it")
