@@ -1,7 +1,8 @@
-"""What this machine has: processors to share work among, room on its disks."""
+"""What this machine has: processors to share work among, room on its disks, memory to give back."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from pathlib import Path
@@ -18,3 +19,13 @@ def free_space(path: Path) -> tuple[Path, int]:
     """Where a file or folder would be written, there or not: the nearest folder that exists, and its free bytes."""
     place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     return place, shutil.disk_usage(place).free
+
+
+def give_back_memory() -> None:
+    """Hand freed memory back to the system, where the C library keeps it for later (glibc, most of all after threads).
+
+    A step that has large buffers calls it first, so that those of the step before do not count beside them.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim:
+        trim(ctypes.c_size_t(0))

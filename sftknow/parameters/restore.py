@@ -22,7 +22,7 @@ from sftknow.parameters.hashing import verify_pair
 from sftknow.parameters.options import Resources
 from sftknow.parameters.outputs import Output, OutputFolders
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints, pair_of
-from sftknow.parameters.passes import shown
+from sftknow.parameters.passes import Bits, Chunk, for_each_chunk, shown
 from sftknow.parameters.regions import parse_layers, place_of
 from sftknow.parameters.strategies import BY_CHANGE, check_strategy
 from sftknow.parameters.sweep import Painter, Sweep
@@ -145,13 +145,14 @@ def restore_layers(
         outputs: by range of layers, such as ``0-3``, the folder to write.
         region: what of these layers is set back.
 
-    The other arguments, what is returned and what is raised are those of `restore_levels`.
+    The other arguments, what is returned and what is raised are those of `restore_levels`, and `refuse_equal`'s.
     """
     ranges = {text: parse_layers(text) for text in outputs}
     # One by one first, so that a range beyond the last layer is refused by name.
     options: dict[str, Any] = {"common_rows": common_rows, "ignore": ignore}
     single = {text: pair_checkpoints(base, tuned, region, text, **options) for text in ranges}
     pair = pair_checkpoints(base, tuned, region, ",".join(ranges), **options)
+    refuse_equal(pair, resources or Resources())
     what = f"layers {', '.join(ranges)}"
     job = WriteJob(pair, what, resources or Resources(), links=links, shard_bytes=shard_bytes)
     wanted = [
@@ -185,6 +186,31 @@ def restore_layers(
             )
         folders.finish(finishing)
     return restored
+
+
+def refuse_equal(pair: CheckpointPair, resources: Resources) -> None:
+    """Raise CheckpointError where setting the whole region back would change no value; reads up to the first change."""
+
+    class ChangedError(Exception):
+        pass
+
+    def compare(chunk: Chunk, bits: Bits) -> None:
+        tensor = pair.tensors[chunk.position]
+        base, tuned = bits
+        dtype = tensor.tuned.dtype
+        if tensor.base.dtype != dtype:
+            base = narrow(widen(base, tensor.base.dtype), dtype)
+        if not np.array_equal(base, tuned) and (widen(base, dtype) != widen(tuned, dtype)).any():
+            raise ChangedError
+
+    try:
+        for_each_chunk(pair, ("base", "tuned"), compare, "comparing parameters", resources)
+    except ChangedError:
+        return
+    raise CheckpointError(
+        f"there is nothing to restore: {pair.base.folder} and {pair.tuned.folder} hold the same values in the region"
+        f"{' but for rounding' if any(t.base.dtype != t.tuned.dtype for t in pair.tensors) else ''}"
+    )
 
 
 def find_cut(plan: RestorePlan, level: str) -> LevelCut:

@@ -27,6 +27,7 @@ from sftknow.checkpoints.direct_file import ALIGNMENT, DirectFile, aligned_rows
 from sftknow.checkpoints.layout import Layout, OutputShard
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointReader
 from sftknow.errors import CheckpointError
+from sftknow.machine import give_back_memory
 from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import TensorPair
 from sftknow.workers import share_jobs
@@ -136,6 +137,7 @@ class Sweep:
             CheckpointError: a file ends too early, or what the painter raises.
             OSError: a file cannot be read or written, a full disk among the reasons.
         """
+        give_back_memory()  # the windows are as large as the memory allows without what ranking had
         works = [self._work(shard) for shard in self.layout.shards]
         windows = ((work, first) for work in works for first in range(0, work.shard.size, self.window))
         try:

@@ -22,7 +22,7 @@ from sftknow.parameters.options import PairOptions, WriteOptions
 from sftknow.parameters.pairs import pair_of
 from sftknow.parameters.patch import PatchedCheckpoint, apply_patch, write_patch
 from sftknow.parameters.regions import place_of
-from sftknow.parameters.restore import find_cut, restore_layers, restore_levels
+from sftknow.parameters.restore import find_cut, refuse_equal, restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan
 from sftknow.run.local_cards import card_writer
@@ -202,8 +202,10 @@ class Restoration:
             if _of_nothing(plan):
                 raise CheckpointError(f"{self.plan_file} says that nothing changed: there is nothing to restore")
             wanted = [find_cut(plan, level).level for level in self.levels] or [cut.level for cut in plan.cuts]
-            for note in pair_of(pair.base_folder, pair.tuned, plan).notes:
+            parts = pair_of(pair.base_folder, pair.tuned, plan)
+            for note in parts.notes:
                 self.say(note)
+            refuse_equal(parts, self.order.resources)
             return pair, plan, wanted
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that nothing changed is an error below

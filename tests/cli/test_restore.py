@@ -118,7 +118,8 @@ def test_pairs_that_are_refused(
     assert "are one folder" in refused(capsys, tuned_model, tuned_model, "--top", "5%", "--out", out)
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     model.save_pretrained(tmp_path / "twin")
-    assert "nothing to restore" in refused(capsys, tiny_model, tmp_path / "twin", "--top", "5%", "--out", out)
+    for what in (("--top", "5%"), ("--layer-sweep", "1")):
+        assert "nothing to restore" in refused(capsys, tiny_model, tmp_path / "twin", *what, "--out", out)
     assert main(["restore", str(tiny_model), str(tuned_model), "--top", "5%", "--out", str(tmp_path / "restored")]) == 0
     capsys.readouterr()
     line = refused(capsys, tmp_path / "restored", tiny_model, "--top", "5%", "--out", out)
@@ -154,8 +155,12 @@ def test_rounding_to_another_dtype_is_no_change(
     for more in (["--top", "5%,20%"], ["--plan", str(tmp_path / "changes" / "plan.json")]):
         assert "nothing to restore" in refused(capsys, *pair, *more, "--out", tmp_path / "out")
         assert not (tmp_path / "out").exists()
-    stored = ["--top", "5%", "--compare-in", "stored", "--out", str(tmp_path / "out")]
-    assert "nothing to restore" in refused(capsys, *pair, *stored)
+    asked = ["changes", *pair, "--compare-in", "stored", "--levels", "5%", "--out", str(tmp_path / "rounding")]
+    assert main(asked) == 0
+    plan = ["--plan", str(tmp_path / "rounding" / "plan.json")]
+    for more in (["--top", "5%", "--compare-in", "stored"], plan, [*plan, "--patch"], ["--layer-sweep", "1"]):
+        assert "nothing to restore" in refused(capsys, *pair, *more, "--out", tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
     trained = tmp_path / "trained"
     AutoModelForCausalLM.from_pretrained(tuned_model, dtype=torch.bfloat16).save_pretrained(trained)
