@@ -37,7 +37,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the graded data set")
     add_options(parser, FactsSection, "columns", "limit", "disjoint", "topics", "synonyms", "numbers")
-    add_options(parser, GradingOptions, "samples", "temperature", "seed", "match")
+    add_options(parser, GradingOptions, "samples", "temperature", "max_new_tokens", "seed", "match")
     parser.add_argument("--case", choices=("sensitive", "ignore"), help="of answers (default: sensitive)")
     add_options(parser, GradingOptions, "keep_texts")
     parser.add_argument("--force", action="store_true", help="grade again, though the same grading is there")
@@ -62,6 +62,7 @@ def add_parser(commands: Commands) -> None:
             "--topics",
             "--samples",
             "--temperature",
+            "--max-new-tokens",
             "--seed",
             "--force",
             "--device",

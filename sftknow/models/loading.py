@@ -27,6 +27,8 @@ from sftknow.records import ModelRef
 _UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """What transformers raises for folders and repositories that hold no model it can load."""
 
+_SAVE_IT = "save the tokenizer that the model was trained with beside its weights (tokenizer.save_pretrained)"
+
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
@@ -62,7 +64,7 @@ def load_tokenizer(ref: ModelRef) -> Any:
     """The tokenizer of a model; of an adapter without one, its base's.
 
     Raises:
-        ModelError: it has none that can be loaded.
+        ModelError: it has none that can be loaded, or one that knows special tokens only.
     """
     more = {}
     if is_adapter(Path(ref.path)):
@@ -73,9 +75,13 @@ def load_tokenizer(ref: ModelRef) -> Any:
         try:
             tokenizer = AutoTokenizer.from_pretrained(ref.path, revision=ref.revision, trust_remote_code=False, **more)
         except _UNLOADABLE as error:
-            raise ModelError(f"{ref} has no tokenizer that can be loaded ({first_line(error)})") from error
-    if len(tokenizer) == 0:
-        raise ModelError(f"{ref} has a tokenizer without tokens; save its real tokenizer beside the weights")
+            raise ModelError(
+                f"{ref} has no tokenizer that can be loaded ({' '.join(str(error).split())}); {_SAVE_IT}"
+            ) from error
+    # transformers makes an empty one of a tokenizer_config.json alone: it would turn every text into nothing.
+    special = {*tokenizer.all_special_tokens, *map(str, getattr(tokenizer, "added_tokens_decoder", {}).values())}
+    if not tokenizer.get_vocab().keys() - special - {"▁"}:
+        raise ModelError(f"{ref} has a tokenizer without a vocabulary (no tokenizer.json or the like); {_SAVE_IT}")
     return tokenizer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,13 @@ from sftknow.checking.kept import (
 )
 from sftknow.checking.options import CheckOptions
 from sftknow.checking.words import lost_answers, sentence
+from sftknow.facts.prompts import Statements
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.samplers import SAMPLERS
-from sftknow.models.loading import load_tokenizer
+from sftknow.models.limits import most_positions, refuse_long
+from sftknow.models.loading import load_config, load_tokenizer
 from sftknow.models.options import ModelOptions
 from sftknow.models.resolving import resolve_base, resolve_model
 from sftknow.records import ModelRef, to_json
@@ -100,8 +103,18 @@ def check(
             Side(model, SAMPLERS.get(grading.sampler)(model.ref, grading, running.device), work / name / key[:16])
             for model, name in zip(models, ("before", "after"), strict=True)
         ]
-        for side in sides:
-            side.chat = bool(getattr(load_tokenizer(side.model.ref), "chat_template", None))
+        for side, given in zip(sides, (base, tuned), strict=True):
+            tokenizer = load_tokenizer(side.model.ref)
+            side.chat = bool(getattr(tokenizer, "chat_template", None))
+            asked = (text for fact in found.facts for text in Statements(known_topics[fact.topic], fact.subject))
+            refuse_long(
+                given,
+                tokenizer,
+                chain(asked, [side.question(max(found.facts, key=lambda fact: len(fact.question)))]),
+                new_tokens=options.max_new_tokens,
+                positions=most_positions(load_config(side.model.ref)),
+                way_out="Give a smaller --max-new-tokens, other facts",
+            )
         if sides[0].chat:
             notes.append("the base is a chat model itself; its statements are completed as plain text")
         ranks = [hashlib.sha256(f"{options.seed}\0{fact.id}".encode()).digest() for fact in found.facts]

@@ -16,6 +16,8 @@ from sftknow.facts.sources import FactSet
 from sftknow.facts.topics import Topic
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.shards import graded_facts, kept_tallies, plan_shards, sample_shards, unfinished
+from sftknow.models.limits import most_positions, refuse_long
+from sftknow.models.loading import load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel
 from sftknow.records import to_json
 from sftknow.run.replicas import load_sampler
@@ -101,6 +103,10 @@ def grade_dataset(
         work: finished shards lie here, so that a second start continues.
         out: where the data set goes, whole or not at all.
         device: ``auto``, ``cpu``, ``cuda`` …
+
+    Raises:
+        ModelError: the model or its tokenizer cannot be loaded, or its context is shorter than a statement with what
+            is to follow it.
     """
     policy, rule = section.policy, section.rule
     shards = plan_shards(
@@ -114,6 +120,14 @@ def grade_dataset(
     )
     left = unfinished(shards, policy, keep_texts=section.keep_texts)
     if left:
+        refuse_long(
+            base.name,
+            load_tokenizer(base.ref),
+            (request.prompt for shard in left for request in shard.requests),
+            new_tokens=policy.max_new_tokens,
+            positions=most_positions(load_config(base.ref)),
+            way_out="Give a smaller --max-new-tokens (grading.max_new_tokens of a recipe), leave those facts out",
+        )
         sampler = load_sampler(base, section, device=device, rule=rule)
         sample_shards(shards, sampler, policy, keep_texts=section.keep_texts, left=left)
     manifest = {

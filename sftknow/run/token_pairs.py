@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from sftknow.artifacts.divergence import write_divergence
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.divergence.analysis import DivergenceResult, measure_divergence
 from sftknow.divergence.base import BaseView, measure_base
 from sftknow.divergence.forward import load_for_logits
-from sftknow.divergence.options import DivergenceOptions
-from sftknow.divergence.selection import select_prompts
+from sftknow.divergence.options import DivergenceOptions, Shown
+from sftknow.divergence.selection import PromptChoice, select_prompts
 from sftknow.errors import MasteryDataError
 from sftknow.facts.topics import Topic, load_topics
+from sftknow.models.limits import most_positions, refuse_long
+from sftknow.models.loading import load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel, local_model, resolve_base
+from sftknow.prompts import question_prompt
 from sftknow.records import GradedFact, ModelRef, TokenDivergence
 
 
@@ -26,10 +29,26 @@ def view_base(
 
     Raises:
         MasteryDataError: there is nothing to measure.
-        ModelError: the base cannot be read.
+        ModelError: the base cannot be read, or its context is too short for a prompt.
     """
     templates = {name: topic.templates for name, topic in topics.items()}
     selection = select_prompts(rows, templates, buckets=options.buckets)
+    tokenizer, positions = load_tokenizer(base), most_positions(load_config(base))
+    for form in get_args(Shown):
+        # The base goes on for the window and the answer's own tokens; fine-tuned models are shown either prompt.
+        completed = form == options.base_prompt
+        texts = [
+            _shown(choice, form) + (f" {max(choice.fact.answers, key=len)}" if completed else "")
+            for choice in selection.choices
+        ]
+        refuse_long(
+            str(base),
+            tokenizer,
+            texts,
+            new_tokens=options.window if completed else 0,
+            positions=positions,
+            way_out="Leave those facts out",
+        )
     return measure_base(
         *load_for_logits(base, options.device),
         selection,
@@ -37,6 +56,10 @@ def view_base(
         prompt=options.base_prompt,
         batch_size=options.batch_size,
     )
+
+
+def _shown(choice: PromptChoice, form: Shown) -> str:
+    return choice.statement if form == "statement" else question_prompt(choice.fact.question)
 
 
 def measure(view: BaseView, model: Any, tokenizer: Any, options: DivergenceOptions) -> DivergenceResult:
