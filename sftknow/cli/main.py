@@ -31,6 +31,7 @@ from sftknow.cli import (
     run,
     sft,
     tasks,
+    topics,
 )
 from sftknow.cli.effects import given_options
 from sftknow.dependencies import QUIET, outside
@@ -39,7 +40,7 @@ from sftknow.untrusted import printable
 
 _COMMANDS = (
     run, check, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish,
-    pull, leaderboard, lab, paper, tasks,
+    pull, leaderboard, lab, paper, tasks, topics,
 )  # fmt: skip
 
 # What the file system says no to, and a person can change.

@@ -14,6 +14,7 @@ from sftknow.cli.effects import no_effect
 from sftknow.cli.options import Commands, add_options, add_settings, command, say
 from sftknow.cluster import Cluster
 from sftknow.grading.options import GradingOptions
+from sftknow.recipes.schema import FactsSection
 
 
 def add_parser(commands: Commands) -> None:
@@ -30,6 +31,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/<name of the recipe>)")
     parser.add_argument("--model", metavar="MODEL", help="short for --set model.path=…, with @revision")
     parser.add_argument("--facts", metavar="SOURCE", help="short for --set facts.source=…")
+    add_options(parser, FactsSection, "topics", "synonyms", otherwise="the recipe's")
     add_settings(parser)
     parser.add_argument(
         "--dry-run", action="store_true", help="print stages, samples, steps, disk and an estimate of time; do nothing"
@@ -57,6 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
             settings.append(f"model.path={arguments.model}")
     if arguments.facts:
         settings.append(f"facts.source={arguments.facts}")
+    files = {key: getattr(arguments, key) for key in ("topics", "synonyms") if hasattr(arguments, key)}
+    settings += [f"facts.{key}={json.dumps(file, ensure_ascii=False)}" for key, file in files.items()]
     settings += _ray_settings(arguments)
     recipe = load_recipe(arguments.recipe, settings)
     out = arguments.out or Path("runs") / recipe.name

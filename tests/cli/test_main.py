@@ -10,7 +10,7 @@ from sftknow.cli.main import build_parser, main
 
 COMMANDS = (
     "run", "grade", "sft", "evaluate", "compare", "divergence", "changes", "restore", "ability",
-    "materialize", "report", "publish", "pull", "lab", "paper", "tasks",
+    "materialize", "report", "publish", "pull", "lab", "paper", "tasks", "topics",
 )  # fmt: skip
 
 
@@ -110,6 +110,24 @@ def test_paths(capsys: pytest.CaptureFixture[str]) -> None:
     assert (Path(capsys.readouterr().out.strip()) / "cbqa_mastery.yaml").is_file()
     assert main(["lab", "path"]) == 0
     assert (Path(capsys.readouterr().out.strip()) / "config.json").is_file()
+
+
+def test_topics_by_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"P6": {"question": "Who governs {subject}?", "templates": ["{subject} is governed by"]}}')
+    assert main(["topics", "--topics", str(own)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "P36 capital, capital city in-domain 21 What is the capital of {subject}?" in lines
+    assert lines[-1].startswith("P6 ")
+    assert lines[-1].endswith("in-domain 1 Who governs {subject}?")
+    assert len(lines) == 2 + 24 + 1
+
+
+@pytest.mark.parametrize("option", ["--topics", "--synonyms"])
+def test_a_run_takes_topics_and_synonyms(option: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    missing = tmp_path / "a file: of mine #1.json"
+    line = refused(capsys, "run", "lab", option, str(missing), "--out", str(tmp_path / "run"), "--dry-run")
+    assert str(missing) in line
 
 
 def test_interruption_says_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
