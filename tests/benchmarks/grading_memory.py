@@ -71,6 +71,7 @@ def measure(count: int, folder: Path, *, keep_texts: bool) -> dict[str, Any]:
     from sftknow.grading.options import GradingOptions
     from sftknow.models.resolving import BaseModel
     from sftknow.records import ModelRef
+    from sftknow.resources import lab_folder
 
     file = folder / "facts.jsonl"
     topics = load_topics()
@@ -83,7 +84,7 @@ def measure(count: int, folder: Path, *, keep_texts: bool) -> dict[str, Any]:
     start, begun = peak_mb(), time.perf_counter()
     facts = load_facts(str(file), topics=topics, synonyms=Synonyms.load())
     loaded, read = peak_mb(), time.perf_counter()
-    base = BaseModel(ref=ModelRef(path="none"), name="none", sha256="none")
+    base = BaseModel(ref=ModelRef(path=str(lab_folder() / "model")), name="none", sha256="none")
     grading.grade_dataset(
         base, facts, topics, Synonyms.load(), GradingOptions(keep_texts=keep_texts), work=folder / "work",
         out=folder / "graded", device="cpu",
