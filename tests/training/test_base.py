@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
@@ -76,6 +77,11 @@ def test_no_eos_token(folder: Path) -> None:
 def test_no_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     refused(folder, "cannot be loaded as a causal language model")
+
+
+def test_a_vision_language_model_is_named_by_its_kind(folder: Path) -> None:
+    transformers.LlavaConfig().save_pretrained(folder)
+    refused(folder, "transformers has none of the kind Llava; save the language model within it")
 
 
 def test_pickled_weights_are_not_unpickled(folder: Path) -> None:
