@@ -50,6 +50,7 @@ def checkpoint(folder: Path, tensors: int, elements: int, seed: int) -> Path:
         ("changes", 30_000, 200, SEVEN),
         ("restore", 30_000, 200, SEVEN),
         ("changes", 3_000, 2_000, SIXTY),
+        ("restore", 3_000, 2_000, SIXTY),
         ("changes", 6, 5_000_000, SEVEN),
     ],
 )
