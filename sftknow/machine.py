@@ -21,11 +21,20 @@ def free_space(path: Path) -> tuple[Path, int]:
     return place, shutil.disk_usage(place).free
 
 
+_MMAP_THRESHOLD, _HANDED_BACK = -3, 128 * 1024
+"""glibc's number for `mallopt` and the size in bytes of what it then always hands back."""
+
+
 def give_back_memory() -> None:
     """Hand freed memory back to the system, where the C library keeps it for later (glibc, most of all after threads).
 
-    A step that has large buffers calls it first, so that those of the step before do not count beside them.
+    A step that has large buffers calls it first, so that those of the step before do not count beside them. From then
+    on buffers go back as soon as they are freed: left alone, glibc raises the size from which they do to 32 MB.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim:
-        trim(ctypes.c_size_t(0))
+    if os.name != "posix":
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_MMAP_THRESHOLD, _HANDED_BACK)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(ctypes.c_size_t(0))

@@ -33,7 +33,7 @@ from sftknow.parameters.pairs import TensorPair
 from sftknow.workers import share_jobs
 
 _MEGABYTE = 10**6
-_PROCESS = 290 * 10**6  # measured: the interpreter, NumPy, Numba and its compiled kernels, the Hub's client
+_PROCESS = 306 * 10**6  # measured: the interpreter, NumPy, Numba and its compiled kernels, the Hub's client
 _TENSOR_BYTES = 6000  # in headers, pair and layout, measured
 _SMALLEST_WINDOW = 1 << 16
 _GOOD_WINDOW = 1 << 18  # rather fewer threads than smaller windows
@@ -324,8 +324,9 @@ def window_and_threads(resources: Resources, outputs: int, tensors: int = 0) -> 
     """
     fixed = _PROCESS + tensors * _TENSOR_BYTES
     room = resources.bytes - fixed
-    # A window of every output; of base (twice as wide at most) and fine-tuned; a scratch one; ranks and rounding.
-    per_byte = outputs + 6
+    # A window of every output; of base (twice as wide at most) and fine-tuned; a scratch one; ranks, rounding, and what
+    # the allocator keeps between them (measured: three windows).
+    per_byte = outputs + 9
     threads = max(1, min(_WRITERS * resources.threads, room // (_GOOD_WINDOW * per_byte)))
     window = min(max(resources.window, ALIGNMENT), room // (threads * per_byte)) // ALIGNMENT * ALIGNMENT
     if window < min(_SMALLEST_WINDOW, resources.window):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from transformers import AutoModelForCausalLM
 
 from sftknow import processes
+from sftknow.checkpoints.adapters import is_adapter
 from sftknow.errors import DeviceError, ModelError
 from sftknow.models.loading import dtype_on_disk, load_config, load_model, load_tokenizer, named_dtype, quiet_libraries
 from sftknow.options import Dtype
@@ -54,10 +56,14 @@ def load_base(ref: ModelRef, recipe: SFTRecipe) -> LoadedBase:
 
     Raises:
         DeviceError: this machine cannot compute in ``recipe.compute_dtype``.
-        ModelError: no such model or revision, weights missing or only as pickles, no tokenizer, no EOS token, or a
-            tokenizer with more tokens than the model has embeddings.
+        ModelError: an adapter, no such model or revision, weights missing or only as pickles, no tokenizer, no EOS
+            token, or a tokenizer with more tokens than the model has embeddings.
     """
     check_device(recipe)
+    if is_adapter(Path(ref.path)):
+        raise ModelError(
+            f"{ref} is an adapter, and fine-tuning starts from a whole model; merge it into its base and save"
+        )
     tokenizer = _load_tokenizer(ref)
     model = _load_model(ref, recipe.load_dtype)
     rows = _shape(model.get_input_embeddings().weight)[0]

@@ -52,6 +52,7 @@ def checkpoint(folder: Path, tensors: int, elements: int, seed: int) -> Path:
         ("changes", 3_000, 2_000, SIXTY),
         ("restore", 3_000, 2_000, SIXTY),
         ("changes", 6, 5_000_000, SEVEN),
+        ("restore", 6, 5_000_000, SEVEN),
     ],
 )
 def test_peak_memory(tmp_path: Path, command: str, tensors: int, elements: int, levels: str) -> None:

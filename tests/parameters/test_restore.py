@@ -455,9 +455,9 @@ def test_memory(tmp_path: Path, larger: tuple[Path, Path]) -> None:
     plan = analyse(base, tuned, SEVEN).plan
     with pytest.raises(CheckpointError, match=r"100 MB of memory are too little; give at least \d+ MB"):
         restore_levels(base, tuned, plan, {"1%": tmp_path / "out"}, resources=Resources(memory=10**8))
-    for memory in (3 * 10**8, 10**10):
+    for memory in (35 * 10**7, 10**10):
         window, threads = window_and_threads(Resources(memory=memory), 7)
-        assert threads * window * 13 < memory
+        assert threads * window * 16 < memory
     assert leftovers(tmp_path) == set()
 
 
