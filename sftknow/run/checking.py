@@ -145,6 +145,9 @@ def _result(asking: Asking, base: str, tuned: str, source: str, notes: Sequence[
     first, second = buckets(hits.before, hits.tries), buckets(hits.after, hits.tries)
     kept, margin = kept_share(hits), options.margin / 100
     decided, answers = verdict(kept, margin), kept_answers(hits, *right)
+    same = asking.sides[0].model.sha256 == asking.sides[1].model.sha256
+    if same and kept is not None and kept.share == 1:
+        decided = "kept"  # few facts are enough: there is nothing that could have changed
     unanswered = decided != "lost" and verdict(answers, margin) == "lost"
     more = facts_needed(kept, margin, len(asking.asked)) if kept is not None and decided == "open" else None
     relations: dict[str, tuple[int, float, float]] = {}
