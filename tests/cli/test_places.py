@@ -54,8 +54,8 @@ PLACES = {
     "blanks and umlauts": Place(folder="Über den Wolken/mit Leerzeichen"),
     "another working directory": Place(elsewhere=True),
 }
-ORDINARY = ("ascii",)
-"""Half a minute each: the others are slow tests."""
+ORDINARY: tuple[str, ...] = ()
+"""Places of the ordinary suite: half a minute each, so all of them are slow tests."""
 
 
 @dataclass

@@ -31,7 +31,7 @@ from sftknow.training.recipe import SFTRecipe
 from sftknow.training.train import fine_tune
 from tests.tiny import tiny_llama, tiny_tokenizer
 
-QUICK = CheckOptions(templates=4, samples=2, block=40, retry=5, precision=50.0, max_new_tokens=8)
+QUICK = CheckOptions(templates=4, samples=2, block=40, retry=5, precision=50.0, max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
