@@ -8,7 +8,6 @@ fact, the other measures both models, and then the halves change places. What is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -162,13 +161,6 @@ def buckets(hits: Ints, tries: Ints) -> Ints:
     return found
 
 
-def flow(hits: Hits) -> Ints:
-    """The 5 × 5 table: facts by their bucket before (rows) and after (columns)."""
-    table = np.zeros((5, 5), dtype=np.int64)
-    np.add.at(table, (buckets(hits.before, hits.tries), buckets(hits.after, hits.tries)), 1)
-    return table
-
-
 def surely_worse(first: Ints, second: Ints, tries: Ints, level: float = 0.05) -> Bools:
     """Facts that the second side knows worse than the first, one by one.
 
@@ -217,18 +209,3 @@ def verdict(kept: Kept | None, margin: float) -> Literal["kept", "lost", "open"]
     if 1 - kept.low <= margin:
         return "kept"
     return "lost" if 1 - kept.high > margin else "open"
-
-
-def order_of(relations: Sequence[str], ranks: Sequence[bytes]) -> list[int]:
-    """An order in which every beginning is balanced over the relations, and within them at random.
-
-    Args:
-        relations: of each fact.
-        ranks: of each fact, such as a hash of seed and id.
-    """
-    turn: dict[str, int] = {}
-    places = {}
-    for i in sorted(range(len(ranks)), key=ranks.__getitem__):
-        turn[relations[i]] = turn.get(relations[i], -1) + 1
-        places[i] = (turn[relations[i]], ranks[i])
-    return sorted(places, key=places.__getitem__)

@@ -286,10 +286,35 @@ def _limited(facts: Sequence[Fact], limit: int, seed: int) -> Iterable[Fact]:
         size = limit if split == "train" else -(-limit // 4)
         shares = even_shares({topic: len(rows) for topic, rows in by_topic.items()}, size)
         for topic, share in shares.items():
-            # By a hash of seed and id, so that neither the order nor the other facts decide about this one.
-            ranked = sorted(by_topic[topic], key=lambda f: hashlib.sha256(f"{seed}\0{f.id}".encode()).digest())
+            ranked = sorted(by_topic[topic], key=lambda fact: _rank(fact, seed))
             kept.update(fact.id for fact in ranked[:share])
     return (fact for fact in facts if fact.id in kept)
+
+
+def balanced(facts: Sequence[Fact], seed: int) -> list[Fact]:
+    """The facts in an order of which every beginning is balanced over the relations, and within them at random."""
+    order = order_of([fact.topic for fact in facts], [_rank(fact, seed) for fact in facts])
+    return [facts[i] for i in order]
+
+
+def _rank(fact: Fact, seed: int) -> bytes:
+    """A hash of seed and id, so that neither the order nor the other facts decide about this one."""
+    return hashlib.sha256(f"{seed}\0{fact.id}".encode()).digest()
+
+
+def order_of(relations: Sequence[str], ranks: Sequence[bytes]) -> list[int]:
+    """An order in which every beginning is balanced over the relations, and within them at random.
+
+    Args:
+        relations: of each fact.
+        ranks: of each fact, such as a hash of seed and id.
+    """
+    turn: dict[str, int] = {}
+    places = {}
+    for i in sorted(range(len(ranks)), key=ranks.__getitem__):
+        turn[relations[i]] = turn.get(relations[i], -1) + 1
+        places[i] = (turn[relations[i]], ranks[i])
+    return sorted(places, key=places.__getitem__)
 
 
 def even_shares(available: Mapping[str, int], size: int) -> dict[str, int]:

@@ -160,6 +160,7 @@ def sample_shards(
     *,
     keep_texts: bool = False,
     left: Sequence[Shard] | None = None,
+    title: str = "grading",
 ) -> None:
     """Do the shards that are not done yet; each is on disk as soon as it is finished.
 
@@ -169,6 +170,7 @@ def sample_shards(
         policy: how to sample.
         keep_texts: keep the continuations in the shards.
         left: what `unfinished` found, where it was already asked.
+        title: of the progress bar.
 
     Raises:
         RunError: another process works in the same folder.
@@ -179,7 +181,7 @@ def sample_shards(
     with ExitStack() as stack:
         for folder in {shard.path.parent.parent for shard in shards}:
             stack.enter_context(RunDirectory(folder))
-        bar = stack.enter_context(progress(total, "grading", unit="statements", done=done))
+        bar = stack.enter_context(progress(total, title, unit="statements", done=done))
 
         def say(line: str) -> None:
             bar.write(line, file=sys.stderr)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +21,9 @@ from sftknow.facts.prompts import Statements
 from sftknow.facts.topics import Topic
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.sampling import Sampler, SampleRequest
-from sftknow.grading.shards import Shard, kept_tallies, plan_shards, read_shard, unfinished, write_shard
+from sftknow.grading.shards import Shard, kept_tallies, plan_shards, read_shard, sample_shards, unfinished, write_shard
 from sftknow.models.limits import most_positions
-from sftknow.models.loading import load_config, load_tokenizer
+from sftknow.models.loading import load_config
 from sftknow.models.resolving import BaseModel
 from sftknow.progress import progress
 from sftknow.records import Fact, SamplingPolicy
@@ -44,21 +45,24 @@ class Side:
 
     model: BaseModel
     sampler: Sampler
+    tokenizer: Any
     work: Path
-    chat: bool = False
-    """Whether it has a chat template, in which it is asked questions."""
     hits: dict[str, dict[int, int]] = field(default_factory=dict)
     """By fact, by template."""
+
+    @property
+    def chat(self) -> bool:
+        """Whether it has a chat template, in which it is asked questions."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
 
     def question(self, fact: Fact) -> str:
         """The question's text as the model is shown it, without BOS."""
         if not self.chat:
             return f"Question: {fact.question}\nAnswer:"
-        tokenizer = load_tokenizer(self.model.ref)
-        shown: str = tokenizer.apply_chat_template(
+        shown: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": fact.question}], tokenize=False, add_generation_prompt=True
         )
-        return shown.removeprefix(tokenizer.bos_token or "")
+        return shown.removeprefix(self.tokenizer.bos_token or "")
 
 
 class Asking:
@@ -221,15 +225,7 @@ class Asking:
             return {}
         policy = replace(self._policy, samples=samples)
         shards = self._plan(side, statements, name, samples=samples)
-        with progress(sum(shard.size for shard in shards), name, unit="statements") as bar:
-            for shard in shards:
-                if read_shard(shard, policy, keep_texts=True) is None:
-                    write_shard(
-                        shard,
-                        side.sampler.sample(
-                            shard.requests, policy, keep_texts=True, on_done=lambda n: (bar.update(n), None)[1]
-                        ),
-                    )
+        sample_shards(shards, side.sampler, policy, keep_texts=True, title=name)
         said: dict[str, list[str]] = {}
         for tally in kept_tallies(shards, policy):
             said.setdefault(tally.fact_id, []).extend(tally.texts or ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -20,14 +19,13 @@ from sftknow.checking.kept import (
     facts_needed,
     kept_answers,
     kept_share,
-    order_of,
     surely_worse,
     verdict,
 )
 from sftknow.checking.options import CheckOptions
 from sftknow.checking.words import lost_answers, sentence
 from sftknow.facts.prompts import Statements
-from sftknow.facts.sources import load_facts
+from sftknow.facts.sources import balanced, load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.samplers import SAMPLERS
@@ -100,16 +98,19 @@ def check(
     with RunDirectory(work):
         grading = GradingOptions()
         sides = [
-            Side(model, SAMPLERS.get(grading.sampler)(model.ref, grading, running.device), work / name / key[:16])
+            Side(
+                model,
+                SAMPLERS.get(grading.sampler)(model.ref, grading, running.device),
+                load_tokenizer(model.ref),
+                work / name / key[:16],
+            )
             for model, name in zip(models, ("before", "after"), strict=True)
         ]
         for side, given in zip(sides, (base, tuned), strict=True):
-            tokenizer = load_tokenizer(side.model.ref)
-            side.chat = bool(getattr(tokenizer, "chat_template", None))
             asked = (text for fact in found.facts for text in Statements(known_topics[fact.topic], fact.subject))
             refuse_long(
                 given,
-                tokenizer,
+                side.tokenizer,
                 chain(asked, [side.question(max(found.facts, key=lambda fact: len(fact.question)))]),
                 new_tokens=options.max_new_tokens,
                 positions=most_positions(load_config(side.model.ref)),
@@ -117,9 +118,7 @@ def check(
             )
         if sides[0].chat:
             notes.append("the base is a chat model itself; its statements are completed as plain text")
-        ranks = [hashlib.sha256(f"{options.seed}\0{fact.id}".encode()).digest() for fact in found.facts]
-        ordered = [found.facts[i] for i in order_of([fact.topic for fact in found.facts], ranks)]
-        asking = Asking(sides, ordered, known_topics, options, work, say)
+        asking = Asking(sides, balanced(found.facts, options.seed), known_topics, options, work, say)
         asking.statements()
         result = _result(asking, base, tuned, facts, notes)
     if out is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sftknow.answers import Synonyms
-from sftknow.checking.kept import Hits, buckets, kept_share, order_of
+from sftknow.checking.kept import Hits, buckets, kept_share
 from sftknow.errors import FactsError, ModelError
 from sftknow.facts.prompts import Statements
-from sftknow.facts.sources import load_facts
+from sftknow.facts.sources import balanced, load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.transformers_sampler import TransformersSampler
@@ -77,8 +76,7 @@ class KnowledgeGuard(TrainerCallback):  # type: ignore[misc]
             raise FactsError("a guard needs at least 1 fact, 2 templates, 1 sample and 1 step between two askings")
         known = load_topics(topics)
         found = load_facts(facts, topics=known, synonyms=Synonyms.load(synonyms)).facts
-        ranks = [hashlib.sha256(f"{seed}\0{fact.id}".encode()).digest() for fact in found]
-        chosen = [found[i] for i in order_of([fact.topic for fact in found], ranks)[:count]]
+        chosen = balanced(found, seed)[:count]
         self._requests = []
         for fact in chosen:
             texts = Statements(known[fact.topic], fact.subject)
@@ -131,14 +129,10 @@ class KnowledgeGuard(TrainerCallback):  # type: ignore[misc]
                 "the model's weights are spread over processes; a guard needs them in one (no FSDP, no ZeRO-3)"
             )
         training = model.training
-        config = getattr(model, "config", None)
-        kept = getattr(config, "use_cache", None)
         try:
             tallies = TransformersSampler(model, tokenizer).sample(self._requests, self._policy)
         finally:
             model.train(training)
-            if config is not None and kept is not None:
-                config.use_cache = kept
         return np.array([tally.hits for tally in tallies], dtype=np.int64).reshape(-1, self._templates)
 
     def _note(self, state: TrainerState, control: TrainerControl, after: Any) -> None:

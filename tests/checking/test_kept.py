@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import fisher_exact
 
+from sftknow.artifacts.checks import CheckResult
 from sftknow.checking.kept import (
     FEWEST,
     Hits,
@@ -18,13 +20,12 @@ from sftknow.checking.kept import (
     buckets,
     by_level,
     facts_needed,
-    flow,
     kept_share,
-    order_of,
     plain_already,
     surely_worse,
     verdict,
 )
+from sftknow.facts.sources import order_of
 from sftknow.grading.mastery import bucket_of
 
 
@@ -127,12 +128,13 @@ def test_by_level_is_measured_apart_from_what_chose_the_level() -> None:
 def test_buckets_and_flow(drawn: np.ndarray) -> None:
     before, after = drawn[:3].reshape(9, 4), drawn[3:].reshape(9, 4)
     tries = np.full((9, 4), 2)
-    found = Hits(before=before, after=after, tries=tries)
     assert list(buckets(before, tries)) == [bucket_of(int(row.sum()), 8) for row in before]
     expected = Counter(
         (bucket_of(int(a.sum()), 8), bucket_of(int(b.sum()), 8)) for a, b in zip(before, after, strict=True)
     )
-    table = flow(found)
+    one, two = (buckets(side, tries).tolist() for side in (before, after))
+    facts = [SimpleNamespace(bucket_before=i, bucket_after=j) for i, j in zip(one, two, strict=True)]
+    table = np.array(CheckResult.flow(SimpleNamespace(facts=facts)))
     assert {(i, j): int(table[i, j]) for i in range(5) for j in range(5) if table[i, j]} == dict(expected)
 
 
