@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import html
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from sftknow.artifacts.files import read_json, write_json
 from sftknow.errors import RunError
 from sftknow.records import to_json
-
-if TYPE_CHECKING:
-    import pandas as pd
+from sftknow.shown import Shown
 
 CHECK = "check.json"
 
@@ -58,7 +54,7 @@ class CheckedFact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckResult:
+class CheckResult(Shown):
     """What `sftknow.check` found."""
 
     base: str
@@ -113,18 +109,13 @@ class CheckResult:
             table[fact.bucket_before][fact.bucket_after] += 1
         return table
 
-    def to_pandas(self) -> pd.DataFrame:
+    def headline(self) -> str:
+        """The verdict in words."""
+        return self.sentence
+
+    def rows(self) -> list[dict[str, Any]]:
         """One row a fact, with its fate."""
-        import pandas as pd
-
-        return pd.DataFrame([{**asdict(fact), "fate": fact.fate} for fact in self.facts])
-
-    def to_json(self) -> str:
-        """Everything, as the file holds it."""
-        return json.dumps(to_json(self), ensure_ascii=False, indent=2)
-
-    def _repr_html_(self) -> str:
-        return f"<p><b>{html.escape(self.sentence)}</b></p>" + self.to_pandas().head(20).to_html()
+        return [{**asdict(fact), "fate": fact.fate} for fact in self.facts]
 
 
 def write_check(folder: Path, result: CheckResult) -> None:

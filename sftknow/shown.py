@@ -1,0 +1,53 @@
+"""What every result offers in Python: a table for pandas, JSON, and a view in a notebook."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_ROWS = 20
+"""Rows of the table in a notebook; `Shown.to_pandas` has all."""
+
+
+class Shown:
+    """Mixed into a result that has a table of rows, and mostly a sentence that says what was found.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Finding(Shown):
+        counts: Mapping[str, int]
+
+        def rows(self) -> list[dict[str, Any]]:
+            return [{"name": name, "count": count} for name, count in self.counts.items()]
+    """
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """The result as a table, all rows with the same keys."""
+        raise NotImplementedError
+
+    def headline(self) -> str:
+        """What was found, in one sentence; empty where the table speaks for itself."""
+        return ""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """`rows` as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows()))
+
+    def to_json(self) -> str:
+        """Everything, fields of fields included."""
+        from sftknow.records import to_json
+
+        return json.dumps(to_json(self), ensure_ascii=False, indent=2)
+
+    def _repr_html_(self) -> str:
+        """The sentence and the first rows. Names and texts of others are escaped."""
+        table, said = self.to_pandas(), self.headline()
+        more = f"<p>{len(table):,} rows; to_pandas() has all of them</p>" if len(table) > _ROWS else ""
+        head = f"<p><b>{html.escape(said)}</b></p>" if said else ""
+        return f"{head}{table.head(_ROWS).to_html(index=False)}{more}"
