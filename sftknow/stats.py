@@ -11,18 +11,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom, binomtest, norm, spearmanr, t as student
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 EXACT_OUTCOMES = 2**20
 """The test of the mean over buckets is exact up to so many outcomes, asymptotic above."""
 _ROUNDING = 1e-12
 NORMAL_95 = float(norm.ppf(0.975))
 """Standard errors from the middle of a 95 % interval to its end."""
+
+
+@overload
+def bucket_of(hits: int, tries: int) -> int: ...
+@overload
+def bucket_of(hits: Ints, tries: Ints) -> Ints: ...
+def bucket_of(hits: int | Ints, tries: int | Ints) -> int | Ints:
+    """The mastery bucket of R = hits / tries: 0 for R = 0, i for R in ((i - 1)/4, i/4] (paper, 3.1), on integers.
+
+    Args:
+        hits: of one fact, or of many in an array of any shape.
+        tries: of the same shape.
+
+    Raises:
+        ValueError: not 0 ≤ hits ≤ tries, or no tries at all.
+    """
+    if np.any((tries <= 0) | (hits < 0) | (hits > tries)):
+        raise ValueError(f"{hits} hits in {tries} tries")
+    return -(-4 * hits // tries)
 
 
 @dataclass(frozen=True, kw_only=True)

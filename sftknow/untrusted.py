@@ -156,6 +156,20 @@ def printable(text: str, limit: int | None = None) -> str:
     return (text if limit is None or len(text) <= limit else f"{text[: limit - 3]}...").translate(_ESCAPES)
 
 
+_MARKDOWN = {"<": "&lt;", ">": "&gt;", **{sign: f"\\{sign}" for sign in "[]|`\\"}}
+
+
+def markdown_text(text: str, more: str = "") -> str:
+    """A text that somebody else wrote as Markdown shows it to the letter: no HTML, link, code or cell of a table.
+
+    Args:
+        text: may have several lines, which stay.
+        more: further signs to quote, such as ``*_``, which would show their backslashes between backticks.
+    """
+    table = {ord(sign): quoted for sign, quoted in _MARKDOWN.items()}
+    return text.translate(table | {ord(sign): f"\\{sign}" for sign in more})
+
+
 def _shaped(value: Any, kind: Any, place: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:

@@ -22,7 +22,7 @@ from sftknow.parameters.change import analyse
 from sftknow.parameters.patch import apply_patch, write_patch
 from sftknow.parameters.restore import restore
 from sftknow.parameters.tables import read_analysis, read_plan, write_analysis
-from sftknow.untrusted import MAX_DEPTH, MAX_DIGITS, load_json, parse_json, refuse_outside, shaped
+from sftknow.untrusted import MAX_DEPTH, MAX_DIGITS, load_json, markdown_text, parse_json, refuse_outside, shaped
 from tests.damage import damaged_bytes, damaged_json, damaged_safetensors
 from tests.parameters.checkpoint_pairs import stored, write_checkpoint
 
@@ -258,6 +258,13 @@ def test_headers(tmp_path: Path, header: str, behind: int, words: str) -> None:
     if "NUL" not in words:  # which the library lets through
         with pytest.raises(SafetensorError), safe_open(file, "np"):
             pass
+
+
+def test_text_in_markdown() -> None:
+    assert markdown_text("<b>a|b</b> [x](y)\n`c\\d` *e_") == (
+        r"&lt;b&gt;a\|b&lt;/b&gt; \[x\](y)" + "\n" + r"\`c\\d\` *e_"
+    )
+    assert markdown_text("*e_", "*_") == r"\*e\_"
 
 
 def test_names_that_lead_elsewhere() -> None:

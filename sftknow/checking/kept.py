@@ -40,10 +40,6 @@ class Hits:
     tries: Ints
     """Continuations drawn from each of the two, same shape; 0 where a statement was not asked."""
 
-    def of(self, rows: Bools) -> Hits:
-        """Those of some facts, a mask of shape [facts]."""
-        return Hits(before=self.before[rows], after=self.after[rows], tries=self.tries[rows])
-
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
@@ -153,12 +149,6 @@ def by_level(hits: Hits) -> list[tuple[int, int, float, float]]:
         if len(first):
             rows.append((bucket, round(len(first) / 2), float(first.mean()), float(second.mean())))
     return rows
-
-
-def buckets(hits: Ints, tries: Ints) -> Ints:
-    """The mastery bucket of each fact (paper, 3.1): hits and tries of shape [facts, templates], on integers."""
-    found: Ints = -(-4 * hits.sum(1) // tries.sum(1))
-    return found
 
 
 def surely_worse(first: Ints, second: Ints, tries: Ints, level: float = 0.05) -> Bools:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sftknow.artifacts.checks import FATES, FINDINGS, CheckedFact, CheckResult
 from sftknow.checking.kept import FEWEST, Kept
+from sftknow.untrusted import markdown_text
 
 _SHOWN, LISTED = 8, 50
 """Relations and facts that a terminal and a page list; the file has all."""
@@ -161,7 +162,4 @@ def _interval(kept: Kept) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Without what Markdown or HTML would take for its own."""
-    for sign in "\\`*_[]<>|":
-        text = text.replace(sign, f"\\{sign}" if sign not in "<>" else {"<": "&lt;", ">": "&gt;"}[sign])
-    return " ".join(text.split())
+    return " ".join(markdown_text(text, "*_").split())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from sftknow.checking.options import CheckOptions
-from sftknow.cli.options import Commands, add_model, add_options, command, options_of
+from sftknow.cli.options import Commands, add_forms, add_model, add_options, command, options_of, show
 from sftknow.models.options import ModelOptions
 from sftknow.recipes.schema import FactsSection
 
@@ -37,8 +35,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="keep check.json and what was asked there (default: the user's cache)"
     )
-    for name, what in (("json", "everything"), ("markdown", "a summary for a pull request"), ("html", "one page")):
-        parser.add_argument(f"--{name}", metavar="FILE", help=f"write {what} there; - for standard output")
+    add_forms(parser, json="everything", markdown="a summary for a pull request", html="one page")
     add_options(parser, ModelOptions, "device", "dtype")
     parser.set_defaults(run=run, goes_on=lambda given: True)
 
@@ -46,7 +43,6 @@ def add_parser(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check, print, and tell by the exit code."""
     from sftknow.artifacts.checks import CheckResult
-    from sftknow.artifacts.files import write_text
     from sftknow.checking.page import page
     from sftknow.checking.words import markdown, text
     from sftknow.run.checking import check
@@ -63,13 +59,5 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         any_pair=arguments.any_pair,
     )
-    forms: dict[str, Callable[[CheckResult], str]] = {"json": CheckResult.to_json, "markdown": markdown, "html": page}
-    wanted = {name: getattr(arguments, name) for name in forms if getattr(arguments, name)}
-    if "-" not in wanted.values():
-        print(text(result))
-    for name, place in wanted.items():
-        if place == "-":
-            sys.stdout.write(forms[name](result).rstrip("\n") + "\n")
-        else:
-            write_text(Path(place), forms[name](result))
+    show(arguments, result, text, json=CheckResult.to_json, markdown=markdown, html=page)
     return result.exit_code

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from sftknow.errors import OptionError
 from sftknow.evaluation.options import EvaluationOptions
@@ -19,6 +19,7 @@ from sftknow.records import SPLITS
 from sftknow.registry import Registered, Registry
 
 Commands = Any  # argparse's own type for subparsers is private
+R = TypeVar("R")
 
 
 def command(commands: Commands, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -127,6 +128,26 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="override a recipe key"
     )
+
+
+def add_forms(parser: argparse.ArgumentParser, **forms: str) -> None:
+    """``--json FILE`` and its like: further forms of a result, by name with what each holds; see `show`."""
+    for name, what in forms.items():
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"write {what} there; - for standard output")
+
+
+def show(arguments: argparse.Namespace, result: R, text: Callable[[R], str], **forms: Callable[[R], str]) -> None:
+    """Print a result for people, unless a form that was asked for goes to standard output; write the other forms."""
+    from sftknow.artifacts.files import write_text
+
+    wanted = {name: getattr(arguments, name) for name in forms if getattr(arguments, name)}
+    if "-" not in wanted.values():
+        print(text(result))
+    for name, place in wanted.items():
+        if place == "-":
+            sys.stdout.write(forms[name](result).rstrip("\n") + "\n")
+        else:
+            write_text(Path(place), forms[name](result))
 
 
 def positive(text: str) -> int:

@@ -7,18 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from sftknow.errors import MasteryDataError
 from sftknow.records import BUCKETS, SPLITS, GradedFact, Mastery, SampleTally
-from sftknow.stats import wilson
-
-
-def bucket_of(hits: int, tries: int) -> int:
-    """The mastery bucket of R = hits / tries: 0 for R = 0, i for R in ((i - 1)/4, i/4] (paper, 3.1).
-
-    Raises:
-        ValueError: not 0 ≤ hits ≤ tries, or no tries at all.
-    """
-    if tries <= 0 or not 0 <= hits <= tries:
-        raise ValueError(f"{hits} hits in {tries} tries")
-    return -(-4 * hits // tries)
+from sftknow.stats import bucket_of, wilson
 
 
 def grade(fact_id: str, tallies: Iterable[SampleTally]) -> Mastery:

@@ -49,6 +49,8 @@ class Side:
     work: Path
     hits: dict[str, dict[int, int]] = field(default_factory=dict)
     """By fact, by template."""
+    said: dict[str, list[str]] = field(default_factory=dict)
+    """Answers to a fact's question, by fact."""
 
     @property
     def chat(self) -> bool:
@@ -214,8 +216,10 @@ class Asking:
         return Hits(before=before, after=after, tries=tries)
 
     def questions(self, side: Side, facts: Sequence[Fact]) -> dict[str, list[str]]:
-        """What a model says to the questions, by fact."""
-        return self._texts(side, [(fact, (side.question(fact),)) for fact in facts], "questions", self.options.samples)
+        """What a model says to the questions, by fact; a question is asked once."""
+        new = [(fact, (side.question(fact),)) for fact in facts if fact.id not in side.said]
+        side.said |= self._texts(side, new, "questions", self.options.samples)
+        return {fact.id: side.said[fact.id] for fact in facts}
 
     def _texts(
         self, side: Side, statements: Sequence[tuple[Fact, Sequence[str]]], name: str, samples: int

@@ -14,7 +14,6 @@ from sftknow.artifacts.checks import CheckedFact, CheckResult, write_check
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.checking.kept import (
-    buckets,
     by_level,
     facts_needed,
     kept_answers,
@@ -37,6 +36,7 @@ from sftknow.records import ModelRef, to_json
 from sftknow.resources import cache_folder
 from sftknow.run.asking import RULE, Asking, Say, Side
 from sftknow.run.related import refuse_unrelated
+from sftknow.stats import bucket_of
 
 _QUESTIONS = 400
 """Most facts that are also asked as questions."""
@@ -133,7 +133,6 @@ def _result(asking: Asking, base: str, tuned: str, source: str, notes: Sequence[
     before, after, tries = hits.before.sum(1), hits.after.sum(1), hits.tries.sum(1)
     lost = [int(i) for i in np.flatnonzero(worse | ((before > 0) & (after == 0)))]
     lost = sorted(lost, key=lambda i: (-(before[i] - after[i]) / tries[i], asking.asked[i].id))[: options.retry]
-    found = asking.again(lost, hits)
     facts = asking.asked[:_QUESTIONS]
     right = np.full((2, len(asking.asked)), np.nan)
     for row, side in enumerate(asking.sides):
@@ -141,7 +140,8 @@ def _result(asking: Asking, base: str, tuned: str, source: str, notes: Sequence[
         for column, fact in enumerate(facts):
             matcher = Matcher(fact.answers, RULE)
             right[row, column] = np.mean([matcher.contains(text) for text in said[fact.id]])
-    first, second = buckets(hits.before, hits.tries), buckets(hits.after, hits.tries)
+    found = asking.again(lost, hits)
+    first, second = bucket_of(before, tries), bucket_of(after, tries)
     kept, margin = kept_share(hits), options.margin / 100
     decided, answers = verdict(kept, margin), kept_answers(hits, *right)
     same = asking.sides[0].model.sha256 == asking.sides[1].model.sha256

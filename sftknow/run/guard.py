@@ -11,7 +11,7 @@ import numpy as np
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sftknow.answers import Synonyms
-from sftknow.checking.kept import Hits, buckets, kept_share
+from sftknow.checking.kept import Hits, kept_share
 from sftknow.errors import FactsError, ModelError
 from sftknow.facts.prompts import Statements
 from sftknow.facts.sources import balanced, load_facts
@@ -19,6 +19,7 @@ from sftknow.facts.topics import load_topics
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.transformers_sampler import TransformersSampler
 from sftknow.records import BUCKETS, SamplingPolicy
+from sftknow.stats import bucket_of
 
 
 class KnowledgeGuard(TrainerCallback):  # type: ignore[misc]
@@ -143,7 +144,7 @@ class KnowledgeGuard(TrainerCallback):  # type: ignore[misc]
             entry["kept"] = found.share
             if math.isfinite(found.low):
                 entry |= {"kept_low": found.low, "kept_high": found.high}
-        known = buckets(self._before, tries)
+        known = bucket_of(self._before.sum(1), tries.sum(1))
         rates = after.sum(1) / tries.sum(1)
         entry |= {
             f"bucket_{bucket}": float(rates[known == bucket].mean()) for bucket in BUCKETS if (known == bucket).any()

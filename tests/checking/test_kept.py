@@ -17,7 +17,6 @@ from sftknow.checking.kept import (
     FEWEST,
     Hits,
     Kept,
-    buckets,
     by_level,
     facts_needed,
     kept_share,
@@ -26,7 +25,7 @@ from sftknow.checking.kept import (
     verdict,
 )
 from sftknow.facts.sources import order_of
-from sftknow.grading.mastery import bucket_of
+from sftknow.stats import bucket_of
 
 
 def hits(before: list[list[int]], after: list[list[int]], tries: int = 2) -> Hits:
@@ -91,11 +90,10 @@ def test_the_interval_holds_the_truth_and_the_share_has_no_bias(loss: float, who
 
 def asked_in_blocks(found: Hits, margin: float, precision: float, block: int = 48) -> str:
     """The verdict of a check that asks in blocks and stops by its rules."""
-    asked = np.zeros(len(found.tries), dtype=bool)
-    for number, start in enumerate(range(0, len(asked), block), start=1):
-        asked[start : start + block] = True
-        kept = kept_share(found.of(asked))
-        if kept is not None and (kept.reach <= precision or plain_already(found.of(asked), number, margin)):
+    for number, end in enumerate(range(block, len(found.tries) + block, block), start=1):
+        asked = Hits(before=found.before[:end], after=found.after[:end], tries=found.tries[:end])
+        kept = kept_share(asked)
+        if kept is not None and (kept.reach <= precision or plain_already(asked, number, margin)):
             break
     return verdict(kept, margin)
 
@@ -128,11 +126,11 @@ def test_by_level_is_measured_apart_from_what_chose_the_level() -> None:
 def test_buckets_and_flow(drawn: np.ndarray) -> None:
     before, after = drawn[:3].reshape(9, 4), drawn[3:].reshape(9, 4)
     tries = np.full((9, 4), 2)
-    assert list(buckets(before, tries)) == [bucket_of(int(row.sum()), 8) for row in before]
+    one, two = (bucket_of(side.sum(1), tries.sum(1)).tolist() for side in (before, after))
+    assert one == [bucket_of(int(row.sum()), 8) for row in before]
     expected = Counter(
         (bucket_of(int(a.sum()), 8), bucket_of(int(b.sum()), 8)) for a, b in zip(before, after, strict=True)
     )
-    one, two = (buckets(side, tries).tolist() for side in (before, after))
     facts = [SimpleNamespace(bucket_before=i, bucket_after=j) for i, j in zip(one, two, strict=True)]
     table = np.array(CheckResult.flow(SimpleNamespace(facts=facts)))
     assert {(i, j): int(table[i, j]) for i in range(5) for j in range(5) if table[i, j]} == dict(expected)

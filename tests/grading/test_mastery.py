@@ -5,8 +5,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from scipy.stats import binomtest
 
 from sftknow.errors import MasteryDataError
-from sftknow.grading.mastery import bucket_of, distribution, grade, wilson
+from sftknow.grading.mastery import distribution, grade
 from sftknow.records import BUCKETS, SPLITS, SampleTally
+from sftknow.stats import bucket_of, wilson
 from tests.tiny import graded, tiny_facts
 
 calmly = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the clock says nothing here

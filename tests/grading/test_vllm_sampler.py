@@ -17,12 +17,12 @@ from sftknow.facts.prompts import statements_for
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.grading.decoding import decoder_for
-from sftknow.grading.mastery import bucket_of
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.transformers_sampler import load_sampler
 from sftknow.grading.vllm_sampler import VLLMSampler, _seed, _stop_strings
 from sftknow.records import ModelRef, SamplingPolicy
 from sftknow.resources import lab_folder
+from sftknow.stats import bucket_of
 from tests.grading import fake_vllm
 from tests.tiny import tiny_tokenizer
 

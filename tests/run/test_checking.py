@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from sftknow.errors import ModelError
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.grading.transformers_sampler import TransformersSampler
-from sftknow.records import ModelRef
+from sftknow.records import Fact, ModelRef
 from sftknow.resources import lab_folder
+from sftknow.run.asking import Asking, Side
 from sftknow.run.checking import check
 from sftknow.training.recipe import SFTRecipe
 from sftknow.training.train import fine_tune
@@ -79,6 +81,15 @@ def test_a_model_that_forgot(
     facts: Path, noisy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SFTKNOW_CACHE", str(tmp_path / "cache"))
+    questions: Counter[str] = Counter()
+    texts = Asking._texts
+
+    def counted(self: Asking, side: Side, statements: list[tuple[Fact, object]], name: str, samples: int) -> object:
+        if name == "questions":
+            questions.update(f"{side.work.parent.name} {fact.id}" for fact, _ in statements)
+        return texts(self, side, statements, name, samples)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Asking, "_texts", counted)
     command = ["check", "lab", str(noisy), "--facts", str(facts), "--templates", "4", "--block", "40", "--retry", "5"]
     command += ["--precision", "50", "--max-new-tokens", "8", "--out", str(tmp_path / "out")]
     pages = [tmp_path / name for name in ("check.md", "check.html")]
@@ -91,6 +102,8 @@ def test_a_model_that_forgot(
     assert result.high < 0.9
     asked = [fact for fact in result.facts if fact.finding]
     assert len(asked) == 5
+    assert len(questions) == 2 * len(result.facts)
+    assert set(questions.values()) == {1}  # those that are lost, too
     assert {fact.finding for fact in asked} <= {"gone", "suppressed", "only another format"}
     assert sum(fact.fate == "lost" for fact in result.facts) == result.count("lost") > 5
     assert sum(map(sum, result.flow())) == len(result.facts) == len(result.to_pandas())
