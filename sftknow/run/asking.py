@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -131,7 +132,8 @@ class Asking:
                 hits = self.hits()
                 kept = kept_share(hits)
                 if kept is not None:
-                    bar.set_postfix_str(f"kept {100 * kept.share:.1f} ± {100 * kept.reach:.1f} %")
+                    reach = f" ± {100 * kept.reach:.1f}" if math.isfinite(kept.reach) else ""
+                    bar.set_postfix_str(f"kept {100 * kept.share:.1f}{reach} %")
                     if 100 * kept.reach <= options.precision or plain_already(hits, place + 1, options.margin / 100):
                         return
                 if self.seconds > limit:
