@@ -1,26 +1,37 @@
-"""The numbers of the README and of docs/lab.md, written from runs: no number there is typed by hand.
+"""The numbers of README and docs, written from runs and benchmarks: no measured number there is typed by hand.
 
     sftknow run lab --out runs/lab && sftknow run lab-full --out runs/lab-full
     python -m tests.readme_tables runs/lab --full runs/lab-full
-    python -m tests.benchmarks.machines runs/lab --docs         # how much they move from machine to machine
+    python -m tests.readme_tables runs/lab --terminal              # what commands print, shown as they print it
+    python -m tests.readme_tables --bench grading.json …           # what benchmarks wrote with --json
+    python -m tests.benchmarks.machines runs/lab --docs            # how much they move from machine to machine
 
-Each part stands between two comments, ``<!-- from RUN: PART -->`` and ``<!-- end -->``; the rest of a file is left as
-it is, and so are the parts of a run that is not given. A second call changes nothing.
+Each part stands between two comments, ``<!-- from SOURCE: PART -->`` and ``<!-- end -->``, where a source is a run
+(lab, lab-full), the terminal, or a benchmark's file (grading.json); the rest of a page is left as it is, and so are the
+parts of what is not given. A second call changes nothing. The picture of the README is a figure of the report.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = (ROOT / "README.md", ROOT / "docs" / "lab.md")
-_PART = re.compile(r"(<!-- from (?P<run>[a-z-]+): (?P<part>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FILES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+PICTURE = ROOT / "docs" / "pictures" / "lab-full.svg"
+FIGURES = ("figure-e-restoration-test", "figure-2-accuracy-test")
+"""Figures of a report for the README; the first that a run has."""
+_PART = re.compile(r"(<!-- from (?P<run>[a-z.-]+): (?P<part>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PAPER = re.compile(r" (?:paper|pattern) [\d,.]+.*$")
 _WIDTH = 118
 
@@ -60,14 +71,137 @@ def _verdicts(results: Mapping[str, Any]) -> str:
     return table(results, "table-m-verdicts", ("Claim", "Here", "Why"))
 
 
-PARTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+def _chosen(results: Mapping[str, Any]) -> str:
+    sheet = {row[0]["text"]: row[1]["text"] for row in results["tables"]["run-sheet"]["rows"]}
+    return f"Restored: {sheet['Restoration chosen']}.\n\n{table(results, 'table-h-chosen')}"
+
+
+def figure_of(results: Mapping[str, Any]) -> str:
+    """The name of the file that is the README's picture. Raises StopIteration where the report has none of FIGURES."""
+    drawn = {name for figure in results["figures"].values() for name in figure["alt"]}
+    return next(name for name in FIGURES if name in drawn)
+
+
+def _picture(results: Mapping[str, Any]) -> str:
+    name = figure_of(results)
+    alt = next(figure["alt"][name] for figure in results["figures"].values() if name in figure["alt"])
+    return f"![{alt}]({PICTURE.relative_to(ROOT).as_posix()})"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _restoration(result: Mapping[str, Any]) -> str:
+    """The sides of `tests.benchmarks.restoration`."""
+    sides = {"ours": "sftknow", "b": "one load, one `topk` (b)", "a": "anew for every level (a)"}
+    works = {"analysis": "ranking", "sweep": "ranking and writing"}
+    rows = []
+    for name, row in result["sides"].items():
+        side, _, work = name.rpartition("_")
+        times = row["seconds"] / result["sides"][f"ours_{work}"]["seconds"]
+        figures = (f"{row['seconds']:.1f}", f"{times:.1f}", f"{row['peak_mb']:,.0f}")
+        rows.append((f"{works[work]}, {sides[side]}", *figures))
+    said = (
+        f"{result['region'] / 1e6:,.0f} M parameters in the region, {result['dtype']}, {len(result['levels'])} levels, "
+        f"{result['processors']} processors; the disk alone writes {result['disk_gb_per_s']:.1f} GB/s."
+    )
+    return f"{said}\n\n{_markdown(('', 'Seconds', 'Times sftknow', 'Peak memory (MB)'), rows)}"
+
+
+def _grading(result: Mapping[str, Any]) -> str:
+    """The sides of `tests.benchmarks.grading`."""
+    rows = []
+    for end in ("allowed", "suppressed"):
+        for name, side in result.get(end, {}).get("sides", {}).items():
+            per_second = sum(side["samples_per_second"]) / len(side["samples_per_second"])
+            rows.append((f"end token {end}: {name}", f"{per_second:,.0f}", f"{side['ratio']:.1f}"))
+    said = (
+        f"The lab's model, {result['dtype']}, {result['threads']} threads, at most {result['max_new_tokens']} tokens."
+    )
+    return f"{said}\n\n{_markdown(('', 'Samples a second', 'sftknow is faster by'), rows)}"
+
+
+def _evaluation(result: Mapping[str, Any]) -> str:
+    return (
+        f"{result['levels']} restoration levels of the lab, {result['questions']} questions each: "
+        f"{result['one_process_seconds']:.0f} s in one process (`sftknow evaluate`), {result['lm_eval_seconds']:.0f} s "
+        f"by as many `lm_eval` commands, which is {result['times_faster']:.1f} times as long; the scores are equal "
+        "to the last digit."
+    )
+
+
+def _deltas(result: Sequence[Mapping[str, Any]]) -> str:
+    keys = {"weights_mb": "Whole (MB)", "zstd_alone_mb": "Zstandard alone (MB)", "delta_mb": "As kept (MB)"}
+    rows = [(row["pair"], *(f"{row[k]:.1f}" for k in (*keys, "times_smaller"))) for row in result]
+    return _markdown(("", *keys.values(), "Times smaller"), rows)
+
+
+PARTS: dict[str, Callable[[Any], str]] = {
     "words": words,
     "accuracy": _accuracy,
     "restoration": lambda results: table(results, "table-4a-restoration-test"),
     "controls": lambda results: table(results, "table-q-controls"),
     "verdicts": _verdicts,
+    "chosen": _chosen,
+    "picture": _picture,
+    "sides": lambda result: _restoration(result) if "region" in result else _grading(result),
+    "times": _evaluation,
+    "sizes": _deltas,
+    **{name: lambda shown, name=name: shown[name] for name in ("check", "plan", "lm-eval")},
 }
 """What stands between the comments, by name."""
+
+_MODELS = "runs/lab/models"
+COMMANDS = {
+    "check": (f"sftknow check {_MODELS}/base {_MODELS}/b0-n240-s0 --facts lab", r"\A.*\n"),
+    "plan": ("sftknow run lab-full --dry-run", r"(?s)\A.*"),
+    "lm-eval": (
+        f"lm_eval --model hf --model_args pretrained={_MODELS}/b3-n60-s0 --tasks cbqa_mastery --batch_size 128",
+        r"(?s)\|        Groups .*",
+    ),
+}
+"""What is shown of a terminal: the command, and which part of what it prints."""
+
+
+def terminal(run: Path) -> dict[str, str]:
+    """What the commands print, in a folder where ``runs/lab`` is the given run.
+
+    One that fails ends the program with what it said; 1 and 3 are answers of ``check``.
+    """
+    shown = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "runs").mkdir()
+        (Path(scratch) / "runs" / "lab").symlink_to(run.resolve())
+        for name, (command, part) in COMMANDS.items():
+            done = subprocess.run(
+                [sys.executable, "-m", *_as_module(command)],
+                cwd=scratch,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": str(_WIDTH), "HOME": scratch},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode not in ((0, 1, 3) if name == "check" else (0,)):
+                sys.exit(f"{command} gave {done.returncode}:\n{done.stdout}{done.stderr}")
+            found = re.search(part, done.stdout)
+            assert found, f"{command} printed:\n{done.stdout}"
+            said = found[0].rstrip() if name == "plan" else _wrapped(found[0])
+            shown[name] = f"```text\n{said}\n```"
+    return shown
+
+
+def _as_module(command: str) -> list[str]:
+    """The command as arguments of ``python -m``; lm_eval finds the tasks of a checkout, too."""
+    words = command.split()
+    from sftknow.resources import task_folder
+
+    return [*words, "--include_path", str(task_folder())] if words[0] == "lm_eval" else words
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(part for line in text.rstrip().splitlines() for part in textwrap.wrap(line, _WIDTH) or [""])
 
 
 def written(text: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
@@ -75,7 +209,7 @@ def written(text: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
 
     Args:
         text: of the file.
-        runs: the content of results.json by the name that the comments give the run.
+        runs: the content of a run's results.json or of a benchmark's JSON, by the name that the comments give it.
 
     Raises:
         KeyError: a comment names a part that there is not, or a table that the run lacks.
@@ -97,17 +231,29 @@ def replaced(text: str, name: str, block: str) -> str:
 def main() -> None:
     """Write them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("run", type=Path, help="a finished run of the recipe lab")
+    parser.add_argument("run", type=Path, nargs="?", help="a finished run of the recipe lab")
     parser.add_argument("--full", type=Path, help="a finished run of lab-full")
+    parser.add_argument("--terminal", action="store_true", help="start the commands of COMMANDS in RUN's place")
+    parser.add_argument("--bench", type=Path, nargs="+", default=[], metavar="FILE", help="JSON of benchmarks")
     asked = parser.parse_args()
+    if asked.terminal and not asked.run:
+        parser.error("--terminal needs RUN")
     folders = {"lab": asked.run, "lab-full": asked.full}
     reports = {name: folder / "report" / "results.json" for name, folder in folders.items() if folder}
-    runs = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in reports.items()}
+    sources = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in reports.items()}
+    sources |= {path.name: json.loads(path.read_text(encoding="utf-8")) for path in asked.bench}
+    if asked.terminal:
+        sources["terminal"] = terminal(asked.run)
+    if asked.full:
+        PICTURE.parent.mkdir(exist_ok=True)
+        shutil.copyfile(asked.full / "report" / "figures" / f"{figure_of(sources['lab-full'])}.svg", PICTURE)
     for path in FILES:
         before = path.read_text(encoding="utf-8")
-        after = written(before, runs)
-        path.write_text(after, encoding="utf-8")
-        print(f"{path.relative_to(ROOT)}: {'unchanged' if after == before else 'written'}")
+        after = written(before, sources)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+        if _PART.search(before):
+            print(f"{path.relative_to(ROOT)}: {'unchanged' if after == before else 'written'}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.readme_tables import FILES, PARTS, replaced, table, words, written
+from tests.readme_tables import COMMANDS, FILES, PARTS, figure_of, replaced, table, words, written
 
 RESULTS: dict[str, Any] = {
     "plain_words": ["One sentence that is " + "very " * 30 + "long.", "Two."],
@@ -65,6 +65,42 @@ def test_only_what_stands_between_the_comments_is_written() -> None:
 
 def test_the_files_name_parts_that_there_are() -> None:
     texts = [path.read_text("utf-8") for path in FILES]
-    named = [match for text in texts for match in re.findall(r"<!-- from ([a-z-]+): ([a-z0-9-]+) -->", text)]
-    assert {run for run, _ in named} == {"lab", "lab-full"}
+    named = [match for text in texts for match in re.findall(r"<!-- from ([a-z.-]+): ([a-z0-9-]+) -->", text)]
+    benchmarks = {"grading.json", "evaluation.json", "restoration.json", "deltas.json"}
+    assert {run for run, _ in named} == {"lab", "lab-full", "terminal", *benchmarks}
+    assert {part for run, part in named if run == "terminal"} == set(COMMANDS)
     assert {part for _, part in named} == set(PARTS)
+
+
+def test_benchmarks_are_shown() -> None:
+    side = {"seconds": 2.0, "peak_mb": 1_500.0}
+    restored = {
+        "region": 4e8, "dtype": "bfloat16", "levels": [1, 2], "processors": 2, "disk_gb_per_s": 1.25,
+        "sides": {"ours_analysis": side, "b_analysis": {**side, "seconds": 5.0}},
+    }  # fmt: skip
+    shown = PARTS["sides"](restored).splitlines()
+    assert shown[0].startswith(
+        "400 M parameters in the region, bfloat16, 2 levels, 2 processors; the disk alone writes 1.2"
+    )
+    assert shown[-2:] == [
+        "| ranking, sftknow | 2.0 | 1.0 | 1,500 |", "| ranking, one load, one `topk` (b) | 5.0 | 2.5 | 1,500 |",
+    ]  # fmt: skip
+    graded = {"dtype": "float32", "threads": 2, "max_new_tokens": 32}
+    graded["allowed"] = {"sides": {"generate, batch 8": {"samples_per_second": [300, 400], "ratio": 9.71}}}
+    assert PARTS["sides"](graded).splitlines()[-1] == "| end token allowed: generate, batch 8 | 350 | 9.7 |"
+    kept = {"pair": "lab", "weights_mb": 7.6, "zstd_alone_mb": 6.0, "delta_mb": 3.94, "times_smaller": 1.93}
+    assert PARTS["sizes"]([kept]).splitlines()[-1] == "| lab | 7.6 | 6.0 | 3.9 | 1.9 |"
+    seconds = {
+        "levels": 8,
+        "questions": 940,
+        "one_process_seconds": 10.4,
+        "lm_eval_seconds": 61.0,
+        "times_faster": 5.87,
+    }
+    assert "10 s in one process (`sftknow evaluate`), 61 s by as many" in PARTS["times"](seconds)
+
+
+def test_the_picture_is_a_figure_of_the_report() -> None:
+    results = {"figures": {"figure-2": {"alt": {"figure-2-accuracy-test": "Accuracy: 48.9."}}}}
+    assert figure_of(results) == "figure-2-accuracy-test"
+    assert PARTS["picture"](results) == "![Accuracy: 48.9.](docs/pictures/lab-full.svg)"
