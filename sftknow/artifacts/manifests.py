@@ -87,7 +87,7 @@ def load_manifest(folder: Path) -> dict[str, Any]:
     way_out = "copy or make the folder again"
     manifest: dict[str, Any] = shaped(found, _Manifest, path, way_out=way_out)
     if manifest["sftknow"] > FORMAT:
-        raise RunError(f"{path} was written by a newer sftknow; upgrade with: pip install -U sftknow")
+        raise RunError(f"{path} was written by a newer sftknow; install that version")
     return manifest
 
 

@@ -221,5 +221,5 @@ def why(error: BaseException) -> str:
     """What a broken run says, from the words that Ray wraps around it."""
     text = str(error)
     if "No module named 'sftknow" in text:
-        return "a node of the Ray cluster has no sftknow; install the same version on all nodes (pip install sftknow)"
+        return "a node of the Ray cluster has no sftknow; install the same version on all nodes"
     return f"the Ray cluster broke down ({first_line(error)}); what is done is saved, start the same command again"

@@ -49,8 +49,8 @@ def eval_yaml(repo_id: str, grader: str, counts: Counts) -> str:
     about = (
         f"Closed-book questions about single facts, in five buckets by how well {grader} knew each fact before any "
         "fine-tuning. The value of a split is the plain mean of its buckets, in percent: whether the greedy answer (16 "
-        "tokens) contains the object or a synonym. `inspect eval sftknow/cbqa_mastery_test --model hf/ORG/MODEL` (pip "
-        "install 'sftknow[inspect]') and `lm_eval --tasks cbqa_mastery` give it alike."
+        "tokens) contains the object or a synonym. `inspect eval sftknow/cbqa_mastery_test --model hf/ORG/MODEL` and "
+        "`lm_eval --tasks cbqa_mastery` give it alike, both with the Python package sftknow."
     )
     shared = {
         "field_spec": {"input": "question", "target": "object", "metadata": ["fact_id", "bucket"]},

@@ -40,7 +40,7 @@ def test_a_folder_without_a_manifest_has_none(tmp_path: Path) -> None:
         ('{"sftknow": 1', "is damaged"),
         ("[]", "is not a manifest of sftknow"),
         ('{"kind": "model"}', "is not a manifest of sftknow"),
-        (f'{{"sftknow": {FORMAT + 1}, "kind": "model"}}', "written by a newer sftknow; upgrade with: pip install -U"),
+        (f'{{"sftknow": {FORMAT + 1}, "kind": "model"}}', "written by a newer sftknow; install that version"),
         ('{"sftknow": 1, "kind": "mastery-dataset"}', "holds a mastery-dataset, not a model"),
         ('{"sftknow": 1}', "holds a None, not a model"),
     ],
