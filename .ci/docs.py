@@ -67,6 +67,23 @@ def recipe() -> str:
 MADE: dict[str, Callable[[], str]] = {"commands": commands, "names": names, "recipe": recipe}
 
 
+def on_config(config: Any) -> Any:
+    """Leave out of the navigation what is not written yet."""
+    config["nav"] = _there(config["nav"])
+    return config
+
+
+def _there(entries: list[Any]) -> list[Any]:
+    found = []
+    for entry in entries:
+        title, page = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)
+        if isinstance(page, list):
+            found.append({title: _there(page)})
+        elif (ROOT / "docs" / page).is_file():
+            found.append(entry)
+    return found
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """A page's text with what is made."""
     return re.sub(r"<!-- made: (\w+) -->", lambda match: MADE[match[1]](), markdown)
