@@ -21,6 +21,47 @@ def free_space(path: Path) -> tuple[Path, int]:
     return place, shutil.disk_usage(place).free
 
 
+def free_memory() -> int | None:
+    """Bytes of memory that this process can still take without swapping; None where the system does not say.
+
+    On Linux: what the kernel calls available, or what the process's control groups leave, whichever is less.
+    """
+    try:
+        found = [int(_status("/proc/meminfo")["MemAvailable"].split()[0]) * 1024]
+    except (OSError, KeyError, ValueError):
+        return None
+    return max(0, min(found + _left_in_groups()))
+
+
+def used_memory() -> int:
+    """Bytes of memory that this process holds now; 0 where the system does not say."""
+    try:
+        return int(_status("/proc/self/status")["VmRSS"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 0
+
+
+def _status(path: str) -> dict[str, str]:
+    with open(path, encoding="ascii", errors="replace") as lines:
+        return {name: value for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _left_in_groups() -> list[int]:
+    """Bytes left of every limit of the control groups that this process is in, of either version."""
+    left = []
+    for folder, most, used in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            # Files that the kernel holds in memory count as used, and give way.
+            gives_way = int(dict(map(str.split, (folder / "memory.stat").read_text().splitlines()))["inactive_file"])
+            left.append(int((folder / most).read_text()) - int((folder / used).read_text()) + gives_way)
+        except (OSError, ValueError, KeyError):  # no such group, or no limit
+            continue
+    return left
+
+
 _MMAP_THRESHOLD, _HANDED_BACK = -3, 128 * 1024
 """glibc's number for `mallopt` and the size in bytes of what it then always hands back."""
 

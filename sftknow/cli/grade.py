@@ -48,7 +48,7 @@ def add_parser(commands: Commands) -> None:
         help="grade the kept texts of OLD again by --match, --case, --synonyms or --numbers, without the model",
     )
     add_options(parser, ModelOptions, "device", "dtype")
-    add_options(parser, GradingOptions, "sampler", "engine")
+    add_options(parser, GradingOptions, "memory", "sampler", "engine")
     add_options(parser, VLLMOptions, "tensor_parallel", "data_parallel")
     add_options(parser, Cluster, "address", "replicas", cpus="cpus_per_replica", gpus="gpus_per_replica")
     no_effect(
@@ -67,10 +67,11 @@ def add_parser(commands: Commands) -> None:
             "--force",
             "--device",
         ),
-        *("--dtype", "--sampler", "--engine"),
+        *("--dtype", "--memory", "--sampler", "--engine"),
         beside=("--rescore",),
     )
     no_effect(parser, "--tensor-parallel", "--data-parallel", needs=("--sampler",), beside=("--sampler=transformers",))
+    no_effect(parser, "--memory", beside=("--sampler=vllm",))
     no_effect(parser, "--address", "--replicas", "--cpus", "--gpus", needs=("--engine=ray",))
     parser.set_defaults(run=run, goes_on=lambda given: "--rescore" not in given)
 

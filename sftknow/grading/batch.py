@@ -2,14 +2,16 @@
 
 All rows hold the same number of tokens, prompt and continuation together; a statement joins when the batch has reached
 its own length. So nothing is padded or masked, whatever the model's position scheme, and the batch fills up while rows
-leave.
+leave. The model and the drawing work on slices of the rows, whose size the memory decides. On a CPU a row's numbers do
+not depend on its company: not on the slice, nor on which statements are there, nor on which are known already.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,9 @@ from sftknow.answers import Matcher, MatchRule
 from sftknow.grading.completions import CompletionFilter
 from sftknow.grading.decoding import Decoder
 from sftknow.grading.drawing import draw_tokens
-from sftknow.grading.prefixes import shared_prefix
+from sftknow.grading.pace import Pace
+from sftknow.grading.prefixes import shared_prefix, split_at
+from sftknow.grading.room import Room
 from sftknow.grading.sampling import SampleRequest, uniforms
 from sftknow.grading.slot_cache import SlotCache
 from sftknow.records import SampleTally, SamplingPolicy
@@ -70,8 +74,10 @@ class Batch:
         decoder: the tokenizer's other half.
         end_ids: tokens that end a continuation.
         rule: how answers are compared.
-        limit: most samples alive at once; at least one request is always taken.
+        room: how much is worked on at once.
         keep_texts: whether continuations go on after a hit and are kept.
+        known: tallies of requests that are not asked again, by their place.
+        on_pass: called after every pass through the model.
     """
 
     def __init__(
@@ -84,8 +90,10 @@ class Batch:
         decoder: Decoder,
         end_ids: Collection[int],
         rule: MatchRule,
-        limit: int,
+        room: Room,
         keep_texts: bool,
+        known: Mapping[int, SampleTally] | None = None,
+        on_pass: Callable[[], None] = lambda: None,
     ) -> None:
         self.requests, self.encoded, self.policy = requests, encoded, policy
         self.forward, self.decoder = forward, decoder
@@ -94,15 +102,29 @@ class Batch:
         self.filter = CompletionFilter(decoder, rule)
         self.endings = self.filter.endings([request.answers for request in requests])
         self.ends = np.array(sorted(end_ids), dtype=np.int64)
-        self.waiting: dict[int, deque[int]] = {}
+        self.known = dict(known or {})
+        by_length: dict[int, list[int]] = {}
         # In the order of their tokens, so that neighbours share as long a beginning as can be.
         for index in sorted(range(len(encoded)), key=lambda i: encoded[i]):
-            self.waiting.setdefault(len(encoded[index]), deque()).append(index)
-        self.limit = min(max(limit, policy.samples), len(requests) * policy.samples)
-        self.cache = SlotCache(slots=self.limit, columns=max(self.waiting) + policy.max_new_tokens)
+            by_length.setdefault(len(encoded[index]), []).append(index)
+        # Cut where all of one length ask for it, so that a statement's passes are the same whoever joins with it.
+        self.cuts = {
+            length: shared_prefix(np.array([encoded[i] for i in which], dtype=np.int64)).length
+            for length, which in by_length.items()
+        }
+        left = {length: deque(i for i in which if i not in self.known) for length, which in by_length.items()}
+        self.waiting = {length: which for length, which in left.items() if which}
+        self.room, self.on_pass = room, on_pass
+        self.limit = min(max(room.samples, policy.samples), len(requests) * policy.samples)
+        self.cache = SlotCache(slots=self.limit + room.least, columns=max(by_length) + policy.max_new_tokens)
         self.length = 0
         """Tokens in every row, the last one not yet in the cache."""
         self.prompt_length = np.array([len(ids) for ids in encoded], dtype=np.int64)
+        self.pace = Pace(
+            np.array([len(ids) for i, ids in enumerate(encoded) if i not in self.known], dtype=np.int64),
+            policy.max_new_tokens,
+            policy.samples,
+        )
         self.hits = np.zeros(len(requests), dtype=np.int64)
         self.alive = np.full(len(requests), policy.samples, dtype=np.int64)
         self.texts = [[""] * policy.samples for _ in requests] if keep_texts else None
@@ -117,36 +139,37 @@ class Batch:
 
     def tallies(self) -> list[SampleTally]:
         """What was counted, in the order of the requests."""
-        return [
-            SampleTally(
-                fact_id=request.fact_id,
-                template=request.template,
-                tries=self.policy.samples,
-                hits=int(self.hits[i]),
-                texts=None if self.texts is None else tuple(self.texts[i]),
-            )
-            for i, request in enumerate(self.requests)
-        ]
+        return [self.known.get(i) or self.tally(i) for i in range(len(self.requests))]
 
-    def step(self) -> int:
-        """Draw one token for every living sample; return how many requests that finished."""
+    def tally(self, place: int) -> SampleTally:
+        """What was counted of one request."""
+        return SampleTally(
+            fact_id=self.requests[place].fact_id,
+            template=self.requests[place].template,
+            tries=self.policy.samples,
+            hits=int(self.hits[place]),
+            texts=None if self.texts is None else tuple(self.texts[place]),
+        )
+
+    def step(self) -> list[int]:
+        """Draw one token for every living sample; return which requests that finished."""
         if not len(self.rows):
             ahead = [length for length in self.waiting if length >= self.length]
             self.length = min(ahead or self.waiting)
         old_rows, old_samples = len(self.rows), len(self.samples)
         drawn = []
         if old_rows:
-            self.cache.look(0, old_rows, self.length - 1)
             drawn_last = self._steps(self.rows.request) - 1
-            logits = self.forward(np.take_along_axis(self.rows.tokens, drawn_last[:, None], axis=1), self.cache)
-            drawn.append(self._draw(logits, 0, slice(0, old_samples)))
+            newest = np.take_along_axis(self.rows.tokens, drawn_last[:, None], axis=1)
+            drawn.append(self._run(newest, 0, self.length - 1, slice(0, old_samples), self.pace.rows))
         joined = self._admit()
         if joined:
-            logits = self._run_prompts(joined, old_rows)
-            drawn.append(self._draw(logits, old_rows, slice(old_samples, None)))
+            drawn.append(self._run_prompts(joined, old_rows, slice(old_samples, None)))
+            self.pace.joined(self.prompt_length[joined])
         self.cache.look(0, len(self.rows), self.length)
         finished = self._branch(np.concatenate(drawn))
         self.length += 1
+        self.pace.stepped(self._steps(self.rows.request), self._steps(self.samples.request))
         return finished
 
     def _admit(self) -> list[int]:
@@ -173,33 +196,66 @@ class Batch:
         )
         return joined
 
-    def _run_prompts(self, joined: Sequence[int], first: int) -> torch.Tensor:
-        """Logits after the statements in the rows from the first on; a beginning they share is run once for all."""
+    def _run_prompts(self, joined: Sequence[int], first: int, which: slice) -> Ints:
+        """First tokens of these samples, of the statements in the rows from the first on.
+
+        A beginning that statements share is run once for all.
+        """
         ids = np.array([self.encoded[i] for i in joined], dtype=np.int64)
-        split = shared_prefix(ids)
+        split = split_at(ids, self.cuts[self.length])
         if split.length:
-            self.cache.look(first, first + len(split.first_rows), 0)
-            self.forward(ids[split.first_rows, : split.length], self.cache)
+            self._run(ids[split.first_rows, : split.length], first, 0, None, self.pace.prompts)
             self.cache.look(first, first + len(joined), split.length)
             self.cache.copy(first + split.group, first + np.arange(len(joined)))
-        else:
-            self.cache.look(first, first + len(joined), 0)
-        return self.forward(ids[:, split.length :], self.cache)
+        return self._run(ids[:, split.length :], first, split.length, which, self.pace.prompts)
 
-    def _draw(self, logits: torch.Tensor, first_row: int, which: slice) -> Ints:
+    def _run(self, ids: Ints, first: int, length: int, which: slice | None, count: Callable[[int], None]) -> Ints:
+        """Run tokens through the model in passes over some rows each, and draw what comes next.
+
+        Args:
+            ids: shape [rows, new tokens].
+            first: the first of the rows, which follow each other.
+            length: tokens that they hold already.
+            which: the samples of these rows; None where nothing is to be drawn.
+            count: told of the tokens of each pass.
+
+        Returns:
+            The tokens of these samples.
+        """
+        rows, new = ids.shape
+        at_once = max(self.room.least, min(self.room.rows, self.room.tokens // new))
+        passes = -(-rows // at_once)
+        bounds = [rows * i // passes for i in range(passes + 1)]
+        # Without a draw the logits do not matter, and tokens of one row make up for rows.
+        least = self.room.least if which is not None else -(-self.room.least // new)
+        from_sample = 0 if which is None else which.start or 0
+        owner = self.samples.row[which] - first if which is not None else np.zeros(0, dtype=np.int64)
+        tokens = np.zeros(len(owner), dtype=np.int64)
+        for start, stop in pairwise(bounds):
+            filled = max(stop - start, least)
+            part = np.pad(ids[start:stop], ((0, filled - (stop - start)), (0, 0)), mode="edge")
+            self.cache.look(first + start, first + start + filled, length)
+            logits = self.forward(part, self.cache)[: stop - start]
+            here = np.flatnonzero((owner >= start) & (owner < stop))
+            if len(here):
+                tokens[here] = self._draw(logits, first + start, here + from_sample)
+            count((stop - start) * new)
+            self.on_pass()
+        return tokens
+
+    def _draw(self, logits: torch.Tensor, first_row: int, which: Ints) -> Ints:
         """Tokens of these samples, whose rows' logits are given from ``first_row`` on."""
         steps = self._steps(self.samples.request[which])
-        chosen = np.take_along_axis(self.samples.uniforms[which], steps[:, None], axis=1)[:, 0]
         tokens = draw_tokens(
             logits,
             torch.from_numpy(self.samples.row[which] - first_row).to(logits.device),
-            torch.from_numpy(chosen).to(logits.device),
+            torch.from_numpy(self.samples.uniforms[which, steps]).to(logits.device),
             temperature=self.policy.temperature,
         )
         return tokens.cpu().numpy()
 
-    def _branch(self, drawn: Ints) -> int:
-        """Split rows where their samples differ, let rows leave; return how many requests finished.
+    def _branch(self, drawn: Ints) -> list[int]:
+        """Split rows where their samples differ, let rows leave; return which requests finished.
 
         Args:
             drawn: each sample's token.
@@ -231,7 +287,8 @@ class Batch:
         else:
             self._store_texts(tokens, lengths, branch_of, leaves)
         np.subtract.at(self.alive, owners[leaves], counts[leaves])
-        finished = int((self.alive[np.unique(owners[leaves])] == 0).sum())
+        left = np.unique(owners[leaves])
+        finished: list[int] = left[self.alive[left] == 0].tolist()
         self._continue(Rows(owners, tokens, hit), parents, branch_of, ~leaves)
         return finished
 

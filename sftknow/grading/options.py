@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from sftknow.answers import Match, MatchRule
 from sftknow.cluster import Cluster
 from sftknow.grading.samplers import SAMPLERS
-from sftknow.options import Count, Options, Positive
+from sftknow.options import Bytes, Count, Options, Positive, shown_as
 from sftknow.records import SamplingPolicy
 from sftknow.registry import Registered
 
@@ -50,6 +50,9 @@ class GradingOptions(SamplingPolicy):
     whole words and exact matches beside it."""
     case_sensitive: bool = True
     """Whether upper and lower case must agree (``exact`` never asks for it)."""
+    memory: Bytes | None = field(default=None, metadata=shown_as("SIZE"))
+    """Memory that the process may take, the model included, such as 4GB (on a GPU: of its memory); it has no bearing on
+    the result; None for 768 MB beside the model, or half of what is free where that is less."""
     sampler: Annotated[str, Registered(SAMPLERS)] = "transformers"
     """What continues the statements. Single samples differ between samplers, their distribution does not.
 

@@ -28,15 +28,24 @@ def shared_prefix(ids: Ints) -> Split:
         ids: prompts of one length, shape [prompts, tokens], those with equal beginnings side by side.
     """
     prompts, tokens = ids.shape
-    differs = np.ones((prompts, tokens), dtype=bool)
-    # True from the first token on in which a prompt differs from the one before it.
-    differs[1:] = np.logical_or.accumulate(ids[1:] != ids[:-1], axis=1)
     lengths = np.arange(tokens)  # at least one token is left over, whose logits are wanted
-    groups = np.concatenate([[0], differs[:, :-1].sum(axis=0)])
+    groups = np.concatenate([[0], _differs(ids)[:, :-1].sum(axis=0)])
     cost = groups * lengths + prompts * (tokens - lengths)
     best = int(cost.argmin())
     # Two passes and a copy instead of one pass: not for a gain of a few tokens.
     if 10 * cost[best] > 9 * prompts * tokens:
         best = 0
-    begins = differs[:, best - 1] if best else np.arange(prompts) == 0
-    return Split(length=best, group=np.cumsum(begins) - 1, first_rows=np.flatnonzero(begins))
+    return split_at(ids, best)
+
+
+def split_at(ids: Ints, length: int) -> Split:
+    """The same prompts, or some of them, cut after so many tokens; 0 for no cut."""
+    begins = _differs(ids)[:, length - 1] if length else np.arange(len(ids)) == 0
+    return Split(length=length, group=np.cumsum(begins) - 1, first_rows=np.flatnonzero(begins))
+
+
+def _differs(ids: Ints) -> npt.NDArray[np.bool_]:
+    """True from the first token on in which a prompt differs from the one before it, shape [prompts, tokens]."""
+    differs = np.ones(ids.shape, dtype=bool)
+    differs[1:] = np.logical_or.accumulate(ids[1:] != ids[:-1], axis=1)
+    return differs

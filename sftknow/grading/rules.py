@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from sftknow.answers import DEFAULT_RULE, Matcher, MatchRule
 from sftknow.grading.sampling import Sampler, SampleRequest
@@ -28,13 +29,20 @@ class RuleSampler:
         policy: SamplingPolicy,
         *,
         keep_texts: bool = False,
-        on_done: Callable[[int], None] | None = None,
+        on_done: Callable[[float], None] | None = None,
+        **more: Any,
     ) -> list[SampleTally]:
-        """See `sftknow.grading.sampling.Sampler.sample`."""
-        drawn = self.inner.sample(requests, policy, keep_texts=True, on_done=on_done)
+        """See `sftknow.grading.sampling.Sampler.sample`; what else is given goes to the inner sampler."""
+        drawn = self.inner.sample(requests, policy, keep_texts=True, on_done=on_done, **more)
         pairs = ((tally, request.answers) for tally, request in zip(drawn, requests, strict=True))
         counted = list(recount(pairs, self.rule))
         return counted if keep_texts else [replace(tally, texts=None) for tally in counted]
+
+
+def journals(sampler: Sampler) -> tuple[bool, bool]:
+    """Whether a sampler takes a journal of statements that are done, and whether it keeps texts there in any case."""
+    inner = sampler.inner if isinstance(sampler, RuleSampler) else sampler
+    return bool(getattr(inner, "journals", False)), inner is not sampler
 
 
 def with_rule(sampler: Sampler, rule: MatchRule) -> Sampler:

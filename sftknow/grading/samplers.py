@@ -28,7 +28,7 @@ def load_transformers(ref: ModelRef, options: Any, device: str) -> Sampler:
     """`sftknow.grading.transformers_sampler`."""
     from sftknow.grading.transformers_sampler import load_sampler
 
-    return load_sampler(ref, device=device)
+    return load_sampler(ref, device=device, memory=options.memory)
 
 
 @SAMPLERS.register("vllm")

@@ -39,7 +39,7 @@ class Sampler(Protocol):
         policy: SamplingPolicy,
         *,
         keep_texts: bool = False,
-        on_done: Callable[[int], None] | None = None,
+        on_done: Callable[[float], None] | None = None,
     ) -> list[SampleTally]:
         """Continue every statement ``policy.samples`` times.
 
@@ -49,7 +49,8 @@ class Sampler(Protocol):
                 (3.3 and appendix F.1) names a temperature alone.
             keep_texts: put the continuations into the tallies. They are then drawn to their end, where otherwise a
                 sample ends with its hit; the counts are the same.
-            on_done: called with the number of statements finished since the last call.
+            on_done: called with the number of statements finished since the last call, or with the part of one that
+                the work since then amounts to; all calls together give the number of statements.
 
         Returns:
             One tally a request, in the order of the requests.

@@ -23,7 +23,9 @@ from sftknow.artifacts.files import atomic_file, digest
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.artifacts.tables import schema_of, to_record, to_table
 from sftknow.errors import FactsError, RunError
+from sftknow.grading.journal import Journal
 from sftknow.grading.mastery import grade
+from sftknow.grading.rules import journals
 from sftknow.grading.sampling import Sampler, SampleRequest
 from sftknow.progress import progress
 from sftknow.records import Fact, GradedFact, SampleTally, SamplingPolicy
@@ -181,12 +183,12 @@ def sample_shards(
     with ExitStack() as stack:
         for folder in {shard.path.parent.parent for shard in shards}:
             stack.enter_context(RunDirectory(folder))
-        bar = stack.enter_context(progress(total, title, unit="statements", done=done))
+        bar = stack.enter_context(progress(total, title, unit="statements", done=done, steady=True))
 
         def say(line: str) -> None:
             bar.write(line, file=sys.stderr)
 
-        def advance(finished: int) -> None:
+        def advance(finished: float) -> None:
             bar.update(finished)
 
         for shard in left:
@@ -200,10 +202,25 @@ def sample_shards(
                 bar.update(shard.size)
         else:
             for shard in left:
-                write_shard(shard, sampler.sample(shard.requests, policy, keep_texts=keep_texts, on_done=advance))
+                _sample_shard(shard, sampler, policy, keep_texts, advance)
     for folder in {shard.path.parent for shard in shards}:
         for leftover in folder.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
+
+
+def _sample_shard(
+    shard: Shard, sampler: Sampler, policy: SamplingPolicy, keep_texts: bool, advance: Callable[[float], None]
+) -> None:
+    """Sample a shard and write it; what an earlier start left in its journal is not asked again."""
+    requests, more, journal = shard.requests, {}, None
+    takes, keeps = journals(sampler)
+    if takes:
+        path = shard.path.with_suffix(".journal")
+        journal = Journal(path, shard.key, requests, policy, keep_texts=keep_texts or keeps)
+        more = {"journal": journal}
+    write_shard(shard, sampler.sample(requests, policy, keep_texts=keep_texts, on_done=advance, **more))
+    if journal is not None:
+        journal.remove()
 
 
 def graded_facts(shards: Sequence[Shard], policy: SamplingPolicy, *, keep_texts: bool = False) -> Iterator[GradedFact]:

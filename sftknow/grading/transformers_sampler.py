@@ -18,6 +18,8 @@ from sftknow.grading.batch import Batch, Ints
 from sftknow.grading.cache_check import check_cache, check_layers
 from sftknow.grading.decoding import decoder_for
 from sftknow.grading.encoding import encode_statements
+from sftknow.grading.journal import Journal
+from sftknow.grading.room import room_for
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.slot_cache import SlotCache
 from sftknow.models.forward import takes
@@ -32,8 +34,11 @@ class TransformersSampler:
     Args:
         model: a loaded causal language model, on its device and in its dtype; put into evaluation mode.
         tokenizer: its tokenizer. Statements get its own special tokens, save an end token at the end.
-        max_rows: most samples alive at once, and so an upper bound on the rows of a batch. None chooses: 2,048 on a
-            CPU, and on a GPU what half of its memory beside the model holds, so that equal devices choose alike.
+        max_rows: most samples alive at once, and so an upper bound on the rows of a batch; None for what ``memory``
+            holds.
+        memory: bytes that the process may take, the model included (on a GPU: of its memory); None for 768 MB beside
+            the model on a CPU, or half of what is free where that is less, and on a GPU for half of what the model
+            leaves.
         rule: how answers are compared.
 
     Raises:
@@ -42,13 +47,19 @@ class TransformersSampler:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, max_rows: int | None = None, rule: MatchRule | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_rows: int | None = None,
+        memory: int | None = None,
+        rule: MatchRule | None = None,
     ) -> None:
         self._cache_name = check_layers(model)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.rule = rule or MatchRule()
-        self.max_rows = max_rows
+        self.max_rows, self.memory = max_rows, memory
         self._decoder = decoder_for(tokenizer)
         self._end_ids = end_ids(getattr(model, "generation_config", None), model.config, tokenizer)
         self._positions = most_positions(model.config)
@@ -62,16 +73,21 @@ class TransformersSampler:
         policy: SamplingPolicy,
         *,
         keep_texts: bool = False,
-        on_done: Callable[[int], None] | None = None,
+        on_done: Callable[[float], None] | None = None,
+        journal: Journal | None = None,
     ) -> list[SampleTally]:
         """Continue every statement; see `sftknow.grading.sampling.Sampler.sample`.
 
-        The same requests in the same order give the same tallies, bit for bit, on the same kind of device with as many
-        threads: the batch's make-up follows from the requests alone. In another company a statement meets the same
-        random numbers, and its logits differ by float rounding only (a matrix product may add in another order). That
-        moves a draw where a random number falls into the gap: on the lab in float32 one continuation of 3,360 came out
-        otherwise in batches of a twelfth the size and the other order; in bfloat16 the gaps are wider. There is no bias
-        in it, and shards of fixed make-up (`sftknow.grading.shards`) keep it out of R.
+        ``on_done`` is told parts of statements, after every pass through the model: `sftknow.grading.pace`.
+        ``journal`` knows what is not to be asked again and is told of every statement that is finished.
+
+        On a CPU the same requests give the same tallies, bit for bit, with as many threads: whatever the memory and so
+        the rows at once, whatever their order, and whichever of them are known already. Random numbers belong to the
+        samples, prompts are cut where all statements of their length ask for it, and every pass has enough rows that
+        matrix products add in one order (`Room.least`). On a GPU, whose products add as the number of rows suggests,
+        this holds for the same requests in the same order on equal devices; in another company logits differ by float
+        rounding, which moves a draw where a random number falls into the gap. There is no bias in it, and shards of
+        fixed make-up (`sftknow.grading.shards`) keep it out of R.
 
         Nothing of the model's generation config is used but its end tokens: no top-k, top-p or repetition penalty.
 
@@ -83,7 +99,20 @@ class TransformersSampler:
         if not requests:
             return []
         encoded = encode_statements(self.tokenizer, requests, policy, ends=self._end_ids, positions=self._positions)
-        limit = self._row_limit(max(map(len, encoded)) + policy.max_new_tokens)
+        room = room_for(
+            self.model,
+            max(map(len, encoded)) + policy.max_new_tokens,
+            each=policy.samples,
+            memory=self.memory,
+            most=self.max_rows,
+        )
+        batch: Batch
+        known = journal.known if journal is not None else {}
+
+        def tell() -> None:
+            if on_done is not None and (new := batch.pace.done()):
+                on_done(new)
+
         batch = Batch(
             requests,
             encoded,
@@ -92,21 +121,33 @@ class TransformersSampler:
             decoder=self._decoder,
             end_ids=self._end_ids,
             rule=self.rule,
-            limit=limit,
+            room=room,
             keep_texts=keep_texts,
+            known=known,
+            on_pass=tell,
         )
+        if known and on_done is not None:
+            on_done(len(known))
         try:
             with torch.inference_mode():
                 while batch.working:
-                    finished = batch.step()
-                    if finished and on_done is not None:
-                        on_done(finished)
+                    for place in batch.step():
+                        if journal is not None:
+                            journal.add(place, batch.tally(place))
         except torch.OutOfMemoryError:
             raise DeviceError(
-                f"the memory of {self.model.device} does not hold {limit} samples beside the model; free it of other "
-                "programs, or give TransformersSampler a smaller max_rows"
+                f"the memory of {self.model.device} does not hold {room.samples} samples beside the model; free it of "
+                "other programs, or give a smaller --memory (grading.memory of a recipe)"
             ) from None
+        rest = batch.pace.rest()
+        if rest and on_done is not None:
+            on_done(rest)
         return batch.tallies()
+
+    @property
+    def journals(self) -> bool:
+        """Whether a statement's samples are the same bits in any company, so that it can be left out of a batch."""
+        return bool(self.model.device.type == "cpu")
 
     def _forward(self, ids: Ints, cache: SlotCache) -> torch.Tensor:
         """One pass over the cache's window: ids [rows, new tokens] to the last token's logits [rows, vocabulary]."""
@@ -120,33 +161,19 @@ class TransformersSampler:
         last: torch.Tensor = output.logits[:, -1]
         return last
 
-    def _row_limit(self, columns: int) -> int:
-        """Most samples alive at once, where each may hold so many tokens."""
-        if self.max_rows is not None:
-            return self.max_rows
-        device = self.model.device
-        if device.type != "cuda":
-            return 2048
-        config = self.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        kept = 2 * config.num_hidden_layers * heads * width * columns * self.model.dtype.itemsize
-        logits = 3 * 4 * config.vocab_size
-        _, memory = torch.cuda.mem_get_info(device)
-        weights = sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
-        return int(max(64, min(16384, (memory - weights) // 2 // (kept + logits))))
 
-
-def load_sampler(ref: ModelRef, *, device: str = "auto", max_rows: int | None = None) -> TransformersSampler:
+def load_sampler(
+    ref: ModelRef, *, device: str = "auto", max_rows: int | None = None, memory: int | None = None
+) -> TransformersSampler:
     """Load a model and its tokenizer for grading.
 
     Args:
         ref: folder or Hub id; ``ref.dtype`` None keeps the dtype the weights are stored in.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:1`` …
-        max_rows: see `TransformersSampler`.
+        max_rows: see `TransformersSampler`, as for ``memory``.
 
     Raises:
         DeviceError: this machine lacks the device.
         ModelError: model or tokenizer cannot be loaded.
     """
-    return TransformersSampler(load_model(ref, device=device), load_tokenizer(ref), max_rows=max_rows)
+    return TransformersSampler(load_model(ref, device=device), load_tokenizer(ref), max_rows=max_rows, memory=memory)

@@ -127,7 +127,7 @@ class VLLMSampler:
         policy: SamplingPolicy,
         *,
         keep_texts: bool = False,
-        on_done: Callable[[int], None] | None = None,
+        on_done: Callable[[float], None] | None = None,
     ) -> list[SampleTally]:
         """Continue every statement; see `sftknow.grading.sampling.Sampler.sample`.
 
@@ -177,7 +177,7 @@ class VLLMSampler:
         policy: SamplingPolicy,
         *,
         stop: bool,
-        on_done: Callable[[int], None] | None,
+        on_done: Callable[[float], None] | None,
     ) -> list[list[Draw]]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind

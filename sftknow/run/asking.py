@@ -116,7 +116,7 @@ class Asking:
             f"is kept is known to ± {options.precision:g} points, at most {options.minutes:g} min"
         )
         limit = 60 * options.minutes * (1 - _FOR_RETRY)
-        with progress(total, "facts", unit="statements") as bar:
+        with progress(total, "facts", unit="statements", steady=True) as bar:
             for place, (number, start) in enumerate(work):
                 if number == 1 and start == 0 and kept_share(self.hits()) is None:
                     return  # the base completed none of all the facts: other statements of them would not help
@@ -193,7 +193,7 @@ class Asking:
             templates=templates,
         )
 
-    def _ask(self, side: Side, shard: Shard, on_done: Callable[[int], object]) -> int:
+    def _ask(self, side: Side, shard: Shard, on_done: Callable[[float], object]) -> int:
         """Ask one block of statements, note its hits; returns what counts as done without having been asked now."""
         tallies = read_shard(shard, self._policy, keep_texts=False)
         known = tallies is not None

@@ -163,12 +163,13 @@ def test_equal_samples_share_rows_and_prompts_are_run_once(llama):
     finally:
         passes.handle.remove()
     prompt = len(TOKENIZER(asked[0].prompt)["input_ids"])
-    assert passes.shapes == [(1, prompt)] + [(1, 1)] * 11
+    # One row, filled up to as many as a pass has at least.
+    assert passes.shapes == [(16, prompt)] + [(16, 1)] * 11
 
 
 def test_a_beginning_that_statements_share_is_run_once(llama):
     prompts = ["Which country is Arden located", "Which country is Belmora located", "Which country is Cestria located"]
-    asked = [SampleRequest(fact_id=str(i), template=0, prompt=p, answers=("a",)) for i, p in enumerate(prompts * 2)]
+    asked = [SampleRequest(fact_id=str(i), template=0, prompt=p, answers=("a",)) for i, p in enumerate(prompts * 8)]
     lengths = [len(TOKENIZER(request.prompt)["input_ids"]) for request in asked]
     sampler = TransformersSampler(llama, TOKENIZER)
     passes = Passes(llama)
