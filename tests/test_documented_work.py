@@ -19,13 +19,11 @@ from sftknow.cli.main import main
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from tests.documented import DOCS, PAGES, blocks, command_lines
-from tests.tiny import tiny_llama, tiny_mastery_data, tiny_tokenizer
+from tests.tiny import tiny_llama, tiny_tokenizer
 
 COMMANDS = sorted({code.text for page in PAGES for code in command_lines(page) if code.text.startswith("sftknow ")})
 FAST = (
     "sftknow changes base tuned",
-    "sftknow divergence base tuned other --mastery graded",
-    "sftknow evaluate tuned other --mastery graded",
     "sftknow paper",
     "sftknow restore base tuned --top 1%,5%,20% --out restored",
     "sftknow tasks path",
@@ -71,12 +69,10 @@ def test_on_tiny_models(command: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     if "base" in command or "tuned" in command:
         tokenizer = tiny_tokenizer()
-        for seed, name in enumerate(("base", "tuned", "other")):
+        for seed, name in enumerate(("base", "tuned")):
             tiny_llama(Path(name), tokenizer)
             if seed:
                 near(Path(name), seed)
-        letters = tuple(chr(i) for i in range(33, 127))  # of which a random model says one
-        tiny_mastery_data(Path("graded"), aliases=letters)
     started(command, tmp_path / "new")
 
 
