@@ -29,7 +29,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PICTURE = ROOT / "docs" / "pictures" / "lab-full.svg"
-FIGURES = ("figure-e-restoration-test", "figure-2-accuracy-test")
+FIGURES = ("figure-2-accuracy-test",)
 """Figures of a report for the README; the first that a run has."""
 _PART = re.compile(r"(<!-- from (?P<run>[a-z.-]+): (?P<part>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PAPER = re.compile(r" (?:paper|pattern) [\d,.]+.*$")
@@ -37,9 +37,9 @@ _WIDTH = 118
 
 
 def words(results: Mapping[str, Any]) -> str:
-    """What the terminal says at the end of the run, as a block of text."""
-    said = [textwrap.fill(s, _WIDTH, initial_indent="• ", subsequent_indent="  ") for s in results["plain_words"]]
-    return "\n".join(["```text", *said, "```"])
+    """What the terminal says at the end of the run, as a list."""
+    plain = (re.sub(r"([*_<|])", r"\\\1", sentence) for sentence in results["plain_words"])
+    return "\n".join(textwrap.fill(s, _WIDTH, initial_indent="- ", subsequent_indent="  ") for s in plain)
 
 
 def table(results: Mapping[str, Any], id: str, columns: Sequence[str] | None = None) -> str:

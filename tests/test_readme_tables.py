@@ -44,11 +44,12 @@ def test_a_table_without_the_papers_numbers() -> None:
         table(RESULTS, "table-b-strictness", ("Contains",))
 
 
-def test_words_are_wrapped() -> None:
+def test_words_are_a_list() -> None:
     lines = words(RESULTS).splitlines()
     assert max(map(len, lines)) <= 118
-    assert (lines[0], lines[-1]) == ("```text", "```")
-    assert " ".join(line[2:] for line in lines[1:-1]) == " ".join(RESULTS["plain_words"])
+    assert " ".join(line.removeprefix("- ").strip() for line in lines) == " ".join(RESULTS["plain_words"])
+    assert [line[0] for line in lines] == ["-", " ", "-"]
+    assert words({"plain_words": ["b4_n240 < 3 | 5"]}) == r"- b4\_n240 \< 3 \| 5"
 
 
 def test_only_what_stands_between_the_comments_is_written() -> None:
