@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+import sftknow
 from sftknow.cli.effects import given_options
 from sftknow.cli.main import build_parser
 from sftknow.errors import RecipeError
-from sftknow.recipes.load import shipped_recipes
+from sftknow.recipes.load import load_recipe, shipped_recipes
 from sftknow.resources import task_folder
+from sftknow.run.cells import grid_cells
 from tests.documented import DOCS, PAGES, ROOT, Code, anchors, blocks, command_lines, in_sentences, links, prose
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -134,6 +136,29 @@ def test_every_shipped_recipe_is_described() -> None:
         assert f"| `{name}` |" in described
 
 
+def test_recipes_train_as_many_models_as_is_said() -> None:
+    said = re.findall(r"\| `([\w-]+)` \|.*?\b(\d+) models", (DOCS / "own-data.md").read_text(encoding="utf-8"))
+    assert len(said) >= 2
+    for name, count in said:
+        assert len(grid_cells(load_recipe(name).grid)) == int(count), name
+
+
+def test_one_version() -> None:
+    """In the package, its metadata, the citation and the changelog; what is not released stands above."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert PROJECT["project"]["version"] == sftknow.__version__ == citation["version"]
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert [h.partition(" ")[0] for h in headings[1:2]] in ([], [sftknow.__version__])
+
+
+def test_nothing_sends_a_reader_to_the_package_index() -> None:
+    """Until sftknow is there; the extras of what is installed already are found without it."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    texts += [path.read_text(encoding="utf-8") for path in (ROOT / "hub_cards").iterdir() if path.is_file()]
+    assert not [text for text in texts if re.search(r"pip install (?:-U )?['\"]?sftknow(?!\[)", text)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for link in links(page):
@@ -183,8 +208,6 @@ def test_python_is_python(block: Code) -> None:
     compile(
         re.sub(r"^    def ", "def ", block.text) if block.text.startswith("    def ") else block.text, "block", "exec"
     )
-    import sftknow
-
     for name in re.findall(r"\bsftknow\.(\w+)\(", block.text):
         assert name in sftknow.__all__
     for module, taken in re.findall(r"^from (sftknow[\w.]*) import (.+)$", block.text, re.MULTILINE):

@@ -1,4 +1,4 @@
-"""The README's pictures of a report, by headless Chromium: ``python -m tests.report.screenshots RUN [--out DIR]``.
+"""The pictures of a report in docs/start.md, by headless Chromium: ``python -m tests.report.screenshots RUN [--out DIR]``.
 
 The report is written anew from the run's artifacts; the run directory is only read.
 """
@@ -15,7 +15,7 @@ from PIL import Image, ImageChops
 from sftknow.report.compose import write_report
 from tests.report.browser import Site, find_browser
 
-HERE = Path(__file__).resolve().parent
+PICTURES = Path(__file__).resolve().parents[2] / "docs" / "pictures"
 MOST_BYTES = 400_000
 
 
@@ -32,10 +32,6 @@ class Shot:
 
 SHOTS = (
     Shot(name="report-top", height=1230),
-    Shot(name="report-accuracy", anchor="accuracy", height=1290),
-    Shot(name="report-divergence", anchor="divergence", height=1130),
-    Shot(name="report-restoration", anchor="restoration", height=1180),
-    Shot(name="report-verdicts", anchor="claims", height=1150),
     Shot(name="report-phone-dark", anchor="figure-2-accuracy", width=390, height=1010, dark=True),
 )
 
@@ -85,7 +81,7 @@ def main() -> None:
     """Write the report of a run and take its pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a finished run")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for the PNGs (default: beside this file)")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="folder for the PNGs (default: docs/pictures)")
     arguments = parser.parse_args()
     if find_browser() is None:
         parser.error("no Chromium: apt-get install chromium, or set CHROMIUM")
