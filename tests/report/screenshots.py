@@ -1,4 +1,4 @@
-"""The pictures of a report in docs/start.md, by headless Chromium: ``python -m tests.report.screenshots RUN [--out DIR]``.
+"""Pictures of a report for docs/start.md, by headless Chromium: ``python -m tests.report.screenshots RUN [--out DIR]``.
 
 The report is written anew from the run's artifacts; the run directory is only read.
 """
