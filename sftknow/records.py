@@ -174,7 +174,7 @@ class MetricValue:
     task: str
     """Task or group, such as ``cbqa_mastery_test_bucket_3`` or ``cbqa_mastery_test``."""
     metric: str
-    """``acc``, ``acc_word`` or ``exact_match``."""
+    """``acc``, ``acc_word``, ``exact_match`` or ``ended``."""
     value: float
     """Share between 0 and 1."""
     stderr: float
@@ -193,6 +193,8 @@ class QuestionResult:
     acc: bool
     acc_word: bool
     exact_match: bool
+    ended: bool | None = None
+    """Whether the answer ended by itself, before its 16 tokens were used; None where that was not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)

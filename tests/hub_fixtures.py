@@ -73,7 +73,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> 
     for name, accuracy in (("base", 0.1), (CELL, 0.4), (f"{CELL}@20pct", 0.45)):
         write_json(run / "evaluation" / name / "scores.json", scores(name, accuracy))
     write_json(run / "changes" / CELL / "changes.json", to_json(change()))
-    write_json(run / "choice.json", {"cell": CELL, "level": "20%", "model": f"{CELL}@20pct", "chosen_on": "dev"})
+    write_json(
+        run / "choice.json",
+        {"cell": CELL, "level": "20%", "model": f"{CELL}@20pct", "chosen_on": "dev", "chosen_by": "both"},
+    )
     return run
 
 
@@ -119,6 +122,8 @@ def scores(name: str, accuracy: float) -> dict[str, object]:
         MetricValue(task="cbqa_mastery_test_bucket_1", metric="acc", value=accuracy, stderr=0.02, count=1),
         MetricValue(task="cbqa_mastery_test_bucket_1", metric="exact_match", value=0.3, stderr=0.02, count=100),
         MetricValue(task="cbqa_mastery_test", metric="acc", value=0.75 * accuracy, stderr=0.015, count=200),
+        MetricValue(task="cbqa_mastery_test", metric="exact_match", value=0.5 * accuracy, stderr=0.01, count=200),
+        MetricValue(task="cbqa_mastery_test", metric="ended", value=0.9, stderr=0.02, count=200),
     ]
     run: dict[str, object] = to_json(
         EvalRun(model=name, dataset_fingerprint="f", graded_by="b", metrics=tuple(metrics))

@@ -34,7 +34,7 @@ class Journal:
         self._path = path
         self._key = key
         self._file: IO[str] | None = None
-        self._done: dict[int, list[str]] = {}
+        self._done: dict[int, list[Any]] = {}
 
     def __enter__(self) -> Journal:
         if self._path is None:
@@ -55,11 +55,11 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def outputs(self, batch: int) -> list[str] | None:
-        """What the model said to a batch before the kill; None where it was not asked yet."""
+    def outputs(self, batch: int) -> list[Any] | None:
+        """What `save` was given for a batch before the kill, as JSON has it; None where it was not asked yet."""
         return self._done.get(batch)
 
-    def save(self, batch: int, outputs: Sequence[str]) -> None:
+    def save(self, batch: int, outputs: Sequence[Any]) -> None:
         """Keep a batch's answers."""
         if self._file is not None:
             self._write({"batch": batch, "outputs": list(outputs)})
@@ -70,9 +70,9 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _read(self, path: Path) -> tuple[dict[int, list[str]], int]:
+    def _read(self, path: Path) -> tuple[dict[int, list[Any]], int]:
         """The whole batches, and how many bytes they take together with the first line; 0 for another key's journal."""
-        done: dict[int, list[str]] = {}
+        done: dict[int, list[Any]] = {}
         if not path.is_file():
             return done, 0
         whole = 0

@@ -27,6 +27,8 @@ SCORES = "scores.json"
 QUESTIONS = "questions.parquet"
 METRICS: tuple[str, ...] = ("acc", "acc_word", "exact_match")
 """The three readings of a correct answer, the headline first."""
+ENDED = "ended"
+"""Metric of the answers' form: how many end by themselves, before their 16 tokens are used."""
 
 SCHEMA = schema_of(QuestionResult, bucket=pa.int8())
 """Columns of ``questions.parquet``: the fields of `QuestionResult`."""
@@ -56,11 +58,22 @@ def read_eval(folder: Path) -> EvalRun:
         RunError: a file is missing or damaged.
     """
     try:
-        table = pq.read_table(folder / QUESTIONS)
-        questions = tuple(to_record(QuestionResult, row) for row in table.select(SCHEMA.names).to_pylist())
+        questions = tuple(to_record(QuestionResult, row) for row in read_questions(folder).to_pylist())
     except (OSError, KeyError, TypeError, pa.ArrowException) as error:
         raise _not_whole(folder, error) from None
     return replace(read_scores(folder), questions=questions)
+
+
+def read_questions(folder: Path) -> pa.Table:
+    """The table of single answers, with the columns of `SCHEMA`. Earlier versions did not keep how answers ended.
+
+    Raises:
+        OSError, KeyError, pyarrow.ArrowException: the file is missing, damaged or lacks a column.
+    """
+    table = pq.read_table(folder / QUESTIONS)
+    if ENDED not in table.column_names:
+        table = table.append_column(SCHEMA.field(ENDED), pa.nulls(table.num_rows, pa.bool_()))
+    return table.select(SCHEMA.names)
 
 
 def read_scores(folder: Path) -> EvalRun:

@@ -16,6 +16,7 @@ _TYPES: dict[str, pa.DataType] = {
     "int": pa.int32(),
     "float": pa.float64(),
     "bool": pa.bool_(),
+    "bool | None": pa.bool_(),
     "str | None": pa.string(),
     "float | None": pa.float64(),
     "tuple[str, ...]": pa.list_(pa.string()),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from sftknow.artifacts.choice import BESIDE, FORM, ChooseBy, Measured, rule_words
 from sftknow.cli.changes import ORDER, add_order
 from sftknow.cli.effects import no_effect
 from sftknow.cli.options import (
@@ -65,7 +66,7 @@ def add_parser(commands: Commands) -> None:
         help="never let two outputs share a file that is the same in both (by default a read-only hard link)",
     )
     choosing = parser.add_argument_group("choosing a level")
-    add_options(choosing, RestoreRequest, "choose_on", "mastery")
+    add_options(choosing, RestoreRequest, "choose_on", "choose_by", "mastery")
     add_running(parser)
     no_effect(parser, *ORDER, beside=("--plan", "--apply-patch"))
     by_rank = ("--layers", "--strategy", "--seed", "--epsilon", "--arithmetic", "--compare-in")
@@ -76,7 +77,7 @@ def add_parser(commands: Commands) -> None:
     no_effect(parser, "--patch", beside=("--layer-sweep", "--apply-patch", "--choose-on"))
     no_effect(parser, "--shard-size", "--no-links", beside=("--patch", "--apply-patch"))
     no_effect(parser, "--no-links", beside=("--choose-on",))
-    no_effect(parser, "--mastery", "--device", "--batch-size", "--dtype", needs=("--choose-on",))
+    no_effect(parser, "--mastery", "--choose-by", "--device", "--batch-size", "--dtype", needs=("--choose-on",))
     no_effect(parser, "--choose-on", needs=("--mastery",))
     parser.set_defaults(run=run, goes_on=lambda given: "--patch" not in given)
 
@@ -101,6 +102,10 @@ class RestoreRequest(Options):
     """Write a sparse file of the difference instead of a model."""
     choose_on: Literal["dev", "test"] | None = None
     """Write only the level that is best on that split."""
+    choose_by: ChooseBy = "both"
+    """By what: acc, the answer contains the object (the paper's measure); exact, exact match; both, containment among
+    the levels that do not break the answers' form (exact match or the share that end by themselves more than 2 points
+    below the fine-tuned model's)."""
     mastery: str | None = field(default=None, metadata=shown_as("DATA"))
     """The graded data set to choose by: a folder or org/name."""
     order: PairOptions
@@ -166,28 +171,48 @@ def _chosen(restoration: Restoration, asked: RestoreRequest) -> RestoredCheckpoi
     from sftknow.run.choosing import ScoringOptions, choose_level
 
     data = resolve_dataset(asked.mastery or "")
-    scoring = ScoringOptions(mastery=data, chosen_on=asked.choose_on or "dev", **vars(asked.running))
+    scoring = ScoringOptions(
+        mastery=data, chosen_on=asked.choose_on or "dev", choose_by=asked.choose_by, **vars(asked.running)
+    )
     choice, restored = choose_level(restoration, scoring)
     print("\n".join(_choice_lines(choice)))
     return restored
 
 
 def _choice_lines(choice: Choice) -> list[str]:
-    """The scores as a table, and what they say."""
-    splits = list(choice.accuracy)
-    lines = [f"{'level':<8}" + "".join(f"{split:>10}" for split in splits)]
-    for level in choice.accuracy[splits[0]]:
-        scores = "".join(f"{100 * choice.accuracy[split][level]:>9.2f}%" for split in splits)
-        lines.append(f"{level:<8}{scores}" + ("   chosen" if level == choice.level else ""))
+    """The scores as a table for each split, and what they say."""
+    from sftknow.report.terminal import text_table
+
+    def cells(found: Measured) -> list[str]:
+        values = (getattr(found, name) for name in ("acc", *BESIDE))
+        return ["–" if value is None else f"{100 * value:.2f}%" for value in values]
+
+    refused, lines = choice.refused(choice.chosen_on), []
+    for split, levels in choice.scores.items():
+        rows = []
+        for level, found in levels.items():
+            here = split == choice.chosen_on
+            note = "chosen" if level == choice.level else "breaks the form" if here and level in refused else ""
+            rows.append([level, *cells(found), note])
+        lines += [text_table([split, "contains", "whole word", "exact match", "end by themselves", ""], rows), ""]
+    lines.append(f"chosen on {choice.chosen_on} by {rule_words(choice.chosen_by)}")
+    if refused:
+        why = "; ".join(f"{level} ({' and '.join(FORM[name] for name in names)})" for level, names in refused.items())
+        verb = "not chosen, because these fall" if choice.chosen_by == "both" else "these fall"
+        lines.append(f"levels that break the answers' form, {verb}: {why}")
     if choice.level == "0%":
         lines.append(f"no level is better on {choice.chosen_on} than the fine-tuned model as it is")
-    if choice.chosen_on != "test" and "test" in splits:
-        best = choice.best_on("test")
-        value = choice.accuracy["test"]
+    if choice.chosen_on != "test" and "test" in choice.scores:
+        best, test = choice.best_on("test"), choice.scores["test"]
         lines.append(
-            f"chosen on {choice.chosen_on}: {choice.level}, which has {100 * value[choice.level]:.2f}% on test; "
-            f"chosen on test itself, as in the paper: {best}, {100 * value[best]:.2f}%"
+            f"chosen on {choice.chosen_on}: {choice.level}, which has {_both(test[choice.level])} on test; "
+            f"chosen on test itself by containment, as in the paper: {best}, {_both(test[best])}"
         )
     elif choice.chosen_on == "test":
         lines.append("chosen on test, as in the paper: its accuracy there is optimistic")
     return lines
+
+
+def _both(found: Measured) -> str:
+    exact = "unknown" if found.exact_match is None else f"{100 * found.exact_match:.2f}%"
+    return f"{100 * found.acc:.2f}% (exact match {exact})"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,6 +34,14 @@ class Batch:
     """(B, T) int64 on the CPU."""
     attention_mask: torch.Tensor
     """(B, T) int64, 0 on padding."""
+
+
+class Said(NamedTuple):
+    """One answer. A journal keeps it as a list."""
+
+    text: str
+    ended: bool
+    """Whether it ended by itself: an end token came before the tokens of an answer were used up."""
 
 
 def padded_tokenizer(tokenizer: Any, config: Any) -> Any:
@@ -72,7 +80,7 @@ def make_batches(prompts: Sequence[str], tokenizer: Any, *, batch_size: int, con
 
 def answer(
     model: Any, tokenizer: Any, batches: Sequence[Batch], *, journal: Journal, tick: Callable[[int], object]
-) -> list[str]:
+) -> list[Said]:
     """The model's answers in the order of the prompts.
 
     Args:
@@ -85,20 +93,20 @@ def answer(
     Raises:
         ModelError: the model has no end token.
     """
-    outputs: dict[int, str] = {}
+    outputs: dict[int, Said] = {}
     end = tokenizer.decode(tokenizer.eos_token_id) if tokenizer.eos_token_id is not None else ""
     with greedy(model, tokenizer), torch.inference_mode():
         for number, batch in enumerate(batches):
-            texts = journal.outputs(number)
-            if texts is None:
-                texts = _generate(model, tokenizer, batch, end)
-                journal.save(number, texts)
-            outputs.update(zip(batch.places, texts, strict=True))
-            tick(len(texts))
+            kept = journal.outputs(number)
+            said = _generate(model, tokenizer, batch, end) if kept is None else [Said(*entry) for entry in kept]
+            if kept is None:
+                journal.save(number, said)
+            outputs.update(zip(batch.places, said, strict=True))
+            tick(len(said))
     return [outputs[place] for place in range(len(outputs))]
 
 
-def _generate(model: Any, tokenizer: Any, batch: Batch, end: str) -> list[str]:
+def _generate(model: Any, tokenizer: Any, batch: Batch, end: str) -> list[Said]:
     width = batch.input_ids.shape[1]
     output = model.generate(
         input_ids=batch.input_ids.to(model.device),
@@ -108,5 +116,9 @@ def _generate(model: Any, tokenizer: Any, batch: Batch, end: str) -> list[str]:
         do_sample=False,
         use_cache=True,
     )
-    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in output[:, width:].tolist()]
-    return [text.split(end)[0] if end else text for text in texts]
+    rows, ends = output[:, width:].tolist(), set(model.generation_config.eos_token_id)  # `greedy` set them
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    return [
+        Said(text.split(end)[0] if end else text, not ends.isdisjoint(row))
+        for text, row in zip(texts, rows, strict=True)
+    ]

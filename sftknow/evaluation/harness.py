@@ -18,12 +18,12 @@ import transformers
 
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import Journal, journal_name
-from sftknow.artifacts.scores import METRICS
+from sftknow.artifacts.scores import ENDED, METRICS
 from sftknow.dependencies import needs
 from sftknow.errors import MasteryDataError, ModelError
 from sftknow.evaluation.dataset import Questions, open_dataset
 from sftknow.evaluation.examples import EXAMPLE_END, FEWSHOT_SEED
-from sftknow.evaluation.generation import Batch, answer, make_batches, padded_tokenizer
+from sftknow.evaluation.generation import Batch, Said, answer, make_batches, padded_tokenizer
 from sftknow.evaluation.lm_eval_task import own_facts_notes
 from sftknow.evaluation.quiet import quiet_evaluation
 from sftknow.models.loading import find_device, load_model, load_tokenizer
@@ -154,7 +154,7 @@ class Harness:
             total = sum(len(leaf.documents) for part in tasks.values() for leaf in part.leaves)
             if not total:
                 raise MasteryDataError(f"{self.questions.name} has no question in {', '.join(self._splits)}")
-            outputs: dict[str, list[str]] = {}
+            outputs: dict[str, list[Said]] = {}
             with progress(total, f"evaluating {name}", unit="questions") as bar:
                 for together in _TOGETHER:
                     parts = tuple(split for split in together if split in tasks)
@@ -162,11 +162,13 @@ class Harness:
                         continue
                     leaves = [leaf for split in parts for leaf in tasks[split].leaves]
                     batches, made_of = self._make_batches(parts, leaves, padded, model.config)
-                    whole_key = digest([key, made_of, str(getattr(model, "dtype", "")), str(model.device), _versions()])
+                    whole_key = digest(
+                        [key, made_of, str(getattr(model, "dtype", "")), str(model.device), _versions(), Said._fields]
+                    )
                     with Journal(work / journal_name(parts) if work else None, whole_key) as journal:
                         answers = answer(model, padded, batches, journal=journal, tick=lambda count: bar.update(count))
                     if self._few_shot:
-                        answers = [text.partition(EXAMPLE_END)[0] for text in answers]
+                        answers = [_first(said) for said in answers]
                     for leaf in leaves:
                         outputs[leaf.name] = answers[: len(leaf.documents)]
                         answers = answers[len(leaf.documents) :]
@@ -237,7 +239,7 @@ class Harness:
         return known[1], made_of
 
     def _run(
-        self, name: str, tasks: Mapping[Split, _Tasks], outputs: Mapping[str, Sequence[str]], dtype: str | None
+        self, name: str, tasks: Mapping[Split, _Tasks], outputs: Mapping[str, Sequence[Said]], dtype: str | None
     ) -> EvalRun:
         questions: list[QuestionResult] = []
         metrics: dict[str, dict[str, Any]] = {}
@@ -248,7 +250,9 @@ class Harness:
             metrics[leaf.name] = _leaf_metrics(answers)
         with quiet_evaluation():
             for part in tasks.values():
-                metrics[part.group.name] = part.group.aggregate(metrics)
+                metrics[part.group.name] = part.group.aggregate(metrics) | _ended_mean(
+                    [found for leaf in part.leaves if f"{ENDED},none" in (found := metrics[leaf.name])]
+                )
         repo = self.questions.repo
         shown = f"{self._few_shot} solved training questions stand before each question (seed {FEWSHOT_SEED})"
         return EvalRun(
@@ -301,16 +305,34 @@ def _versions() -> list[str]:
     return [torch.__version__, transformers.__version__]
 
 
-def _results(leaf: _Leaf, outputs: Sequence[str]) -> list[QuestionResult]:
+def _first(said: Said) -> Said:
+    """The answer up to where the next example would begin."""
+    text, end, _ = said.text.partition(EXAMPLE_END)
+    return Said(text, said.ended or bool(end))
+
+
+def _ended_mean(leaves: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many answers of a group end by themselves: the plain mean over its tasks, as lm-eval's own aggregation."""
+    if not leaves:
+        return {}
+    errors = [leaf[f"{ENDED}_stderr,none"] for leaf in leaves]
+    return {
+        f"{ENDED},none": sum(leaf[f"{ENDED},none"] for leaf in leaves) / len(leaves),
+        f"{ENDED}_stderr,none": "N/A" if "N/A" in errors else math.hypot(*errors) / len(leaves),
+    }
+
+
+def _results(leaf: _Leaf, outputs: Sequence[Said]) -> list[QuestionResult]:
     results = []
-    for document, output in zip(leaf.documents, outputs, strict=True):
-        scores = leaf.task.process_results(document, [output])
+    for document, said in zip(leaf.documents, outputs, strict=True):
+        scores = leaf.task.process_results(document, [said.text])
         results.append(
             QuestionResult(
                 fact_id=document["fact_id"],
                 split=leaf.split,
                 bucket=leaf.bucket,
-                output=output,
+                output=said.text,
+                ended=said.ended,
                 **{metric: bool(scores[metric]) for metric in METRICS},
             )
         )
@@ -320,7 +342,7 @@ def _results(leaf: _Leaf, outputs: Sequence[str]) -> list[QuestionResult]:
 def _leaf_metrics(answers: Sequence[QuestionResult]) -> dict[str, Any]:
     """lm-eval's metrics of one task, in its own form, so that its groups can aggregate them."""
     found: dict[str, Any] = {"sample_len": len(answers)}
-    for metric in METRICS if answers else ():
+    for metric in (*METRICS, ENDED) if answers else ():
         values = [float(getattr(answer, metric)) for answer in answers]
         found[f"{metric},none"] = mean(values)
         found[f"{metric}_stderr,none"] = mean_stderr(values) if len(values) > 1 else "N/A"
@@ -329,7 +351,7 @@ def _leaf_metrics(answers: Sequence[QuestionResult]) -> dict[str, Any]:
 
 def _metric_values(task: str, found: Mapping[str, Any]) -> list[MetricValue]:
     values = []
-    for metric in METRICS:
+    for metric in (*METRICS, ENDED):
         if f"{metric},none" in found:
             stderr = found[f"{metric}_stderr,none"]
             values.append(

@@ -13,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
+from sftknow.artifacts.choice import BESIDE, FORM
 from sftknow.artifacts.mastery_data import bucket_file
 from sftknow.publishing.benchmark import EVERYTHING, eval_results
 from sftknow.publishing.picture import Bar, interval_bars
@@ -74,6 +75,8 @@ class Restoration:
     """Of the fine-tuned model, with this level among others; None where that was not recorded."""
     chosen_on: str | None
     """The split that this level was chosen on, such as ``dev``; None where it is one level of a sweep."""
+    chosen_by: str | None = None
+    """By what, in words; None where it is one level of a sweep, or that was not recorded."""
 
     @property
     def selected(self) -> LevelStatistics | None:
@@ -90,6 +93,8 @@ class Scores:
     """Heading of its column."""
     values: Mapping[str, MetricValue]
     """Task or group → containment accuracy (``acc``)."""
+    beside: Mapping[str, Mapping[str, MetricValue]] = field(default_factory=dict)
+    """The same for what stands beside it, as far as it was measured: metric → task or group → value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +146,8 @@ class ModelCardContext:
     """Of an unrestored model: how its restored versions score, the smallest level first."""
     chosen_on: str | None = None
     """The split that one of `levels`, or the model as it is, was chosen on; None where none was."""
+    chosen_by: str | None = None
+    """By what, in words; None where nothing was chosen, or that was not recorded."""
     example: tuple[str, str] | None = field(default=None, metadata=VERBATIM)
     """A question that the model answers, and its answer; None where its answers were not kept."""
     invented: bool = False
@@ -218,8 +225,19 @@ def render_model_card(context: ModelCardContext) -> str:
     """
     refuse_blanks(context, context.repo_id)
     return render(
-        "model_card.md.j2", card=context, metadata=model_metadata(context).to_yaml(), rows=score_rows(context)
+        "model_card.md.j2",
+        card=context,
+        metadata=model_metadata(context).to_yaml(),
+        rows=score_rows(context),
+        form=_form(context),
     )
+
+
+def _form(context: ModelCardContext) -> dict[str, str]:
+    """The measures of form that a version of the model was scored on, in words."""
+    tasks = {f"cbqa_mastery_{split}" for split in context.level_splits}
+    scores = [*context.scores[-1:], *(level.scores for level in context.levels)]
+    return {name: words for name, words in FORM.items() if any(tasks & set(s.beside.get(name, ())) for s in scores)}
 
 
 LEVELS_PICTURE = "levels.svg"
@@ -354,6 +372,10 @@ def score_rows(context: ModelCardContext) -> tuple[tuple[str, tuple[MetricValue 
             values = tuple(scores.values.get(task) for scores in context.scores)
             if any(value is not None for value in values):
                 rows.append((label, values))
+        for metric, title in BESIDE.items():
+            values = tuple(scores.beside.get(metric, {}).get(f"cbqa_mastery_{split}") for scores in context.scores)
+            if any(value is not None for value in values):
+                rows.append((f"{words}, mean: {title}", values))
     return tuple(rows)
 
 
@@ -362,7 +384,11 @@ def _results(context: ModelCardContext) -> list[EvalResult]:
         return []
     data = context.data.source if context.data else None
     results = []
-    for task, value in context.scores[-1].values.items():
+    scores = context.scores[-1]
+    measured = [(task, value, "accuracy", "Accuracy (containment)") for task, value in scores.values.items()]
+    exact = scores.beside.get("exact_match", {})
+    measured += [(task, value, "exact_match", "Exact match") for task, value in exact.items() if "bucket" not in task]
+    for task, value, metric_type, metric_name in measured:
         split = next((s for s in SPLIT_WORDS if task.removeprefix("cbqa_mastery_").split("_")[0] == s), None)
         if split is None:
             continue
@@ -375,8 +401,8 @@ def _results(context: ModelCardContext) -> list[EvalResult]:
                 dataset_config=split,
                 dataset_split=task.removeprefix(f"cbqa_mastery_{split}_") if "bucket" in task else "mean of buckets",
                 dataset_revision=data.revision if data else None,
-                metric_type="accuracy",
-                metric_name="Accuracy (containment)",
+                metric_type=metric_type,
+                metric_name=metric_name,
                 metric_value=round(100 * value.value, 2),
             )
         )

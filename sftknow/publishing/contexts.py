@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from sftknow import __version__
+from sftknow.artifacts.choice import BESIDE, ChooseBy, rule_words
 from sftknow.artifacts.levels import level_name
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.artifacts.mastery_data import SCHEMA, MasteryData, bucket_file
@@ -35,6 +36,7 @@ from sftknow.records import (
     BUCKETS,
     SPLITS,
     EvalRun,
+    MetricValue,
     ModelRef,
     Split,
     to_json,
@@ -119,6 +121,7 @@ def build_model_context(
         report=report,
         levels=_levels(found, branches) if found else (),
         chosen_on=found.chosen_on if found else None,
+        chosen_by=_rule(found.chosen_by) if found else None,
         example=found.example if found else None,
         invented=base.name == LAB_MODEL,
         licence=terms,
@@ -319,7 +322,13 @@ def _restoration(manifest: Mapping[str, Any], evaluation: ModelEvaluation | None
         restored=made.get("restored"),
         change=change,
         chosen_on=(evaluation.chosen_on if evaluation else None) or made.get("chosen_on"),
+        chosen_by=_rule((evaluation.chosen_by if evaluation else None) or _mapping(made.get("choice")).get("by")),
     )
+
+
+def _rule(by: Any) -> str | None:
+    """How a level was chosen, in words."""
+    return rule_words(by) if by in get_args(ChooseBy) else None
 
 
 def _levels(found: ModelEvaluation, branches: tuple[str, ...]) -> tuple[RestoredLevel, ...]:
@@ -338,7 +347,11 @@ def _levels(found: ModelEvaluation, branches: tuple[str, ...]) -> tuple[Restored
 
 
 def _scores(name: str, run: EvalRun) -> Scores:
-    return Scores(name=name, values={m.task: m for m in run.metrics if m.metric == "acc"})
+    beside: dict[str, dict[str, MetricValue]] = {}
+    for metric in run.metrics:
+        if metric.metric in BESIDE:
+            beside.setdefault(metric.metric, {})[metric.task] = metric
+    return Scores(name=name, values={m.task: m for m in run.metrics if m.metric == "acc"}, beside=beside)
 
 
 def _graded_data(manifest: Mapping[str, Any], dataset_repo: str | None) -> GradedData | None:

@@ -16,12 +16,13 @@ import yaml
 from huggingface_hub import DatasetCardData
 
 from sftknow import __version__
+from sftknow.artifacts.choice import BESIDE, FORM
 from sftknow.artifacts.divergence import reading_of
 from sftknow.artifacts.files import read_json, visible_files
 from sftknow.artifacts.levels import level_of_folder, level_share
 from sftknow.artifacts.manifests import FORMAT
 from sftknow.artifacts.mastery_data import MasteryData
-from sftknow.artifacts.scores import QUESTIONS, SCHEMA as QUESTION_SCHEMA, metrics_to_json, read_scores
+from sftknow.artifacts.scores import QUESTIONS, metrics_to_json, read_questions, read_scores
 from sftknow.errors import HubError
 from sftknow.models.hub_client import check_repo_id
 from sftknow.models.pull import RESULTS
@@ -67,6 +68,8 @@ class PublishedModel:
     """In the run, such as ``b2-n240-s0@5pct``."""
     values: Mapping[str, MetricValue]
     """Task or group → containment accuracy."""
+    beside: Mapping[str, Mapping[str, MetricValue]]
+    """What stands beside it: metric → task or group → value."""
     repo_id: str | None
     """None where it is not published."""
     branch: str
@@ -180,8 +183,7 @@ def _answers(run: Path, scores: Mapping[str, EvalRun]) -> dict[str, bytes]:
         path = run / "evaluation" / name / QUESTIONS
         if not path.is_file():
             return {}
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=QUESTION_SCHEMA.names)
+        table = read_questions(path.parent)
         tables.append(table.add_column(0, "model", pa.array([name] * table.num_rows, pa.string())))
     buffer = io.BytesIO()
     pq.write_table(pa.concat_tables(tables), buffer)
@@ -191,7 +193,13 @@ def _answers(run: Path, scores: Mapping[str, EvalRun]) -> dict[str, bytes]:
 def render_results_card(context: ResultsCardContext) -> str:
     """The README.md of a run's results."""
     splits: list[Split] = [s for s in SPLIT_WORDS if any(f"cbqa_mastery_{s}" in m.values for m in context.models)]
-    return render("results_card.md.j2", card=context, metadata=_metadata(context).to_yaml(), splits=splits, whole=SPLIT)
+    tasks = [f"cbqa_mastery_{split}" for split in splits]
+    form = {
+        name: words for name, words in FORM.items() if any(set(tasks) & set(m.beside[name]) for m in context.models)
+    }
+    return render(
+        "results_card.md.j2", card=context, metadata=_metadata(context).to_yaml(), splits=splits, whole=SPLIT, form=form
+    )
 
 
 def _metadata(context: ResultsCardContext) -> DatasetCardData:
@@ -250,7 +258,8 @@ def _context(
 def _model(name: str, scores: EvalRun, places: Mapping[str, tuple[str, str]]) -> PublishedModel:
     repo_id, branch = places.get(name, (None, "main"))
     values = {metric.task: metric for metric in scores.metrics if metric.metric == "acc"}
-    return PublishedModel(name=name, values=values, repo_id=repo_id, branch=branch)
+    beside = {name: {m.task: m for m in scores.metrics if m.metric == name} for name in BESIDE}
+    return PublishedModel(name=name, values=values, beside=beside, repo_id=repo_id, branch=branch)
 
 
 def _circumstances(known: Mapping[str, Any]) -> dict[str, str]:

@@ -30,6 +30,8 @@ class ModelEvaluation:
     change: ParameterChange | None = None
     chosen_on: str | None = None
     """The split that the restoration level was chosen on; of an unrestored model, that one of its levels was."""
+    chosen_by: str | None = None
+    """By what; see `sftknow.artifacts.choice.ChooseBy`."""
     restored: Sequence[tuple[str, EvalRun]] = ()
     """(level, scores) of the restored versions of an unrestored model, the smallest level first."""
     chosen: str | None = None
@@ -64,6 +66,7 @@ def find_evaluation(folder: Path) -> ModelEvaluation | None:
         runs=[(heading, read_scores(path)) for heading, path in paths if (path / SCORES).is_file()],
         change=read_change(changes) if level and (changes / CHANGES).is_file() else None,
         chosen_on=chosen.get("chosen_on") if chosen_here or (here and not level) else None,
+        chosen_by=chosen.get("chosen_by") if chosen_here or (here and not level) else None,
         restored=[(name, read_scores(folders[name])) for name in by_share(folders)],
         chosen=str(chosen.get("level")) if here and not level else None,
         example=_example(run, paths[-1][1]),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from sftknow.artifacts.choice import ChooseBy
 from sftknow.cluster import Cluster
 from sftknow.divergence.options import DivergenceOptions
 from sftknow.evaluation.options import AbilityOptions, EvaluationOptions
@@ -120,6 +121,10 @@ class RestoreSection(Options):
     reports the best level on the test set; here the level is chosen on the dev split and told on the test split."""
     levels: tuple[Level, ...] | None = None
     """Levels to restore; None for those of ``parameters``."""
+    choose_by: ChooseBy = "both"
+    """How the best model and its level are chosen: ``acc`` by containment, the paper's measure; ``exact`` by exact
+    match; ``both`` by containment among those that do not break the form of the answers: exact match and the share of
+    answers that end by themselves fall by at most 2 points, of a model below its base, of a level below the model."""
     controls: Annotated[int, Limits(ge=0)] = 3
     """What a restored model is compared with at the level chosen for it: as much set back at random, in so many draws,
     and all weights moved towards the base; each by the same share, and to the same distance from the base. Scored on

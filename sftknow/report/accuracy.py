@@ -15,6 +15,7 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from sftknow.artifacts.scores import ENDED
 from sftknow.prompts import CHAT
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import Estimate, estimate
@@ -25,7 +26,7 @@ from sftknow.report.layout import Entry, Field, Figure, Panel, Table, figure, ta
 from sftknow.report.paper import SIZES, table
 from sftknow.report.style import base_line, chart, line_with_bars, look
 
-METRIC_TITLES = {"acc": "contains", "acc_word": "whole word", "exact_match": "exact"}
+METRIC_TITLES = {"acc": "contains", "acc_word": "whole word", "exact_match": "exact", ENDED: "ends by itself"}
 
 
 @dataclass(frozen=True)
@@ -305,9 +306,10 @@ def strategies(report: Report) -> Table | None:
 def strictness(report: Report) -> Table | None:
     """Table B: the same means under three readings of "correct"."""
     splits = report.scored("test", "testood")
+    kept = {metric for m in report.models.values() for _, _, metric in m.scores}
 
-    def shown(split: str, metric: str, line: Line) -> Entry:
-        return accuracy_of(split, None, metric, line.models)
+    def shown(split: str, metric: str, line: Line) -> Entry | None:
+        return accuracy_of(split, None, metric, line.models) if estimate(line.models, split, None, metric) else None
 
     return tabulate(
         _lines(report) if splits else [],
@@ -317,11 +319,13 @@ def strictness(report: Report) -> Table | None:
             Field(title, partial(shown, split, metric), group=SPLIT_TITLES[split].capitalize(), unit="%")
             for split in splits
             for metric, title in METRIC_TITLES.items()
+            if metric in kept
         ),
         id="table-b-strictness",
         title="Table B · The same accuracy under stricter readings",
         note="Contains: the output contains the answer (the paper’s reading, used everywhere else here). Whole "
         "word: it does so at word boundaries. Exact: the output is the answer, after case, punctuation and "
-        "articles are set aside.",
+        "articles are set aside. Ends by itself: an end token came before the 16 tokens of an answer were used; only "
+        "this says nothing of whether it is right.",
         folded=True,
     )

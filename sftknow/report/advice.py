@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sftknow.report.aggregate import compare, estimate, ranked
-from sftknow.report.contents import BASE, Report, Training
+from sftknow.report.aggregate import broken_form, compare, estimate, measured, ranked
+from sftknow.report.contents import BASE, Model, Report, Training
 from sftknow.report.entries import percent, signed
-from sftknow.report.summary import error_text, in_a_row
+from sftknow.report.summary import broken_words, error_text, form_words, in_a_row, moved_words
 from sftknow.report.words import CHANCE, FEW, LEAST_DRAWS, RULE
 
 
@@ -23,17 +23,29 @@ def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
         found: what `findings` gives.
     """
     # On a bucket or a mixed draw, by the split that choices are made on.
-    order = [t for t, _ in ranked((t for t in report.trainings if t.source != "lora"), report.choosing_split)]
+    own = (t for t in report.trainings if t.source != "lora")
+    order = [t for t, _ in ranked(report, own, report.choosing_split, "both")]
     if not order:
         return []
     return [*_data(report, order), *_bucket(report, order), *_level(found), *_sureness(report, order)]
 
 
 def _equals(report: Report, order: Sequence[Training]) -> list[Training]:
-    """The best training and those that cannot be told from it on the split that choices are made on."""
-    leads = [(t, compare(order[0].models, t.models, report.choosing_split)) for t in order[1:]]
+    """The best training and those that cannot be told from it on the split that choices are made on.
+
+    They have to keep up in exact match, too, and to keep the form of answers.
+    """
+    best, split = order[0], report.choosing_split
     looks = len(order) * (len(order) - 1) // 2  # the best was picked by looking
-    return [order[0], *(t for t, lead in leads if lead is not None and not lead.among(looks).sure)]
+
+    def keeps_up(training: Training) -> bool:
+        leads = [compare(best.models, training.models, split, metric=metric) for metric in ("acc", "exact_match")]
+        ahead = [lead for lead in leads[1:] if lead and lead.among(looks).sure and lead.value > 0]
+        if leads[0] is None or leads[0].among(looks).sure or ahead:
+            return False
+        return not broken_form(report, training.models, split)
+
+    return [best, *filter(keeps_up, order[1:])]
 
 
 def _data(report: Report, order: Sequence[Training]) -> list[str]:
@@ -53,7 +65,17 @@ def _data(report: Report, order: Sequence[Training]) -> list[str]:
             f"How much data: {least.phrase} is enough. {order[0].phrase[0].upper()}{order[0].phrase[1:]} did best "
             f"on the {split}, but the smaller training cannot be told apart from it."
         ]
-    if BASE in report.models:
+    scored = [(name, measured(models, "test")) for name, models in _sides(report, least)]
+    shown = [f"{name} {percent(m.acc)} %{form_words(m.beside)}" for name, m in scored if m]
+    if shown:
+        said[0] += f" In-domain, the answer is in what they say: {'; '.join(shown)}."
+    broken = broken_form(report, least.models, "test")
+    if broken:
+        said.append(
+            "Whether to fine-tune at all: rather not. Even this training breaks the form of answers: lower than the "
+            f"base’s {broken_words(broken)}."
+        )
+    elif BASE in report.models:
         gain = compare(least.models, [report.models[BASE]], "test")
         if gain is not None and not gain.among(len(order)).sure:
             why = f"; {FEW}" if gain.few else ""
@@ -67,6 +89,11 @@ def _data(report: Report, order: Sequence[Training]) -> list[str]:
                 f"{percent(-gain.value)} points ± {percent(gain.stderr)} against the base in-domain."
             )
     return said
+
+
+def _sides(report: Report, training: Training) -> list[tuple[str, Sequence[Model]]]:
+    base = [("the base", [report.models[BASE]])] if BASE in report.models else []
+    return [("this training", training.models), *base]
 
 
 def _bucket(report: Report, order: Sequence[Training]) -> list[str]:
@@ -96,7 +123,7 @@ def _level(found: Mapping[str, Any]) -> list[str]:
         return [f"{start}{why} in this run; `sftknow restore --choose-on dev` finds one."]
     if part["level"] == "0%":
         return [f"{start}none. On the {part['chosen_on']} split no level beat the model as it was trained."]
-    effect = f"{signed(test['value'])} points ± {error_text(test)} on the in-domain test"
+    effect = f"{signed(test['value'])} points ± {error_text(test)} on the in-domain test{moved_words(test['beside'])}"
     sentence = (
         f"{start}{part['level']} of the model trained on {part['title']}, chosen on {part['chosen_on']} ({effect})"
     )
@@ -104,6 +131,11 @@ def _level(found: Mapping[str, Any]) -> list[str]:
         return [f"{sentence}; {CHANCE}, so leaving the model as it is does no harm either."]
     if test["value"] < 0:
         return [f"{start}none. {part['level']} looked best on {part['chosen_on']}, but it surely harms ({effect})."]
+    if part["broken"]:
+        return [
+            f"{start}none. {part['level']} contains the answer more often, but breaks the form of answers: lower "
+            f"{broken_words(part['broken'])} ({effect})."
+        ]
     return [f"{sentence}; that is surely better than leaving it."]
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sftknow.artifacts.levels import best_level
+from sftknow.artifacts.choice import ChooseBy, Measured, choose_level
 from sftknow.report.by_fact import Shared, shared_outcomes
 from sftknow.report.cells import is_draw
-from sftknow.report.contents import Model, Report, Restored, Training
+from sftknow.report.contents import BASE, Model, Report, Restored, Training
 from sftknow.report.words import Difference
 
 
@@ -68,20 +68,57 @@ def estimate(models: Sequence[Model], split: str, bucket: int | None = None, met
         models: one a run.
         split: whose questions.
         bucket: one bucket; None for the plain mean over them.
-        metric: ``acc``, ``acc_word`` or ``exact_match``.
+        metric: ``acc``, ``acc_word``, ``exact_match`` or ``ended``.
     """
     found = [s for m in models if (s := m.score(split, bucket, metric)) is not None and math.isfinite(s.value)]
     return over_runs([s.value for s in found], found[0].stderr, found[0].count) if found else None
 
 
-def ranked(trainings: Iterable[Training], split: str) -> list[tuple[Training, float]]:
-    """Trainings with their mean accuracy on a split, the best first, equals in the order given."""
-    found = [(t, e.value) for t in trainings if (e := estimate(t.models, split))]
-    return sorted(found, key=lambda pair: -pair[1])
+def measured(models: Sequence[Model], split: str) -> Measured | None:
+    """Means over runs (seeds) of containment and what stands beside it; None where none of them was scored."""
+
+    def value(metric: str) -> float | None:
+        found = estimate(models, split, metric=metric)
+        return found.value if found else None
+
+    return Measured.by(value)
+
+
+def broken_form(report: Report, models: Sequence[Model], split: str) -> tuple[str, ...]:
+    """The measures by which fine-tuned models break the form of answers, compared with the base."""
+    here = measured(models, split)
+    base = measured([report.models[BASE]], split) if BASE in report.models else None
+    return here.broken(base) if here and base else ()
+
+
+def ranked(
+    report: Report, trainings: Iterable[Training], split: str, by: ChooseBy | None = None
+) -> list[tuple[Training, float]]:
+    """Trainings with their mean accuracy on a split, the best first, equals in the order given.
+
+    The best is best as the run chooses, or by what is given (`sftknow.artifacts.choice`); by ``both`` those whose
+    answers break their form come last.
+    """
+    by = by or report.choosing_by
+    found = [(t, m) for t in trainings if (m := measured(t.models, split))]
+
+    def key(pair: tuple[Training, Measured]) -> tuple[bool, float]:
+        training, here = pair
+        exact = here.acc if here.exact_match is None else here.exact_match
+        broken = by == "both" and bool(broken_form(report, training.models, split))
+        return broken, -(exact if broken or by == "exact" else here.acc)
+
+    return [(training, here.acc) for training, here in sorted(found, key=key)]
 
 
 def compare(
-    first: Sequence[Model], second: Sequence[Model], split: str, bucket: int | None = None, *, same_runs: bool = False
+    first: Sequence[Model],
+    second: Sequence[Model],
+    split: str,
+    bucket: int | None = None,
+    *,
+    same_runs: bool = False,
+    metric: str = "acc",
 ) -> Difference | None:
     """First minus second in accuracy: the mean over buckets, or one bucket.
 
@@ -96,18 +133,22 @@ def compare(
         bucket: one bucket; None for the plain mean over them.
         same_runs: the models of both stand run by run, as a restored model beside the same model unrestored: what
             varies between runs is then the difference. Of one run nothing is said beyond that model.
+        metric: as for `estimate`.
     """
-    a, b = estimate(first, split, bucket), estimate(second, split, bucket)
+    a, b = estimate(first, split, bucket, metric), estimate(second, split, bucket, metric)
     if a is None or b is None:
         return None
     between, without = [*a.between, *b.between], (a.without[0] - b.without[1], a.without[1] - b.without[0])
     draws = min((len(side) for side in (first, second) if any(is_draw(m.name) for m in side)), default=None)
     if same_runs:
-        scores = [(one.score(split, bucket), two.score(split, bucket)) for one, two in zip(first, second, strict=True)]
+        scores = [
+            (one.score(split, bucket, metric), two.score(split, bucket, metric))
+            for one, two in zip(first, second, strict=True)
+        ]
         steps = over_runs([one.value - two.value for one, two in scores if one and two], math.nan, a.count)
         between, without = steps.between, steps.without
         draws = len(first) if len(first) > 1 else None
-    within, shared = question_variance(first, second, split, bucket)
+    within, shared = question_variance(first, second, split, bucket, metric)
     single = shared is not None and len(first) == len(second) == 1
     return pooled(
         a.value - b.value,
@@ -122,16 +163,17 @@ def compare(
 
 
 def question_variance(
-    first: Sequence[Model], second: Sequence[Model], split: str, bucket: int | None = None
+    first: Sequence[Model], second: Sequence[Model], split: str, bucket: int | None = None, metric: str = "acc"
 ) -> tuple[float, Shared | None]:
     """Variance of the difference of two groups over the choice of questions, and the questions where all kept them."""
-    shared = shared_outcomes([m.questions for m in first], [m.questions for m in second], split)
+    shared = shared_outcomes([m.questions for m in first], [m.questions for m in second], split, metric)
     if shared is not None:
         shared = shared.only(bucket)
         within = _paired_variance(shared)
         if within is not None:
             return within, shared
-    return sum(s.stderr**2 for side in (first, second) if (s := side[0].score(split, bucket)) is not None), shared
+    scores = (side[0].score(split, bucket, metric) for side in (first, second))
+    return sum(s.stderr**2 for s in scores if s is not None), shared
 
 
 def pooled(value: float, between: Sequence[tuple[float, int]], within: float, **about: Any) -> Difference:
@@ -176,14 +218,14 @@ class Gain:
 def chosen_level(report: Report, training: Restored) -> str | None:
     """The level that is best on the split that choices are made on, over the training's seeds; None without scores."""
     levels = ["0%", *training.shared_levels]
-    found = {k: e.value for k in levels if (e := estimate(training.at(k), report.choosing_split))}
-    return best_level(found) if len(found) == len(levels) > 1 else None
+    found = {k: m for k in levels if (m := measured(training.at(k), report.choosing_split))}
+    return choose_level(found, report.choosing_by) if len(found) == len(levels) > 1 else None
 
 
 def chosen_for(report: Report, cell: str) -> str:
     """The level that is best for a single model on the split that choices are made on, as the run chooses it."""
-    found = report.restored(cell).items()
-    return best_level({k: e.value for k, m in found if (e := estimate([m], report.choosing_split))} or {"0%": 0.0})
+    found = {k: m for k, model in report.restored(cell).items() if (m := measured([model], report.choosing_split))}
+    return choose_level(found, report.choosing_by) if found else "0%"
 
 
 def chosen_gains(report: Report) -> list[Gain]:

@@ -6,7 +6,7 @@ Every file is read at first use and once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.choice import BESIDE
 from sftknow.artifacts.mastery_data import bucket_file
 from sftknow.errors import RunError
 from sftknow.records import BUCKETS, SPLITS
@@ -50,6 +51,12 @@ class Answers:
     right: npt.NDArray[np.bool_]
     outputs: npt.NDArray[Any]
     """What the model said, as text."""
+    beside: Mapping[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    """The measures beside containment that were kept, by name."""
+
+    def outcome(self, metric: str) -> npt.NDArray[np.bool_] | None:
+        """One a question; None where it was not kept."""
+        return self.right if metric == "acc" else self.beside.get(metric)
 
 
 class Questions:
@@ -70,7 +77,10 @@ class Questions:
 
     @cached_property
     def _by_split(self) -> dict[str, Answers]:
-        table = read_columns(self.path, ["fact_id", "split", "bucket", "acc", "output"])
+        there = [name for name in BESIDE if name in self._names]
+        table = read_columns(self.path, ["fact_id", "split", "bucket", "acc", "output", *there])
+        there = [name for name in there if table[name].null_count == 0]
+        beside = {name: table[name].to_numpy(zero_copy_only=False).astype(np.bool_) for name in there}
         ids = table["fact_id"].to_numpy(zero_copy_only=False)
         splits = table["split"].to_numpy(zero_copy_only=False)
         buckets = table["bucket"].to_numpy(zero_copy_only=False).astype(np.int64)
@@ -81,8 +91,17 @@ class Questions:
             inside = np.flatnonzero(splits == split)
             order = inside[np.argsort(ids[inside], kind="stable")]
             if order.size:
-                found[split] = Answers(ids[order], buckets[order], right[order], outputs[order])
+                kept = {name: values[order] for name, values in beside.items()}
+                found[split] = Answers(ids[order], buckets[order], right[order], outputs[order], kept)
         return found
+
+    @property
+    def _names(self) -> list[str]:
+        """The file's columns; none where it cannot be read, which `read_columns` tells."""
+        try:
+            return list(pq.read_schema(self.path).names)
+        except (OSError, pa.ArrowException):
+            return []
 
     def split(self, name: str) -> Answers | None:
         """A split's questions; None where the model was not asked them. Raises RunError where the file is damaged."""
@@ -117,11 +136,13 @@ class Shared:
         return Shared(self.fact_ids[inside], self.buckets[inside], self.first[inside], self.second[inside])
 
 
-def shared_outcomes(first: Sequence[Questions | None], second: Sequence[Questions | None], split: str) -> Shared | None:
+def shared_outcomes(
+    first: Sequence[Questions | None], second: Sequence[Questions | None], split: str, metric: str = "acc"
+) -> Shared | None:
     """Pair two groups of models question by question; None where a model kept no questions or none are in common."""
     groups = [[q.split(split) if q is not None else None for q in group] for group in (first, second)]
     known = [answers for group in groups for answers in group if answers is not None]
-    if not known or len(known) < sum(map(len, groups)):
+    if not known or len(known) < sum(map(len, groups)) or any(a.outcome(metric) is None for a in known):
         return None
     ids = known[0].fact_ids
     for answers in known[1:]:
@@ -131,8 +152,9 @@ def shared_outcomes(first: Sequence[Questions | None], second: Sequence[Question
         return None
 
     def right(answers: Answers) -> npt.NDArray[np.bool_]:
-        same = ids.size == answers.fact_ids.size
-        return answers.right if same else answers.right[np.searchsorted(answers.fact_ids, ids)]
+        outcome = answers.outcome(metric)
+        assert outcome is not None
+        return outcome if ids.size == answers.fact_ids.size else outcome[np.searchsorted(answers.fact_ids, ids)]
 
     sides: list[Floats] = [
         np.stack([right(a) for a in group if a is not None]).mean(axis=0, dtype=np.float64) for group in groups

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from sftknow.artifacts.choice import ChooseBy
 from sftknow.artifacts.levels import by_share, level_of_folder, read_control
 from sftknow.records import ParameterChange, TokenDivergence
 from sftknow.report.by_fact import FactDivergences, MovedExample, Questions, Texts
@@ -250,6 +251,13 @@ class Report:
     def choosing_split(self) -> str:
         """Where the best of several is picked: dev where it was scored, else the in-domain test."""
         return "dev" if self.scored("dev") else "test"
+
+    @property
+    def choosing_by(self) -> ChooseBy:
+        """How the run chooses the best model and its level; before it was asked, by containment."""
+        section = (self.recipe or {}).get("restore")
+        by: ChooseBy = (section or {}).get("choose_by", "acc") if isinstance(section, Mapping) else "acc"
+        return by
 
     @cached_property
     def _versions(self) -> dict[str, dict[str, Model]]:

@@ -5,17 +5,18 @@ Accuracies and differences are shares between 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from sftknow.artifacts.choice import BESIDE
 from sftknow.artifacts.levels import level_share
 from sftknow.records import BUCKETS, to_json
-from sftknow.report.aggregate import chosen_gains, compare, estimate, ranked
+from sftknow.report.aggregate import broken_form, chosen_gains, compare, estimate, measured, ranked
 from sftknow.report.changes import shown_change
 from sftknow.report.claims import correlation
-from sftknow.report.contents import BASE, Report
+from sftknow.report.contents import BASE, Model, Report
 from sftknow.report.controls import controlled, ranking_gains
 from sftknow.report.divergence import beside_words, bucket_of, reading
 from sftknow.report.layout import finite
@@ -47,11 +48,21 @@ def _base(report: Report) -> dict[str, Any]:
     if BASE not in report.models:
         return {}
     found = {s: estimate([report.models[BASE]], s) for s in ("test", "testood")}
-    return {split: {"value": e.value, "stderr": finite(e.error)} for split, e in found.items() if e}
+    return {
+        split: {"value": e.value, "stderr": finite(e.error), "beside": _beside([report.models[BASE]], split)}
+        for split, e in found.items()
+        if e
+    }
+
+
+def _beside(models: Sequence[Model], split: str) -> dict[str, float]:
+    """What stands beside containment, as far as it was measured."""
+    found = measured(models, split)
+    return found.beside if found else {}
 
 
 def _best_training(report: Report) -> dict[str, Any]:
-    found = ranked(report.trainings, "test")
+    found = ranked(report, report.trainings, "test")
     if not found:
         return {}
     best, value = found[0]
@@ -62,7 +73,13 @@ def _best_training(report: Report) -> dict[str, Any]:
         "seeds": len(models),
         "trainings": len(found),
         "test": value,
+        "beside": _beside(models, "test"),
+        "broken": list(broken_form(report, models, "test")),
     }
+    ahead = [(t, v) for t, v in found if v > value and t is not best]
+    if ahead:
+        ran_on, more = max(ahead, key=lambda pair: pair[1])
+        part["breaks_form"] = {"title": ran_on.phrase, "test": more, "beside": _beside(ran_on.models, "test")}
     outside = estimate(models, "testood")
     if outside:
         part["testood"] = outside.value
@@ -79,7 +96,7 @@ def _best_training(report: Report) -> dict[str, Any]:
         if lead and not (lead := lead.among(looks)).sure:
             rivals.append({"name": group.name, "title": group.phrase, "test": rival, **lead.part()})
     part["not_told_apart"] = rivals
-    worst, low = found[-1]
+    worst, low = min(found, key=lambda pair: pair[1])
     if worst is not best:
         behind = compare(models, worst.models, "test")
         part["worst"] = {"name": worst.name, "title": worst.phrase, "test": low}
@@ -176,12 +193,15 @@ def _restoration(report: Report) -> dict[str, Any]:
         levels = report.restored(choice.cell)
         plain, model = report.models[choice.cell], levels.get(choice.level)
         part |= {"title": report.phrase(choice.cell), "level": choice.level, "chosen_on": choice.chosen_on}
+        part["chosen_by"] = report.choosing_by
+        scores = measured([model], "test") if model else None, measured([plain], "test")
+        part["broken"] = list(scores[0].broken(scores[1])) if scores[0] and scores[1] else []
         moves: dict[str, Difference] = {}
         for split in ("dev", "test", "testood"):
             before, after = estimate([plain], split), estimate([model] if model else [], split)
             moved = compare([model], [plain], split, same_runs=True) if model else None
             if before and after and moved:
-                part[split] = {"before": before.value, "after": after.value}
+                part[split] = {"before": before.value, "after": after.value, "beside": _moved(plain, model, split)}
                 # Where the level was picked by the split itself, every level was a look.
                 moves[split] = moved.among(len(levels)) if split == choice.chosen_on else moved
         fair = [split for split in moves if split != choice.chosen_on]
@@ -205,6 +225,17 @@ def _restoration(report: Report) -> dict[str, Any]:
             for g, found in zip(chosen, together([g.found for g in chosen]), strict=True)
         ]
     return part
+
+
+def _moved(plain: Model, restored: Model | None, split: str) -> dict[str, dict[str, Any]]:
+    """What restoring does to the measures beside containment."""
+    moves: dict[str, dict[str, Any]] = {}
+    for name in BESIDE:
+        sides = [estimate([model], split, metric=name) for model in (plain, restored) if model]
+        moved = compare([restored], [plain], split, same_runs=True, metric=name) if restored else None
+        if moved and len(sides) == 2 and sides[0] and sides[1]:
+            moves[name] = {"before": sides[0].value, "after": sides[1].value, **moved.part()}
+    return moves
 
 
 def _controls(report: Report) -> dict[str, Any]:

@@ -34,8 +34,8 @@ COLUMNS = {
     "split": "train, dev, test or testood; missing for other tasks",
     "bucket": "mastery bucket of the questions; missing for the plain mean over the buckets",
     "topic": "Wikidata relation of the questions, where it is known; missing for all topics",
-    "metric": "acc, acc_word, exact_match; kl, kl_full, top_changed, and with _beside the same with the fine-tuned "
-    "model shown the other prompt; or another task's",
+    "metric": "acc, acc_word, exact_match, ended (answers that end by themselves); kl, kl_full, top_changed, and with "
+    "_beside the same with the fine-tuned model shown the other prompt; or another task's",
     "value": "share between 0 and 1; divergences in nats",
     "stderr": "standard error over questions; from the bootstrap interval for kl; missing where there is none",
     "count": "questions or facts behind the value",

@@ -46,7 +46,7 @@ BEST, RESTORING = "best training against base", "restoring"
 
 def best_cell(report: Report) -> str | None:
     """The fine-tuned model of the best training, picked on dev; of several seeds the first."""
-    found = ranked(report.trainings, report.choosing_split)
+    found = ranked(report, report.trainings, report.choosing_split)
     return found[0][0].models[0].name if found else None
 
 

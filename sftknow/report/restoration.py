@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from sftknow.artifacts.choice import BESIDE, rule_words
 from sftknow.artifacts.levels import CONTROLS, best_level, by_share, level_share
-from sftknow.report.aggregate import compare, estimate
+from sftknow.report.aggregate import chosen_for, compare, estimate
 from sftknow.report.blocks import report_block
 from sftknow.report.cells import Kind
-from sftknow.report.contents import BASE, SPLIT_TITLES, Report, Restored
+from sftknow.report.contents import BASE, SPLIT_TITLES, Model, Report, Restored
 from sftknow.report.controls import SPLIT as CONTROLLED_SPLIT, control_entry, controlled
 from sftknow.report.entries import change_entry, estimate_entry, moved_entry, percent, share_entry, signed
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, Value, figure, tabulate
@@ -35,25 +36,35 @@ def chosen(report: Report) -> Table | None:
     on, fair = choice.chosen_on, ""
     if on == "dev":
         fair = ", so its value there is flattered by the choice and the test lines are the fair ones"
-    found = ((s, compare([model], [plain], s, same_runs=True)) for s in ("dev", "test", "testood", "train"))
+    measures = {"acc": "contains the answer", **BESIDE}
+    found = (
+        (s, name, compare([model], [plain], s, same_runs=True, metric=name))
+        for s in ("dev", "test", "testood", "train")
+        for name in measures
+    )
 
-    def difference(line: tuple[str, Difference]) -> Entry | None:
-        entry = change_entry(line[1])
+    def difference(line: tuple[str, str, Difference]) -> Entry | None:
+        entry = change_entry(line[2])
         # What the level was picked by is no test of it.
         return entry if entry is None or line[0] != on else replace(entry, difference=None)
 
+    def side(one: Model, line: tuple[str, str, Difference]) -> Entry:
+        return estimate_entry(estimate([one], line[0], metric=line[1]))
+
     return tabulate(
-        [(split, moved) for split, moved in found if moved is not None],
+        [(split, name, moved) for split, name, moved in found if moved is not None],
         Field("Split", lambda line: SPLIT_TITLES[line[0]] + (" (chosen on this)" if line[0] == on else "")),
-        Field("As trained", lambda line: estimate_entry(estimate([plain], line[0])), unit="%"),
-        Field("Restored", lambda line: estimate_entry(estimate([model], line[0])), unit="%"),
+        Field("Measure", lambda line: measures[line[1]]),
+        Field("As trained", partial(side, plain), unit="%"),
+        Field("Restored", partial(side, model), unit="%"),
         Field("Difference", difference, unit="points"),
-        Field("Gained", lambda line: line[1].gained, unit="questions", absent="not kept"),
-        Field("Lost", lambda line: line[1].lost, unit="questions", absent="not kept"),
+        Field("Gained", lambda line: line[2].gained, unit="questions", absent="not kept"),
+        Field("Lost", lambda line: line[2].lost, unit="questions", absent="not kept"),
         id="table-h-chosen",
         title=f"Table H · The chosen level: {choice.level} restored, trained on {report.title(choice.cell)}",
-        note=f"The level was chosen on the {SPLIT_TITLES.get(on, on)} split{fair}. Differences are paired over the "
-        "same questions; gained and lost count questions that only one of the two answers.",
+        note=f"The level was chosen on the {SPLIT_TITLES.get(on, on)} split{fair}; it was chosen by "
+        f"{rule_words(report.choosing_by)}. Differences are paired over the same questions; gained and lost count "
+        "questions that only one of the two answers.",
     )
 
 
@@ -146,12 +157,12 @@ def every_choice(report: Report) -> Table | None:
             {level: e.value for level, m in levels.items() if (e := estimate([m], split))} for split in ("dev", "test")
         )
         if dev and test:
-            level, top = best_level(dev), best_level(test)
+            level, top = chosen_for(report, name), best_level(test)
             lines.append((name, level, top, test[top] - test[level] if level in test else None))
 
-    def gain(split: str, line: tuple[str, str, str, float | None]) -> Entry | None:
+    def gain(split: str, metric: str, line: tuple[str, str, str, float | None]) -> Entry | None:
         name, level, *_ = line
-        found = compare([report.restored(name)[level]], [report.models[name]], split, same_runs=True)
+        found = compare([report.restored(name)[level]], [report.models[name]], split, same_runs=True, metric=metric)
         entry = change_entry(found)
         return entry if entry is None or split != "dev" else replace(entry, difference=None)
 
@@ -163,14 +174,19 @@ def every_choice(report: Report) -> Table | None:
         Field("Trained on", lambda line: report.title(line[0])),
         Field("Chosen on dev", lambda line: shown_level(line[1])),
         *(
-            Field(SPLIT_TITLES[split], partial(gain, split), group="Gain (points)", absent="not scored")
+            Field(SPLIT_TITLES[split], partial(gain, split, "acc"), group="Gain (points)", absent="not scored")
             for split in ("dev", "test", "testood")
+        ),
+        *(
+            Field(SPLIT_TITLES[split], partial(gain, split, "exact_match"), group="In exact match", absent="not scored")
+            for split in ("test", "testood")
         ),
         Field("Best on test", lambda line: shown_level(line[2])),
         Field("Would add", lead, unit="points", absent="not scored"),
         id="table-o-choices",
         title="Table O · The level chosen on dev, for every restored model",
-        note="The dev column is flattered by the choice; the test columns are fair. “Best on test” is the level that "
+        note=f"Chosen by {rule_words(report.choosing_by)}. The dev column is flattered by the choice; the test columns "
+        "are fair. “Best on test” is the level that "
         "the paper’s way of choosing takes, and what it would seem to add.",
         folded=len(lines) > 12,
     )

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sftknow.artifacts.choice import FORM, rule_words
 from sftknow.artifacts.levels import CONTROLS
 from sftknow.report.entries import percent, plus_minus, signed
 from sftknow.report.words import FEW, UNTOLD, hedge
@@ -50,6 +51,26 @@ def in_a_row(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
+def form_words(beside: Mapping[str, float]) -> str:
+    """Exact match and how many answers end by themselves, as far as they were measured."""
+    words = [f"{FORM[name]} {percent(beside[name])} %" for name in FORM if name in beside]
+    return f" ({', '.join(words)})" if words else ""
+
+
+def moved_words(beside: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same before and after restoring."""
+    there = {name: beside[name] for name in FORM if name in beside}
+    return "".join(
+        f"; {FORM[name]} {percent(p['before'])} % → {percent(p['after'])} %{hedge(p) if p['value'] else ''}"
+        for name, p in there.items()
+    )
+
+
+def broken_words(broken: Sequence[str]) -> str:
+    """Which measures of form fell."""
+    return in_a_row([FORM[name] for name in broken])
+
+
 def _say_exposure(part: Mapping[str, Any]) -> list[str]:
     rho = part["rank_correlation"]
     strength = f" (rank correlation {plus_minus(rho)} over {part['facts']:,} facts)" if rho is not None else ""
@@ -62,12 +83,16 @@ def _say_exposure(part: Mapping[str, Any]) -> list[str]:
 
 def _say_base(part: Mapping[str, Any]) -> list[str]:
     names = {"test": "in-domain", "testood": "out-of-domain"}
-    said = [f"{percent(part[s]['value'])} % of the {names[s]} test questions" for s in names if s in part]
+    said = [
+        f"{percent(part[s]['value'])} % of the {names[s]} test questions{form_words(part[s]['beside'])}"
+        for s in names
+        if s in part
+    ]
     return [f"Before fine-tuning the base model answers {in_a_row(said)} (mean over the five buckets)."] if said else []
 
 
 def _say_best(part: Mapping[str, Any]) -> list[str]:
-    reach = f"{percent(part['test'])} % in-domain"
+    reach = f"{percent(part['test'])} % in-domain{form_words(part['beside'])}"
     sentence = f"Of {part['trainings']} trainings, the one on {part['title']} did best: {reach}"
     if part["trainings"] == 1:
         sentence = f"The one training, on {part['title']}, reaches {reach}"
@@ -80,6 +105,14 @@ def _say_best(part: Mapping[str, Any]) -> list[str]:
         sentence += f"; out-of-domain {percent(part['testood'])} %, {_points(outside)}"
         sentence += hedge(outside)
     said = [f"{sentence}."]
+    ahead = part.get("breaks_form")
+    if ahead:
+        said.append(
+            f"After {ahead['title']} answers contain the object more often ({percent(ahead['test'])} %), but do not "
+            f"keep the form of an answer{form_words(ahead['beside'])}."
+        )
+    if part["broken"]:
+        said.append(f"Its answers break their form: lower than the base’s {broken_words(part['broken'])}.")
     rivals = part["not_told_apart"]
     if rivals:
         names = [r["title"] for r in rivals[:3]] + ([f"{len(rivals) - 3} more"] if len(rivals) > 3 else [])
@@ -197,11 +230,15 @@ def _say_restoration(part: Mapping[str, Any]) -> list[str]:
         verdict = "makes no difference that this run could tell"
         if test["sure"]:
             verdict = "helps" if test["value"] > 0 else "harms"
-        sentence = f"{what} {verdict} on the in-domain test: {effect}"
+            if part["broken"] and test["value"] > 0:
+                verdict = "raises containment and breaks the form of answers"
+        sentence = f"{what} {verdict} on the in-domain test: {effect}{moved_words(test['beside'])}"
         outside = part.get("testood")
         if outside:
-            sentence += f"; out-of-domain {_points(outside)}{hedge(outside)}"
+            sentence += f"; out-of-domain {_points(outside)}{hedge(outside)}{moved_words(outside['beside'])}"
         said.append(f"{sentence}.")
+    if test:
+        said.append(f"Levels were chosen by {rule_words(part['chosen_by'])}.")
     top = part.get("best_on_test")
     if test and top and top["level"] != part["level"]:
         said.append(

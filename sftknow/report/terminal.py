@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sftknow.artifacts.choice import BESIDE, Measured
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.records import BUCKETS, SPLITS, EvalRun, ParameterChange, Split
 
@@ -115,9 +116,10 @@ def accuracy_table(scores: EvalRun) -> str:
             cells.append("no facts" if task in scores.missing else f"{100 * scores.value(task).value:.1f}")
         mean = scores.value(group)
         cells.append(f"{100 * mean.value:.1f} ± {100 * mean.stderr:.1f}")
-        cells += [f"{100 * scores.value(group, metric).value:.1f}" for metric in ("acc_word", "exact_match")]
+        found = Measured.of(scores, split)
+        cells += ["–" if (v := getattr(found, name)) is None else f"{100 * v:.1f}" for name in BESIDE]
         rows.append([_SPLIT_NAMES[split], *cells])
-    header = ["accuracy, %", *(f"bucket {bucket}" for bucket in BUCKETS), "mean", "whole word", "exact"]
+    header = ["accuracy, %", *(f"bucket {bucket}" for bucket in BUCKETS), "mean", "whole word", "exact", "ends itself"]
     return text_table(header, rows)
 
 

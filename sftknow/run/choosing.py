@@ -1,4 +1,4 @@
-"""Choose a restoration level by its accuracy on one split, and say what it gives on the others.
+"""Choose a restoration level by its scores on one split, and say what it gives on the others.
 
 The paper reports the level that is best on the test set itself (Table 4). Here the level is chosen on dev, and its
 accuracy on test is reported; what the paper's way gives is said, too.
@@ -11,9 +11,10 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from sftknow.artifacts.choice import BESIDE, ChooseBy, Measured, choose_level as choose_from
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import JOURNALS
 from sftknow.artifacts.levels import UNTOUCHED, best_level, level_name, parse_level, parse_levels
@@ -38,6 +39,8 @@ class ScoringOptions(ModelOptions):
     mastery: Path
     """The graded data set."""
     chosen_on: Split = "dev"
+    choose_by: ChooseBy = "both"
+    """See `sftknow.artifacts.choice`."""
     limit: Count | None = None
     """Score only the first questions of every bucket; for trying things out."""
 
@@ -50,10 +53,22 @@ class Choice:
     chosen_on: Split
     accuracy: Mapping[str, Mapping[str, float]]
     """By split, by level: mean accuracy over the buckets, between 0 and 1."""
+    chosen_by: ChooseBy = "acc"
+    scores: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
+    """As `accuracy`, with the measures that stand beside it."""
 
     def best_on(self, split: str) -> str:
-        """The level with the highest accuracy on a split; of equals the one that restores least."""
+        """The level with the highest accuracy on a split, as the paper has it; of equals the one that restores least.
+
+        The form of the answers plays no part; see `refused`.
+        """
         return best_level(self.accuracy[split])
+
+    def refused(self, split: str) -> dict[str, tuple[str, ...]]:
+        """Levels whose answers break their form on a split, with the measures that fell."""
+        found = self.scores.get(split, {})
+        broken = {level: measured.broken(found[UNTOUCHED]) for level, measured in found.items()}
+        return {level: names for level, names in broken.items() if names}
 
 
 def choose_level(asked: Restoration, scoring: ScoringOptions) -> tuple[Choice, RestoredCheckpoint]:
@@ -85,7 +100,12 @@ def choose_level(asked: Restoration, scoring: ScoringOptions) -> tuple[Choice, R
     with Answers(out) as answers:
         choice = _score(pair, plan, candidates, splits, scoring, answers, asked.say)
         gc.collect()  # the files are written in bounded memory, with the model out of it
-        notes = {"chosen_on": choice.chosen_on, "choice": {"accuracy": choice.accuracy, "levels": candidates}}
+        beside = {
+            name: {s: {k: getattr(m, name) for k, m in found.items()} for s, found in choice.scores.items()}
+            for name in BESIDE
+        }
+        about = {"accuracy": choice.accuracy, **beside, "levels": candidates, "by": choice.chosen_by}
+        notes = {"chosen_on": choice.chosen_on, "choice": about}
         restored = pair.restore(
             plan, {choice.level: out}, asked.order, asked.write, say=asked.say, verified=True, notes=notes
         )
@@ -151,13 +171,14 @@ def _score(
     )
     moved = MovedModel(pair, harness, dtype=scoring.dtype, device=scoring.device, say=say)
     moved.prepare(plan)
-    accuracy: dict[str, dict[str, float]] = {split: {} for split in splits}
+    scores: dict[str, dict[str, Measured]] = {split: {} for split in splits}
     # The plan's own hashes know the region only.
     weights = [replace(plan, cuts=()), weights_sha256(pair.tuned)]
     for level in levels:
         name, key = f"{pair.tuned.name} at {level}", digest([*weights, find_cut(plan, level)])
         run = moved.score(plan, level, name=name, work=answers.of(level), key=key)
         for split in splits:
-            accuracy[split][level] = run.value(f"cbqa_mastery_{split}").value
-    level = best_level(accuracy[scoring.chosen_on])
-    return Choice(level=level, chosen_on=scoring.chosen_on, accuracy=accuracy)
+            scores[split][level] = Measured.of(run, split)
+    level, by = choose_from(scores[scoring.chosen_on], scoring.choose_by), scoring.choose_by
+    accuracy = {split: {level: found.acc for level, found in levels.items()} for split, levels in scores.items()}
+    return Choice(level=level, chosen_on=scoring.chosen_on, accuracy=accuracy, chosen_by=by, scores=scores)

@@ -8,9 +8,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from sftknow.artifacts.choice import BESIDE, Measured, choose, choose_level
 from sftknow.artifacts.files import write_json, write_text
-from sftknow.artifacts.levels import UNTOUCHED, best_level
-from sftknow.artifacts.scores import read_eval
+from sftknow.artifacts.levels import UNTOUCHED
+from sftknow.artifacts.scores import read_scores
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cluster import Outcome
 from sftknow.errors import CheckpointError, RunError, SftknowError
@@ -38,8 +39,6 @@ from sftknow.run.provenance import provenance
 from sftknow.run.space import check_space, model_size, parts
 from sftknow.run.standing import Standing, left_to_write, standing
 from sftknow.run.workbench import PROVENANCE, Workbench, restored_name
-
-HEADLINE = "cbqa_mastery_{split}"
 
 
 class Experiment:
@@ -201,31 +200,41 @@ class Experiment:
     def _choosing_split(self) -> str:
         return "dev" if "dev" in self._scored_splits else self._scored_splits[0]
 
-    def _headline(self, model: str, split: str) -> float:
-        return read_eval(self.path / "evaluation" / model).value(HEADLINE.format(split=split)).value
+    def _measured(self, model: str, split: str) -> Measured:
+        return Measured.of(read_scores(self.path / "evaluation" / model), split)
 
     def best(self, cells: Sequence[CellSteps]) -> CellSteps:
-        """The fine-tuned model with the highest mean accuracy on dev (on test where there is no dev)."""
-        return max(cells, key=lambda cell: self._headline(cell.name, self._choosing_split))
+        """The fine-tuned model that is best on dev (on test where there is no dev), by ``restore.choose_by``."""
+        split, by_name = self._choosing_split, {cell.name: cell for cell in cells}
+        scores = {name: self._measured(name, split) for name in by_name}
+        return by_name[choose(scores, self._measured("base", split), self.recipe.restore.choose_by)]
 
     def choose(self, cell: str) -> None:
         """Choose the level on dev and confirm it on test; the paper chooses on test."""
         split, parts = self._choosing_split, [part for part in self._scored_splits if part != "train"]
         scores = {part: self._by_level(cell, part) for part in dict.fromkeys((*parts, split))}
-        level = best_level(scores[split])
-        about = {"cell": cell, "level": level, "model": restored_name(cell, level), "chosen_on": split}
-        write_json(self.path / "choice.json", about | {part: scores[part] for part in parts})
+        level, by = self._level(cell), self.recipe.restore.choose_by
+        about = {"cell": cell, "level": level, "model": restored_name(cell, level), "chosen_on": split, "chosen_by": by}
+        values = {
+            name: {part: {level: getattr(found, name) for level, found in scores[part].items()} for part in parts}
+            for name in ("acc", *BESIDE)
+        }
+        write_json(self.path / "choice.json", about | values.pop("acc") | values)
 
-    def _by_level(self, cell: str, split: str) -> dict[str, float]:
-        """A restored model's mean accuracy on a split at every level, unrestored first."""
-        return {level: self._headline(restored_name(cell, level), split) for level in (UNTOUCHED, *self.bench.levels)}
+    def _by_level(self, cell: str, split: str) -> dict[str, Measured]:
+        """What a restored model scores on a split at every level, unrestored first."""
+        return {level: self._measured(restored_name(cell, level), split) for level in (UNTOUCHED, *self.bench.levels)}
+
+    def _level(self, cell: str) -> str:
+        """The level that is chosen for a restored model."""
+        return choose_level(self._by_level(cell, self._choosing_split), self.recipe.restore.choose_by)
 
     def control(self, cell: CellSteps) -> None:
         """Score the controls of the level that is best on dev for a model; none where that restores nothing.
 
         A model that is packed in memory in another order than on disk has none: that is said, and no failure.
         """
-        level = best_level(self._by_level(cell.name, self._choosing_split))
+        level = self._level(cell.name)
         if level == UNTOUCHED:
             self.say(f"{cell.name}: no level is better than leaving it as it is, so there is nothing to compare with")
         else:

@@ -8,6 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
@@ -18,7 +19,7 @@ from lm_eval.tasks import TaskManager
 from sftknow.answers import contains
 from sftknow.artifacts.manifests import write_manifest
 from sftknow.artifacts.mastery_data import MasteryData, write_mastery_data
-from sftknow.artifacts.scores import write_eval
+from sftknow.artifacts.scores import read_eval, write_eval
 from sftknow.errors import DeviceError, MasteryDataError, ModelError
 from sftknow.evaluation import harness
 from sftknow.evaluation.harness import Harness
@@ -95,10 +96,46 @@ def test_numbers_of_lm_eval_to_the_last_digit(dataset: Path, loaded: tuple[Any, 
                 assert ours.stderr == found[f"{metric}_stderr,none"]
                 assert ours.count == found["sample_len"]
                 compared += 1
-    assert compared == len(run.metrics) == 3 * (4 + 5 + 2)
+    assert compared == sum(m.metric != "ended" for m in run.metrics) == 3 * (4 + 5 + 2)
     samples = {sample["doc"]["fact_id"]: sample for leaf in theirs["samples"].values() for sample in leaf}
     for question in run.questions:
         assert samples[question.fact_id]["filtered_resps"] == [question.output]
+
+
+def test_how_many_answers_end_by_themselves(
+    dataset: Path, loaded: tuple[Any, Any], run: EvalRun, tmp_path: Path
+) -> None:
+    """An end token ends an answer; the sixteenth token does not."""
+    model, tokenizer = loaded
+    assert run.value("cbqa_mastery_test", "ended").value == 1
+
+    class Talker(Parrot):
+        def generate(self, **batch: Any) -> torch.Tensor:
+            said = super().generate(**batch)
+            runs_on = torch.arange(len(said)) % 2 == 0
+            width = batch["input_ids"].shape[1]
+            said[runs_on, width:] = torch.where(
+                said[runs_on, width:] == tokenizer.eos_token_id, said[runs_on, width:][:, :1], said[runs_on, width:]
+            )
+            return said
+
+    found = Harness(dataset, batch_size=2).score(Talker(model, tokenizer), tokenizer, name="t", work=tmp_path, key="k")
+    assert 0 < found.value("cbqa_mastery_test", "ended").value < 1
+    for split in ("test", "testood"):
+        leaves = []
+        for bucket in BUCKETS:
+            said = [q.ended for q in found.questions if q.split == split and q.bucket == bucket]
+            if said:
+                leaves.append(found.value(f"cbqa_mastery_{split}_bucket_{bucket}", "ended"))
+                assert leaves[-1].value == pytest.approx(statistics.mean(map(float, said)))
+        group = found.value(f"cbqa_mastery_{split}", "ended")
+        assert group.value == pytest.approx(statistics.mean(leaf.value for leaf in leaves))
+        assert group.stderr == pytest.approx(math.hypot(*(leaf.stderr for leaf in leaves)) / len(leaves))
+    write_eval(tmp_path, found)
+    assert read_eval(tmp_path) == found
+    table = pq.read_table(tmp_path / "questions.parquet")
+    pq.write_table(table.drop_columns(["ended"]), tmp_path / "questions.parquet")  # as earlier versions wrote it
+    assert {q.ended for q in read_eval(tmp_path).questions} == {None}
 
 
 def test_statistics_by_hand(dataset: Path, run: EvalRun) -> None:

@@ -97,7 +97,10 @@ def test_the_hub_s_own_tools_read_the_heads(model_card: str, dataset_card: str) 
     by_name = {(r.dataset_name, r.dataset_split): r for r in model.eval_results}
     assert by_name["cbqa_mastery_test_bucket_0", "bucket_0"].metric_value == 22.5
     assert by_name["cbqa_mastery_test", "mean of buckets"].dataset_revision == "d" * 40
-    assert len(by_name) == 3, "only containment accuracy, only this model"
+    assert len(by_name) == 3, "only this model"
+    assert [(r.dataset_name, r.metric_value) for r in model.eval_results if r.metric_type == "exact_match"] == [
+        ("cbqa_mastery_test", 22.5)
+    ]
     data = DatasetCard(dataset_card).data
     assert [config["config_name"] for config in data.to_dict()["configs"]] == ["default", *SPLITS]
     assert data.size_categories == ["n<1K"]
@@ -278,9 +281,9 @@ def test_the_main_card_shows_its_restored_versions(finished_run: Path, tmp_path:
     assert [line.split(" | ")[0].strip("| ") for line in table if line.startswith("| ")] == [
         "restored", "---", "nothing", "1%", "5%", "20% (chosen)",
     ]  # fmt: skip
-    assert "| 1% | 30.8 (27.8–33.7) | not on the Hub |" in table
+    assert "| 1% | 30.8 (27.8–33.7) | 20.5 (18.5–22.5) | 90.0 (86.1–93.9) | not on the Hub |" in table
     assert any(line.startswith("| 20% (chosen) |") and line.endswith("| branch `restore-20pct` |") for line in table)
-    assert "A level was chosen on the dev split." in table
+    assert any(line.startswith("A level was chosen on the dev split, by containment, among those") for line in table)
     assert "[org/tiny-results](https://huggingface.co/datasets/org/tiny-results)" in card
     assert "[org/tiny-report](https://huggingface.co/spaces/org/tiny-report)" in card
     assert {"trl", "sft"} <= set(head(card)["tags"])

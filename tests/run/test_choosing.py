@@ -12,7 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sftknow.artifacts.choice import Measured, choose_level as choose_from
 from sftknow.cli.main import main
+from sftknow.cli.restore import _choice_lines
 from sftknow.errors import CheckpointError, MasteryDataError
 from sftknow.evaluation import generation
 from sftknow.evaluation.harness import Harness
@@ -30,6 +32,24 @@ def test_the_best_of_equals_restores_least() -> None:
     choice = Choice(level="5%", chosen_on="dev", accuracy=scores)
     assert choice.best_on("dev") == "5%"
     assert choice.best_on("test") == "0%"
+
+
+def test_what_is_printed_names_every_measure_and_what_was_not_chosen() -> None:
+    levels = {
+        "0%": Measured(acc=0.29, acc_word=0.28, exact_match=0.435, ended=0.99),
+        "40%": Measured(acc=0.366, acc_word=0.33, exact_match=0.143, ended=0.6),
+    }
+    scores = {"dev": levels, "test": levels}
+    accuracy = {split: {level: found.acc for level, found in levels.items()} for split in scores}
+    choice = Choice(level="0%", chosen_on="dev", accuracy=accuracy, chosen_by="both", scores=scores)
+    said = "\n".join(_choice_lines(choice))
+    assert "dev    contains  whole word  exact match  end by themselves" in said
+    assert "40%      36.60%      33.00%       14.30%             60.00%  breaks the form" in said
+    assert "chosen on dev by containment, among those whose exact match and share of answers" in said
+    assert "not chosen, because these fall: 40% (exact match and answers that end by themselves)" in said
+    assert "chosen on test itself by containment, as in the paper: 40%, 36.60% (exact match 14.30%)" in said
+    by_accuracy = dataclasses.replace(choice, level="40%", chosen_by="acc")
+    assert "levels that break the answers' form, these fall: 40%" in "\n".join(_choice_lines(by_accuracy))
 
 
 def of_pair(pair: tuple[Path, Path], *levels: str, out: Path, order: PairOptions | None = None) -> Restoration:
@@ -55,10 +75,13 @@ def test_choosing(pair: tuple[Path, Path], tiny_dataset: Path, tmp_path: Path) -
     choice, restored = choose_level(of_pair(pair, *levels, out=tmp_path / "best"), scoring)
     assert list(choice.accuracy) == ["dev", "test", "testood"]
     assert list(choice.accuracy["dev"]) == ["0%", "20%", "60%"]
-    assert choice.level == choice.best_on("dev") == restored.level
+    assert choice.level == choose_from(choice.scores["dev"]) == restored.level
+    assert all(found.ended is not None for levels in choice.scores.values() for found in levels.values())
     made = json.loads((tmp_path / "best" / "sftknow.json").read_text())["restoration"]
     assert made["chosen_on"] == "dev"
     assert made["choice"]["accuracy"] == choice.accuracy
+    assert made["choice"]["by"] == "both"
+    assert made["choice"]["exact_match"]["dev"] == {k: m.exact_match for k, m in choice.scores["dev"].items()}
     plan = analyse_pair(str(base), str(tuned), ["0%", *levels], PairOptions()).plan
     restore(base, tuned, plan, choice.level, tmp_path / "alone", manifest={})
     assert read_checkpoint(tmp_path / "alone") == read_checkpoint(tmp_path / "best")
