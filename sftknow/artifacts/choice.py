@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sftknow.artifacts.levels import UNTOUCHED, by_share
-from sftknow.artifacts.scores import ENDED
 from sftknow.records import EvalRun
+
+ENDED = "ended"
+"""Metric of the answers' form: how many end by themselves, before their 16 tokens are used."""
 
 ChooseBy = Literal["acc", "exact", "both"]
 """``acc``: highest containment, as the paper. ``exact``: highest exact match. ``both``: highest containment among those

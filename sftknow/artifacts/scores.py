@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sftknow.artifacts.choice import ENDED
 from sftknow.artifacts.files import atomic_file, read_json, write_json
 from sftknow.artifacts.journal import JOURNALS
 from sftknow.artifacts.tables import schema_of, to_record, to_table
@@ -27,8 +28,6 @@ SCORES = "scores.json"
 QUESTIONS = "questions.parquet"
 METRICS: tuple[str, ...] = ("acc", "acc_word", "exact_match")
 """The three readings of a correct answer, the headline first."""
-ENDED = "ended"
-"""Metric of the answers' form: how many end by themselves, before their 16 tokens are used."""
 
 SCHEMA = schema_of(QuestionResult, bucket=pa.int8())
 """Columns of ``questions.parquet``: the fields of `QuestionResult`."""

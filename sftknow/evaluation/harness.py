@@ -16,9 +16,10 @@ from typing import Any, Literal
 import torch
 import transformers
 
+from sftknow.artifacts.choice import ENDED
 from sftknow.artifacts.files import digest
 from sftknow.artifacts.journal import Journal, journal_name
-from sftknow.artifacts.scores import ENDED, METRICS
+from sftknow.artifacts.scores import METRICS
 from sftknow.dependencies import needs
 from sftknow.errors import MasteryDataError, ModelError
 from sftknow.evaluation.dataset import Questions, open_dataset

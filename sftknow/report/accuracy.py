@@ -15,7 +15,7 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from sftknow.artifacts.scores import ENDED
+from sftknow.artifacts.choice import ENDED
 from sftknow.prompts import CHAT
 from sftknow.records import BUCKETS
 from sftknow.report.aggregate import Estimate, estimate
