@@ -417,6 +417,4 @@ def to_json(record: Any) -> Any:
         return {str(key): to_json(value) for key, value in record.items()}
     if isinstance(record, (list, tuple)):
         return [to_json(value) for value in record]
-    if isinstance(record, Path):
-        return str(record)
-    return record
+    return str(record) if isinstance(record, Path) else record
