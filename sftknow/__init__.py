@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     )
     from sftknow.artifacts.checks import CheckResult as CheckResult
     from sftknow.artifacts.mastery_data import MasteryData as MasteryData, write_mastery_data as write_mastery_data
+    from sftknow.artifacts.repairs import RepairResult as RepairResult
     from sftknow.artifacts.stages import RunDirectory as RunDirectory
-    from sftknow.checking.options import CheckOptions as CheckOptions
+    from sftknow.checking.options import CheckOptions as CheckOptions, RepairOptions as RepairOptions
     from sftknow.divergence.analysis import measure_divergence as measure_divergence
     from sftknow.divergence.base import measure_base as measure_base
     from sftknow.divergence.selection import select_prompts as select_prompts
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from sftknow.models.pull import pull as pull
     from sftknow.parameters.change import analyse as analyse
     from sftknow.parameters.in_memory import ModelLevels as ModelLevels, restore_ as restore_
-    from sftknow.parameters.options import Resources as Resources
+    from sftknow.parameters.options import MethodOptions as MethodOptions, Resources as Resources
     from sftknow.parameters.patch import apply_patch as apply_patch, write_patch as write_patch
     from sftknow.parameters.restore import restore as restore, restore_levels as restore_levels
     from sftknow.parameters.tables import read_plan as read_plan, write_plan as write_plan
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from sftknow.run.checking import check as check
     from sftknow.run.experiment import Experiment as Experiment
     from sftknow.run.guard import KnowledgeGuard as KnowledgeGuard
+    from sftknow.run.repairing import repair as repair
     from sftknow.run.rescoring import rescore as rescore
     from sftknow.training.draws import draw as draw
     from sftknow.training.recipe import SFTRecipe as SFTRecipe
@@ -92,11 +94,14 @@ _HOMES = {
     "MasteryDataError": "sftknow.errors",
     "MatchRule": "sftknow.answers",
     "MissingExtraError": "sftknow.errors",
+    "MethodOptions": "sftknow.parameters.options",
     "ModelError": "sftknow.errors",
     "ModelLevels": "sftknow.parameters.in_memory",
     "ModelRef": "sftknow.records",
     "OptionError": "sftknow.errors",
     "RecipeError": "sftknow.errors",
+    "RepairOptions": "sftknow.checking.options",
+    "RepairResult": "sftknow.artifacts.repairs",
     "Resources": "sftknow.parameters.options",
     "RestorePlan": "sftknow.records",
     "RunDirectory": "sftknow.artifacts.stages",
@@ -124,6 +129,7 @@ _HOMES = {
     "publish": "sftknow.publishing.publish",
     "pull": "sftknow.models.pull",
     "read_plan": "sftknow.parameters.tables",
+    "repair": "sftknow.run.repairing",
     "rescore": "sftknow.run.rescoring",
     "restore": "sftknow.parameters.restore",
     "restore_": "sftknow.parameters.in_memory",

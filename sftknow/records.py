@@ -366,7 +366,7 @@ class RestorePlan:
     """Everything needed to restore the same bytes anywhere."""
 
     strategy: str
-    """``top``, ``bottom`` or ``random``."""
+    """``top``, ``bottom``, ``random`` or another name in `sftknow.parameters.strategies`."""
     seed: int
     """Used by ``random``."""
     region: str

@@ -92,6 +92,12 @@ def kept_share(hits: Hits, level: float = 0.95) -> Kept | None:
         hits: of all facts asked, also those that the base does not know.
         level: of the interval.
     """
+    before, after, seen = _counted(hits)
+    return _share(before[seen], after[seen], level)
+
+
+def _counted(hits: Hits) -> tuple[Floats, Floats, Bools]:
+    """For each fact the two models' rates, summed over the halves that count, and whether one does; shape [facts]."""
     before, after = np.zeros(len(hits.tries)), np.zeros(len(hits.tries))
     seen = np.zeros(len(hits.tries), dtype=bool)
     for known_by, base, tuned in halves(hits):
@@ -99,7 +105,33 @@ def kept_share(hits: Hits, level: float = 0.95) -> Kept | None:
         before[known] += base[known]
         after[known] += tuned[known]
         seen |= known
-    return _share(before[seen], after[seen], level)
+    return before, after, seen
+
+
+def share_gained(first: Hits, second: Hits, level: float = 0.95) -> Kept | None:
+    """How much more of the base's knowledge one model keeps than another, paired by facts.
+
+    Args:
+        first: of base and one model.
+        second: of the same base and another model, for the same facts and statements.
+        level: of the interval.
+
+    Returns:
+        The difference of the two `kept_share`, with its own interval; None where the base knows nothing.
+    """
+    before, one, seen = _counted(first)
+    _, two, _ = _counted(second)
+    return _share(before[seen], (two - one)[seen], level, both=True)
+
+
+def mean_change(differences: Floats, level: float = 0.95) -> Kept | None:
+    """The mean of paired differences, each between −1 and 1, with Student's interval; infinite below `FEWEST`.
+
+    Args:
+        differences: shape [rows].
+        level: of the interval.
+    """
+    return _share(np.ones(len(differences)), differences, level, both=True) if len(differences) else None
 
 
 def kept_answers(hits: Hits, before: Floats, after: Floats, level: float = 0.99) -> Kept | None:
@@ -115,7 +147,8 @@ def kept_answers(hits: Hits, before: Floats, after: Floats, level: float = 0.99)
     return _share(before[known], after[known], level)
 
 
-def _share(before: Floats, after: Floats, level: float) -> Kept | None:
+def _share(before: Floats, after: Floats, level: float, *, both: bool = False) -> Kept | None:
+    """Args: both: what n facts without a change cannot exclude widens the interval to both sides."""
     count, total = len(before), float(before.sum())
     if total == 0:
         return None
@@ -125,7 +158,8 @@ def _share(before: Floats, after: Floats, level: float) -> Kept | None:
     error = math.sqrt(count / (count - 1) * float(((after - share * before) ** 2).sum())) / total
     reach = float(t.ppf((1 + level) / 2, count - 1)) * error
     unseen = 1 - (1 - level) ** (1 / count)
-    return Kept(share=share, low=share - max(reach, unseen), high=share + reach, facts=count)
+    above = max(reach, unseen) if both else reach
+    return Kept(share=share, low=share - max(reach, unseen), high=share + above, facts=count)
 
 
 def by_level(hits: Hits) -> list[tuple[int, int, float, float]]:

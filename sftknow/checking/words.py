@@ -60,7 +60,7 @@ def markdown(result: CheckResult) -> str:
     """The result as Markdown, made to be pasted into a pull request."""
     sign = {"kept": "✅", "lost": "❌", "open": "❔"}[result.verdict]
     lines = [
-        f"**{sign} {_quoted(result.sentence)}**",
+        f"**{sign} {quoted(result.sentence)}**",
         "",
         "| base knows it | facts | before | after |",
         "| --- | ---: | ---: | ---: |",
@@ -75,7 +75,7 @@ def markdown(result: CheckResult) -> str:
         lines += ["", f"<details><summary>{len(lost)} facts that are surely known worse, or lost</summary>", ""]
         lines += ["| fact | before | after | asked again |", "| --- | ---: | ---: | --- |"]
         lines += [
-            f"| {_quoted(fact.subject)} ({fact.topic}): {_quoted(fact.object)} | {fact.before} of {fact.tries} | "
+            f"| {quoted(fact.subject)} ({fact.topic}): {quoted(fact.object)} | {fact.before} of {fact.tries} | "
             f"{fact.after} | {fact.finding or ''} |"
             for fact in lost[:LISTED]
         ]
@@ -161,5 +161,6 @@ def _interval(kept: Kept) -> str:
     return f"{100 * kept.low:.1f} to {100 * kept.high:.1f}"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Without what Markdown or HTML would take for its own, on one line."""
     return " ".join(markdown_text(text, "*_").split())

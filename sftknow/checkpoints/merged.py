@@ -87,6 +87,24 @@ class Merge:
         self._fill(name, 0, bits)
         return _tensor(bits, entry)
 
+    def low_rank(self) -> dict[str, LowRank]:
+        """By stored tensor its low-rank change, of an adapter that has nothing but plain LoRA.
+
+        Raises:
+            CheckpointError: it has magnitudes (DoRA), whole tensors, trained rows or biases.
+        """
+        found = {}
+        for name, steps in self._steps.items():
+            (step,) = steps if len(steps) == 1 else (None,)
+            if not isinstance(step, LowRank) or step.magnitude is not None:
+                raise CheckpointError(
+                    f"{self._adapter.folder} changes {name} by more than two small matrices (DoRA, modules_to_save, "
+                    "biases or rows of its own), so that no plain adapter holds the repair; leave --adapter out and "
+                    "get a whole model"
+                )
+            found[name] = step
+        return found
+
     # ---- which tensors are changed, and how -----------------------------------------------------------------------
 
     def _modules(self) -> dict[str, dict[str, TensorEntry]]:
@@ -134,7 +152,7 @@ class Merge:
         if magnitude is not None and magnitude.shape != wanted[:1]:
             raise self._other_base(module, entry, magnitude.shape)
         self._steps[entry.name].append(
-            _LowRank(
+            LowRank(
                 first=first,
                 second=second,
                 magnitude=magnitude,
@@ -320,7 +338,7 @@ class _Bias:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _LowRank:
+class LowRank:
     """W + scaling · B A; with magnitudes (DoRA) each output's weights of that, brought to its magnitude in length."""
 
     first: TensorEntry
@@ -347,7 +365,7 @@ class _LowRank:
         return merged.to(weight.dtype)
 
 
-_Step = _Whole | _Rows | _Bias | _LowRank
+_Step = _Whole | _Rows | _Bias | LowRank
 
 
 def _fits(pattern: str, module: str) -> bool:

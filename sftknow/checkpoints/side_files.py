@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sftknow.artifacts.manifests import MANIFEST
+from sftknow.artifacts.manifests import MANIFEST, read_manifest
+from sftknow.checkpoints.adapters import CONFIG, WEIGHTS
 from sftknow.checkpoints.index import DELTA_INDEX, SHARD_INDEX, CheckpointIndex, listed
 from sftknow.errors import CheckpointError
 
@@ -78,6 +79,8 @@ def refuse_foreign(folder: Path, *, sources: Sequence[Path] = ()) -> None:
         return
     copied = {file for source in sources if source.is_dir() for file in side_files(source)}
     own = copied | set(filter(_is_legal, side_files(folder)))
+    if ((read_manifest(folder, "model") or {}).get("restoration") or {}).get("adapter"):
+        own |= {Path(CONFIG), Path(WEIGHTS)}  # of a repaired adapter
     there = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir() or path.is_symlink())
     foreign = sorted(str(file) for file in there if file not in own and not _WRITTEN.fullmatch(str(file)))
     if foreign:

@@ -49,7 +49,8 @@ def add_order(parser: argparse.ArgumentParser) -> None:
     add_options(parser, PairOptions, "common_rows", "ignore")
     add_options(parser, Resources, "memory")
     add_options(parser, Resources, "threads", otherwise="all processors")
-    no_effect(parser, "--seed", needs=("--strategy",), beside=("--strategy=top", "--strategy=bottom"))
+    unseeded = tuple(f"--strategy={name}" for name in ("top", "bottom", "absolute", "trim"))
+    no_effect(parser, "--seed", needs=("--strategy",), beside=unseeded)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from sftknow.cli import (
     paper,
     publish,
     pull,
+    repair,
     report,
     restore,
     run,
@@ -39,8 +40,8 @@ from sftknow.errors import RecipeError, SftknowError
 from sftknow.untrusted import printable
 
 _COMMANDS = (
-    run, check, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report, publish,
-    pull, leaderboard, lab, paper, tasks, topics,
+    run, check, repair, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report,
+    publish, pull, leaderboard, lab, paper, tasks, topics,
 )  # fmt: skip
 
 # What the file system says no to, and a person can change.
@@ -84,7 +85,7 @@ class _Shown:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 well (1 and 3: see `check`), 2 the user can mend it, 130 interrupted."""
+    """Run the command; return its exit code: 0 well (1, 3: see `check`), 2 the user can mend it, 130 interrupted."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     processes.print_what_can_be_shown()

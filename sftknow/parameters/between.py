@@ -20,6 +20,7 @@ from sftknow.checkpoints.adapters import is_adapter
 from sftknow.checkpoints.reader import narrow, read_index, widen
 from sftknow.parameters.in_memory import loaded_parameters, stored_values
 from sftknow.parameters.leveling import LevelSelector
+from sftknow.parameters.methods import between
 from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints, pair_of
 from sftknow.parameters.passes import Bits, Chunk, for_each_chunk
@@ -66,7 +67,8 @@ def distances(base: Path, tuned: Path, plan: RestorePlan, level: str, resources:
     selector = LevelSelector(plan, [find_cut(plan, level)])
     region = pair_of(base, tuned, plan)
     of_region, restored = _energy(region, selector, resources)
-    whole, _ = _energy(_all_weights(base, tuned, plan.common_rows), None, resources)
+    everything = pair_checkpoints(base, tuned, all_weights(base, tuned), None, common_rows=plan.common_rows)
+    whole, _ = _energy(everything, None, resources)
     return Distances(whole=whole, region=of_region, restored=restored)
 
 
@@ -106,7 +108,7 @@ def set_back_(model: Any, base: Path, tuned: Path, plan: RestorePlan, level: str
         ranks = np.where(_selected(selector, tensor, chunk, bits), 0, 1).astype(np.uint8)
         return np.where(ranks == 0, in_tuned_dtype(bits[0], tensor, ranks, 1), bits[1])
 
-    _stream(model, pair, values)
+    stream_(model, pair, values)
 
 
 def blend_(model: Any, base: Path, tuned: Path, weight: float) -> None:
@@ -125,19 +127,16 @@ def blend_(model: Any, base: Path, tuned: Path, weight: float) -> None:
     """
 
     def values(tensor: TensorPair, chunk: Chunk, bits: Bits) -> NDArray[Any]:
-        if weight == 0:
-            return bits[1].copy()
         one, two = widen(bits[1], tensor.tuned.dtype), widen(bits[0], tensor.base.dtype)
-        return narrow(one + np.float32(weight) * (two - one), tensor.tuned.dtype)
+        return narrow(between(one, two, weight), tensor.tuned.dtype)
 
-    _stream(model, _all_weights(base, tuned), values)
+    stream_(model, pair_checkpoints(base, tuned, all_weights(base, tuned), None), values)
 
 
-def _all_weights(base: Path, tuned: Path, common_rows: bool = False) -> CheckpointPair:
-    """Every tensor of the two; an output head that is tied and stored a second time counts once."""
+def all_weights(base: Path, tuned: Path) -> str:
+    """The region of every tensor of the two; an output head that is tied and stored a second time counts once."""
     heads = "|".join(re.escape(head) for head in OUTPUT_HEADS)
-    region = f"re:^(?!(?:{heads})$)" if read_index(base if is_adapter(tuned) else tuned).tied else "all"
-    return pair_checkpoints(base, tuned, region, None, common_rows=common_rows)
+    return f"re:^(?!(?:{heads})$)" if read_index(base if is_adapter(tuned) else tuned).tied else "all"
 
 
 def _selected(selector: LevelSelector, tensor: TensorPair, chunk: Chunk, bits: Bits) -> NDArray[np.bool_]:
@@ -146,12 +145,22 @@ def _selected(selector: LevelSelector, tensor: TensorPair, chunk: Chunk, bits: B
     return np.equal(ranks, 0)
 
 
-def _stream(model: Any, pair: CheckpointPair, values: Callable[[TensorPair, Chunk, Bits], NDArray[Any]]) -> None:
+def stream_(model: Any, pair: CheckpointPair, values: Callable[[TensorPair, Chunk, Bits], NDArray[Any]]) -> None:
+    """Give a loaded model new weights, chunk by chunk, in bounded memory.
+
+    Args:
+        model: a transformers model made from the pair's fine-tuned side; changed in place.
+        pair: the tensors that get new values.
+        values: from a chunk and the stored bits of both sides, to bits of the fine-tuned side's dtype, shape (count,).
+
+    Raises:
+        CheckpointError: the model has no parameter like one of the pair's; what ``values`` raises.
+    """
     parameters = loaded_parameters(model, pair)
 
     def place(chunk: Chunk, bits: Bits) -> None:
         tensor = pair.tensors[chunk.position]
-        made = stored_values(values(tensor, chunk, bits), tensor.tuned.dtype)
+        made = stored_values(np.ascontiguousarray(values(tensor, chunk, bits)), tensor.tuned.dtype)
         part = parameters[tensor.name][chunk.first : chunk.first + chunk.count]
         part.copy_(made.to(part.device, part.dtype))
 

@@ -103,3 +103,17 @@ class WriteOptions(Options):
     """Let two outputs share a file that is the same in both, by a read-only hard link."""
     shard_bytes: Bytes | None = field(default=None, metadata=shown_as("SIZE"))
     """Largest shard, such as 5GB; None for the shards of the fine-tuned checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(Options):
+    """Which candidates of a repair are tried."""
+
+    methods: tuple[str, ...] = ()
+    """Methods of repair, such as interpolation,lines; None for all that there are."""
+    strengths: tuple[Level, ...] = ()
+    """Strengths such as 20%,50% for every method that takes a share; None for each method's own."""
+    common_rows: bool = False
+    """Where the vocabulary grew or shrank, compare the rows of the embeddings that both have."""
+    ignore: str | None = field(default=None, metadata=shown_as("PATTERN"))
+    """Leave tensors alone whose names match this regular expression: they may be missing in either model."""

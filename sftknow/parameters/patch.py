@@ -35,7 +35,7 @@ from sftknow.parameters.patch_file import (
 )
 from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import Finishing, WriteJob, described, find_cut, in_tuned_dtype
-from sftknow.records import LevelCut, RestoredCheckpoint, RestorePlan
+from sftknow.records import RestoredCheckpoint, RestorePlan, to_json
 
 
 def write_patch(
@@ -72,23 +72,79 @@ def write_patch(
     Raises:
         CheckpointError: as `restore_levels`; too little disk.
     """
+    from sftknow.parameters.leveling import LevelSelector
+
     cut = find_cut(plan, level)
-    _refuse_file(file)
+    refuse_patch_place(file)
     pair = pair_of(base, tuned, plan)
     resources = resources or Resources()
     if not verified:
         verify_pair(pair, plan, resources)
-    writer = _PatchWriter(pair, plan, cut, resources)
+    selector = LevelSelector(plan, [cut])
+
+    def make(tensor: TensorPair, first: int, base: NDArray[Any], tuned: NDArray[Any]) -> tuple[NDArray[Any], int]:
+        ranks = np.empty(base.size, dtype=np.uint8)
+        selector.ranks(base, tensor.base.dtype, tuned, tensor.tuned.dtype, tensor.first + first, ranks)
+        return np.where(ranks == 0, in_tuned_dtype(base, tensor, ranks, 1), tuned), int((ranks == 0).sum())
+
+    def restoration(selected: int, differing: int) -> dict[str, Any]:
+        if selected != cut.selected:
+            raise CheckpointError(
+                f"the plan selects {cut.selected} elements at {cut.level}, but {selected} were found; make the plan "
+                "again"
+            )
+        return {"level": cut.level, **described(plan, cut, pair), "selected": selected, "restored": differing}
+
+    return write_made_patch(
+        pair,
+        make,
+        file,
+        what=cut.level,
+        restoration=restoration,
+        manifest=manifest,
+        tuned_sha256=plan.tuned_sha256,
+        resources=resources,
+        say=say,
+    )
+
+
+Make = Callable[[TensorPair, int, NDArray[Any], NDArray[Any]], tuple[NDArray[Any], int]]
+"""From a tensor, a block's first element within it, and the block's stored bits of base and fine-tuned checkpoint: the
+new bits, shape (count,), and how many elements were selected. Called twice for every block, by many threads at once."""
+
+
+def write_made_patch(
+    pair: CheckpointPair,
+    make: Make,
+    file: Path,
+    *,
+    what: str,
+    restoration: Callable[[int, int], Mapping[str, Any]],
+    manifest: Mapping[str, Any] | None = None,
+    tuned_sha256: str | None = None,
+    resources: Resources | None = None,
+    say: Callable[[str], object] | None = None,
+) -> int:
+    """Write what is made of a fine-tuned model's region as a patch; see `write_patch`.
+
+    Args:
+        pair: the region.
+        make: its new bits.
+        what: it is, in a word.
+        restoration: goes into the patch; gets how many elements were selected, and how many values differ.
+        tuned_sha256: the region's `RegionHash`, where it is known.
+
+    The other arguments, what is returned and what is raised are those of `write_patch`.
+    """
+    refuse_patch_place(file)
+    resources = resources or Resources()
+    writer = _PatchWriter(pair, what, make, resources)
     writer.count()
     selected, differing, _ = writer.counts.sum(axis=1).tolist()
-    if selected != cut.selected:
-        raise CheckpointError(
-            f"the plan selects {cut.selected} elements at {cut.level}, but {selected} were found; make the plan again"
-        )
     header = PatchHeader(
-        restoration={"level": cut.level, **described(plan, cut, pair), "selected": selected, "restored": differing},
+        restoration=to_json(restoration(selected, differing)),
         manifest=dict(manifest or {}),
-        tuned_sha256=plan.tuned_sha256,
+        tuned_sha256=tuned_sha256 or hash_side(pair, "tuned", resources),
         restored_sha256=writer.after.hexdigest(),
         shapes={tensor.name: tensor.shape for tensor in pair.tensors},
         dtypes={tensor.name: tensor.tuned.dtype for tensor in pair.tensors},
@@ -96,7 +152,7 @@ def write_patch(
     head, size = writer.layout(header)
     values = int(writer.counts[2].sum())
     if say is not None:
-        say(f"{cut.level}: {values:,} values, a patch of {size / 1e6:,.1f} MB")
+        say(f"{what}: {values:,} values, a patch of {size / 1e6:,.1f} MB")
     place, free = free_space(file.parent)
     if free < size:
         raise no_room(str(file), size, place, free)
@@ -208,20 +264,18 @@ class PatchPainter:
 
 
 class _PatchWriter:
-    """Packs what a level changes, in one pass to know how much it is, and in another to write it to its place.
+    """Packs what changes, in one pass to know how much it is, and in another to write it to its place.
 
     Attributes:
         counts: by chunk: elements selected, those whose value differs, those whose bits do; shape (3, chunks).
         after: the hash of the restored region, once it is counted.
     """
 
-    def __init__(self, pair: CheckpointPair, plan: RestorePlan, cut: LevelCut, resources: Resources) -> None:
-        from sftknow.parameters.leveling import LevelSelector
-
+    def __init__(self, pair: CheckpointPair, what: str, make: Make, resources: Resources) -> None:
         self._pair = pair
         self._resources = resources
-        self._level = cut.level
-        self._selector = LevelSelector(plan, [cut])
+        self._what = what
+        self._make = make
         self._numbers = {(chunk.position, chunk.piece): i for i, chunk in enumerate(chunks(pair))}
         # By tensor and block: values that change, bytes of their places, bytes of their steps.
         self._tables = [np.zeros((block_count(tensor.elements), 3), dtype=np.int64) for tensor in pair.tensors]
@@ -229,32 +283,27 @@ class _PatchWriter:
         self.counts: NDArray[np.int64] = np.zeros((3, len(self._numbers)), dtype=np.int64)
         self.after = RegionHash(pair.tensors, "tuned")
 
-    def _select(self, chunk: Chunk, bits: Bits) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp]]:
-        """The restored bits of a chunk, its ranks, and where its bits differ."""
-        base, tuned = bits
-        tensor = self._pair.tensors[chunk.position]
-        ranks = np.empty(chunk.count, dtype=np.uint8)
-        first = tensor.first + chunk.first
-        self._selector.ranks(base, tensor.base.dtype, tuned, tensor.tuned.dtype, first, ranks)
-        restored = np.where(ranks == 0, in_tuned_dtype(base, tensor, ranks, 1), tuned)
-        return restored, ranks, np.flatnonzero(restored != tuned)
+    def _made(self, chunk: Chunk, bits: Bits) -> tuple[NDArray[Any], int, NDArray[np.intp]]:
+        """The new bits of a chunk, how many elements were selected, and where the bits differ."""
+        made, selected = self._make(self._pair.tensors[chunk.position], chunk.first, *bits)
+        return made, selected, np.flatnonzero(made != bits[1])
 
     def count(self) -> None:
         def count(chunk: Chunk, bits: Bits) -> None:
-            restored, ranks, index = self._select(chunk, bits)
+            restored, selected, index = self._made(chunk, bits)
             after, before = restored[index], bits[1][index]
             dtype = self._pair.tensors[chunk.position].tuned.dtype
             differing = int((widen(after, dtype) != widen(before, dtype)).sum())
             number = self._numbers[chunk.position, chunk.piece]
-            self.counts[:, number] = int((ranks == 0).sum()), differing, index.size
-            self.after.add(chunk.position, chunk.piece, xxhash.xxh3_128(restored.data).digest())
+            self.counts[:, number] = selected, differing, index.size
+            self.after.add(chunk.position, chunk.piece, xxhash.xxh3_128(np.ascontiguousarray(restored).data).digest())
             rows = self._tables[chunk.position][chunk.first // BLOCK :]
             for row, (values, places, steps) in zip(
                 rows, packed_blocks(index, after - before, chunk.count), strict=False
             ):
                 row[:] = values, len(places), len(steps)
 
-        what = f"patch of {self._level}, counting"
+        what = f"patch of {self._what}, counting"
         for_each_chunk(self._pair, ["base", "tuned"], count, what, self._resources)
 
     def layout(self, header: PatchHeader) -> tuple[bytes, int]:
@@ -281,13 +330,13 @@ class _PatchWriter:
             handle.flush()
 
             def put(chunk: Chunk, bits: Bits) -> None:
-                restored, _, index = self._select(chunk, bits)
+                restored, _, index = self._made(chunk, bits)
                 blocks = list(packed_blocks(index, restored[index] - bits[1][index], chunk.count))
                 with lock:
                     handle.seek(int(offsets[chunk.position][chunk.first // BLOCK]))
                     handle.write(b"".join(places + steps for _, places, steps in blocks))
 
-            what = f"patch of {self._level}, writing"
+            what = f"patch of {self._what}, writing"
             for_each_chunk(self._pair, ["base", "tuned"], put, what, self._resources)
             handle.flush()
             os.fsync(handle.fileno())
@@ -325,7 +374,8 @@ def _moved(pair: CheckpointPair, folder: Path) -> CheckpointPair:
     return replace(pair, tensors=tensors)
 
 
-def _refuse_file(file: Path) -> None:
+def refuse_patch_place(file: Path) -> None:
+    """Raise CheckpointError where a patch cannot be written: a folder, or a file that is no patch."""
     if file.is_dir():
         raise CheckpointError(f"{file} is a folder; give the patch a file name, such as {file / 'patch.safetensors'}")
     if file.exists():

@@ -1,4 +1,4 @@
-"""Strategies: the orders in which parameters are set back. Three ship; others can be registered.
+"""Strategies: the orders in which parameters are set back. Five ship; others can be registered.
 
 A strategy is a function from a `Block` of parameters to their *keys*, uint32, shape (block.count,). The largest key is
 set back first; of equal keys the parameter that comes first in the region. Levels are shares of that one order, so they
@@ -141,3 +141,23 @@ def random_order(block: Block) -> NDArray[np.uint32]:
     from sftknow.parameters.selection import random_keys
 
     return random_keys(block.seed, block.first, block.count)
+
+
+@STRATEGIES.register("absolute")
+def largest_difference(block: Block) -> NDArray[np.uint32]:
+    """Largest |s − p| first."""
+    return largest_first(_difference(block))
+
+
+@STRATEGIES.register("trim")
+def smallest_difference(block: Block) -> NDArray[np.uint32]:
+    """Smallest |s − p| first: what TIES-Merging trims (Yadav et al. 2023, arXiv:2306.01708)."""
+    return largest_first(-_difference(block))
+
+
+def _difference(block: Block) -> NDArray[np.float32]:
+    import numpy as np
+
+    base, tuned = block.compared
+    difference: NDArray[np.float32] = np.abs(tuned - base)
+    return difference

@@ -77,6 +77,10 @@ class Restoration:
     """The split that this level was chosen on, such as ``dev``; None where it is one level of a sweep."""
     chosen_by: str | None = None
     """By what, in words; None where it is one level of a sweep, or that was not recorded."""
+    method: str | None = None
+    """Of a repair: what was done, and whose method it is; None, as the next two, where a level was restored."""
+    repair: str | None = None
+    error_of_adapter: float | None = None
 
     @property
     def selected(self) -> LevelStatistics | None:

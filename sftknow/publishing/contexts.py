@@ -323,6 +323,9 @@ def _restoration(manifest: Mapping[str, Any], evaluation: ModelEvaluation | None
         change=change,
         chosen_on=(evaluation.chosen_on if evaluation else None) or made.get("chosen_on"),
         chosen_by=_rule((evaluation.chosen_by if evaluation else None) or _mapping(made.get("choice")).get("by")),
+        method=f"{made['method']} ({made.get('source')})" if made.get("method") else None,
+        repair=(made.get("repair") or {}).get("sentence"),
+        error_of_adapter=made.get("error"),
     )
 
 

@@ -205,6 +205,7 @@ def ranking(report: Report) -> str:
     """How restored elements were picked, in words."""
     strategies = {str(plan.get("strategy", "top")) for plan in report.plans.values()} or {"top"}
     words_for = {"top": "most changed", "bottom": "least changed", "random": "randomly drawn"}
+    words_for |= {"absolute": "absolutely most changed", "trim": "absolutely least changed"}
     return " or ".join(words_for.get(s, s) for s in sorted(strategies))
 
 

@@ -16,7 +16,7 @@ from sftknow.answers import Matcher
 from sftknow.artifacts.checks import Finding
 from sftknow.artifacts.files import digest, read_json, write_json
 from sftknow.checking.kept import Hits, kept_share, plain_already
-from sftknow.checking.options import CheckOptions
+from sftknow.checking.options import AskingOptions, CheckOptions
 from sftknow.errors import ModelError
 from sftknow.facts.prompts import Statements
 from sftknow.facts.topics import Topic
@@ -76,10 +76,14 @@ class Asking:
         sides: Sequence[Side],
         facts: Sequence[Fact],
         topics: Mapping[str, Topic],
-        options: CheckOptions,
+        options: AskingOptions,
         work: Path,
         say: Say,
+        *,
+        quiet: bool = False,
     ) -> None:
+        """Args: quiet: draw no bar for questions, as one is there for all that is asked."""
+        self.quiet = quiet
         self.sides, self.facts, self.topics, self.options, self.say = sides, facts, topics, options, say
         self.asked: list[Fact] = []
         self._clock, self._began = work / "seconds.json", time.monotonic()
@@ -95,7 +99,7 @@ class Asking:
         return self._before + time.monotonic() - self._began
 
     @property
-    def _policy(self) -> SamplingPolicy:
+    def policy(self) -> SamplingPolicy:
         options = self.options
         return SamplingPolicy(
             samples=options.samples,
@@ -104,9 +108,8 @@ class Asking:
             seed=options.seed,
         )
 
-    def statements(self) -> None:
+    def statements(self, options: CheckOptions) -> None:
         """Ask statements until the interval is narrow enough, or the time is used."""
-        options = self.options
         most = max(len(self.topics[fact.topic].templates) for fact in self.facts)
         rounds = -(-most // options.templates)
         work = [(r, start) for r in range(rounds) for start in range(0, len(self.facts), options.block)]
@@ -124,8 +127,8 @@ class Asking:
                 if place == 0:
                     self.refuse_days(block)
                 for side in self.sides:
-                    for shard in self._shards(side, block, number):
-                        bar.update(self._ask(side, shard, bar.update))
+                    for shard in self.shards(side, block, number):
+                        bar.update(self.ask(side, shard, bar.update))
                 if number == 0:
                     self.asked.extend(block)
                 self.keep_time()
@@ -139,9 +142,15 @@ class Asking:
                 if self.seconds > limit:
                     return
 
-    def refuse_days(self, block: Sequence[Fact]) -> None:
-        """Refuse what would take far longer than was asked for, after a first few statements."""
-        began, policy = time.monotonic(), replace(self._policy, samples=1)
+    def refuse_days(self, block: Sequence[Fact], times: float = 1, what: str = "") -> None:
+        """Refuse what would take far longer than was asked for, after a first few statements.
+
+        Args:
+            block: the first facts.
+            times: how often both models, or others like them, are asked so many facts at least.
+            what: that is, in words.
+        """
+        began, policy = time.monotonic(), replace(self.policy, samples=1)
         requests = [
             SampleRequest(
                 fact_id=fact.id,
@@ -152,17 +161,17 @@ class Asking:
             for fact in block[:8]
         ]
         for side in self.sides:
-            if unfinished(self._shards(side, block, 0), self._policy):
+            if unfinished(self.shards(side, block, 0), self.policy):
                 side.sampler.sample(requests, policy)
         # Rows are continued together, so more of them cost less than in proportion; a third is what was seen.
-        minutes = (time.monotonic() - began) / 60 * len(block) * self.options.templates / len(requests) / 3
+        minutes = (time.monotonic() - began) / 60 * len(block) * self.options.templates / len(requests) / 3 * times
         if minutes > self.options.minutes:
             raise ModelError(
-                f"asking the first {len(block)} facts would take about {minutes:,.0f} min here; give --minutes "
-                f"{2 * minutes:.0f}, a smaller --block, or a GPU"
+                f"asking {what or f'the first {len(block)} facts'} would take about {minutes:,.0f} min here; give "
+                f"--minutes {2 * minutes:.0f}, a smaller --block, or a GPU"
             )
 
-    def _shards(self, side: Side, facts: Sequence[Fact], number: int) -> list[Shard]:
+    def shards(self, side: Side, facts: Sequence[Fact], number: int) -> list[Shard]:
         """The shards of one round over some facts: one for each number of templates that their topics have."""
         shards = []
         for count in sorted({len(self.topics[fact.topic].templates) for fact in facts}):
@@ -181,24 +190,23 @@ class Asking:
         statements: Sequence[tuple[Fact, Sequence[str]]],
         name: str,
         templates: Sequence[int] | None = None,
-        samples: int | None = None,
+        policy: SamplingPolicy | None = None,
     ) -> list[Shard]:
-        policy = replace(self._policy, samples=samples) if samples else self._policy
         return plan_shards(
             statements,
-            policy,
+            policy or self.policy,
             side.work / name / digest([fact.id for fact, _ in statements])[:16],
             shard_size=self.options.block,
-            keep_texts=samples is not None,
+            keep_texts=policy is not None,
             templates=templates,
         )
 
-    def _ask(self, side: Side, shard: Shard, on_done: Callable[[float], object]) -> int:
+    def ask(self, side: Side, shard: Shard, on_done: Callable[[float], object]) -> int:
         """Ask one block of statements, note its hits; returns what counts as done without having been asked now."""
-        tallies = read_shard(shard, self._policy, keep_texts=False)
+        tallies = read_shard(shard, self.policy, keep_texts=False)
         known = tallies is not None
         if tallies is None:
-            tallies = side.sampler.sample(shard.requests, self._policy, on_done=lambda count: (on_done(count), None)[1])
+            tallies = side.sampler.sample(shard.requests, self.policy, on_done=lambda count: (on_done(count), None)[1])
             write_shard(shard, tallies)
         for tally in tallies:
             side.hits.setdefault(tally.fact_id, {})[tally.template] = tally.hits
@@ -206,11 +214,15 @@ class Asking:
 
     def hits(self) -> Hits:
         """What is known so far, of the facts that both models were asked."""
-        most = max(len(self.topics[fact.topic].templates) for fact in self.facts)
-        before, after = (np.zeros((len(self.asked), most), dtype=np.int64) for _ in range(2))
-        tries = np.zeros_like(before)
         one, two = self.sides
-        for row, fact in enumerate(self.asked):
+        return self.hits_of(one, two, self.asked)
+
+    def hits_of(self, one: Side, two: Side, facts: Sequence[Fact]) -> Hits:
+        """What two models made of these facts, in the statements that both were asked."""
+        most = max(len(self.topics[fact.topic].templates) for fact in self.facts)
+        before, after = (np.zeros((len(facts), most), dtype=np.int64) for _ in range(2))
+        tries = np.zeros_like(before)
+        for row, fact in enumerate(facts):
             for template in one.hits[fact.id].keys() & two.hits[fact.id].keys():
                 before[row, template] = one.hits[fact.id][template]
                 after[row, template] = two.hits[fact.id][template]
@@ -220,18 +232,27 @@ class Asking:
     def questions(self, side: Side, facts: Sequence[Fact]) -> dict[str, list[str]]:
         """What a model says to the questions, by fact; a question is asked once."""
         new = [(fact, (side.question(fact),)) for fact in facts if fact.id not in side.said]
-        side.said |= self._texts(side, new, "questions", self.options.samples)
+        side.said |= self.texts(side, new, "questions", self.options.samples)
         return {fact.id: side.said[fact.id] for fact in facts}
 
-    def _texts(
-        self, side: Side, statements: Sequence[tuple[Fact, Sequence[str]]], name: str, samples: int
+    def texts(
+        self,
+        side: Side,
+        statements: Sequence[tuple[Fact, Sequence[str]]],
+        name: str,
+        samples: int,
+        **sampling: Any,
     ) -> dict[str, list[str]]:
-        """All that a model says after these texts, by fact."""
+        """All that a model says after these texts, by fact; ``sampling`` are further fields of `SamplingPolicy`."""
         if not statements:
             return {}
-        policy = replace(self._policy, samples=samples)
-        shards = self._plan(side, statements, name, samples=samples)
-        sample_shards(shards, side.sampler, policy, keep_texts=True, title=name)
+        policy = replace(self.policy, samples=samples, **sampling)
+        shards = self._plan(side, statements, name, policy=policy)
+        if self.quiet:
+            for shard in unfinished(shards, policy, keep_texts=True):
+                write_shard(shard, side.sampler.sample(shard.requests, policy, keep_texts=True))
+        else:
+            sample_shards(shards, side.sampler, policy, keep_texts=True, title=name)
         said: dict[str, list[str]] = {}
         for tally in kept_tallies(shards, policy):
             said.setdefault(tally.fact_id, []).extend(tally.texts or ())
@@ -252,11 +273,11 @@ class Asking:
                     (self.asked[row], [self._solved(examples, template, self.asked[row]) for template in best])
                 )
         ways: list[tuple[Finding, dict[str, list[str]]]] = [
-            ("only another format", self._texts(tuned, shots, "solved examples", _TRIES)),
+            ("only another format", self.texts(tuned, shots, "solved examples", _TRIES)),
             ("only another format", self.questions(tuned, facts)),
             (
                 "suppressed",
-                self._texts(
+                self.texts(
                     tuned, [(f, Statements(self.topics[f.topic], f.subject)) for f in facts], "all statements", _TRIES
                 ),
             ),

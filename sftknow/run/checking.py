@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from sftknow.answers import Matcher, Synonyms
+from sftknow.answers import Matcher
 from sftknow.artifacts.checks import CheckedFact, CheckResult, write_check
-from sftknow.artifacts.files import digest
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.checking.kept import (
     by_level,
@@ -23,19 +21,11 @@ from sftknow.checking.kept import (
 )
 from sftknow.checking.options import CheckOptions
 from sftknow.checking.words import lost_answers, sentence
-from sftknow.facts.prompts import Statements
-from sftknow.facts.sources import balanced, load_facts
-from sftknow.facts.topics import load_topics
-from sftknow.grading.options import GradingOptions
-from sftknow.grading.samplers import SAMPLERS
-from sftknow.models.limits import most_positions, refuse_long
-from sftknow.models.loading import load_config, load_tokenizer
+from sftknow.facts.sources import balanced
 from sftknow.models.options import ModelOptions
-from sftknow.models.resolving import resolve_base, resolve_model
-from sftknow.records import ModelRef, to_json
 from sftknow.resources import cache_folder
-from sftknow.run.asking import RULE, Asking, Say, Side
-from sftknow.run.related import refuse_unrelated
+from sftknow.run.asking import RULE, Asking, Say
+from sftknow.run.sides import Material, load_sides, resolve_sides
 from sftknow.stats import bucket_of
 
 _QUESTIONS = 400
@@ -81,54 +71,28 @@ def check(
         RunError: another process checks in the same folder.
     """
     options, running = options or CheckOptions(), running or ModelOptions()
-    known_topics = load_topics(topics)
-    found = load_facts(facts, topics=known_topics, synonyms=Synonyms.load(synonyms))
-    one, two = map(ModelRef.parse, (base, tuned))
-    models = [
-        resolve_base(one.path, one.revision, running.dtype),
-        resolve_model(two.path, two.revision, running.dtype),
-    ]
-    notes = []
-    if models[0].sha256 == models[1].sha256:
-        notes.append("the two models have the same weights")
-    elif not any_pair:
-        refuse_unrelated(*(Path(model.ref.path) for model in models), names=(base, tuned))
-    key = digest([[m.sha256, m.ref.dtype] for m in models] + [found.sha256, to_json(options), digest(known_topics)])
+    material = Material.load(facts, topics, synonyms)
+    models, notes = resolve_sides(base, tuned, running, any_pair=any_pair)
+    key = material.key(models, options)
     work = (out or cache_folder() / "checks" / key[:16]) / "work"
     with RunDirectory(work):
-        grading = GradingOptions()
-        sides = [
-            Side(
-                model,
-                SAMPLERS.get(grading.sampler)(model.ref, grading, running.device),
-                load_tokenizer(model.ref),
-                work / name / key[:16],
-            )
-            for model, name in zip(models, ("before", "after"), strict=True)
-        ]
-        for side, given in zip(sides, (base, tuned), strict=True):
-            asked = (text for fact in found.facts for text in Statements(known_topics[fact.topic], fact.subject))
-            refuse_long(
-                given,
-                side.tokenizer,
-                chain(asked, [side.question(max(found.facts, key=lambda fact: len(fact.question)))]),
-                new_tokens=options.max_new_tokens,
-                positions=most_positions(load_config(side.model.ref)),
-                way_out="Give a smaller --max-new-tokens, other facts",
-            )
+        folders = [work / name / key[:16] for name in ("before", "after")]
+        sides = load_sides(models, (base, tuned), folders, material, options, running.device)
         if sides[0].chat:
             notes.append("the base is a chat model itself; its statements are completed as plain text")
-        asking = Asking(sides, balanced(found.facts, options.seed), known_topics, options, work, say)
-        asking.statements()
-        result = _result(asking, base, tuned, facts, notes)
+        asking = Asking(sides, balanced(material.facts, options.seed), material.topics, options, work, say)
+        asking.statements(options)
+        result = _result(asking, options, base, tuned, facts, notes)
     if out is not None:
         write_check(out, result)
     return result
 
 
-def _result(asking: Asking, base: str, tuned: str, source: str, notes: Sequence[str]) -> CheckResult:
+def _result(
+    asking: Asking, options: CheckOptions, base: str, tuned: str, source: str, notes: Sequence[str]
+) -> CheckResult:
     """Everything that was found; asks the lost facts again first."""
-    options, hits = asking.options, asking.hits()
+    hits = asking.hits()
     worse = surely_worse(hits.before, hits.after, hits.tries)
     before, after, tries = hits.before.sum(1), hits.after.sum(1), hits.tries.sum(1)
     lost = [int(i) for i in np.flatnonzero(worse | ((before > 0) & (after == 0)))]

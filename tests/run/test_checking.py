@@ -82,14 +82,14 @@ def test_a_model_that_forgot(
 ) -> None:
     monkeypatch.setenv("SFTKNOW_CACHE", str(tmp_path / "cache"))
     questions: Counter[str] = Counter()
-    texts = Asking._texts
+    texts = Asking.texts
 
     def counted(self: Asking, side: Side, statements: list[tuple[Fact, object]], name: str, samples: int) -> object:
         if name == "questions":
             questions.update(f"{side.work.parent.name} {fact.id}" for fact, _ in statements)
         return texts(self, side, statements, name, samples)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Asking, "_texts", counted)
+    monkeypatch.setattr(Asking, "texts", counted)
     command = ["check", "lab", str(noisy), "--facts", str(facts), "--templates", "4", "--block", "40", "--retry", "5"]
     command += ["--precision", "50", "--max-new-tokens", "8", "--out", str(tmp_path / "out")]
     pages = [tmp_path / name for name in ("check.md", "check.html")]
