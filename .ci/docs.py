@@ -1,16 +1,19 @@
-"""What MkDocs puts in the place of ``<!-- made: … -->``: the commands' help, the public names, a recipe.
+"""What MkDocs puts in the place of ``<!-- made: … -->``: the commands' help, the public names, a recipe; and notebooks.
 
-MkDocs calls `on_page_markdown` for each page. Nothing heavy is imported: mkdocstrings reads the source.
+MkDocs calls the functions that begin with ``on_``. Nothing heavy is imported: mkdocstrings reads the source.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from mkdocs.structure.files import File, Files
 
 import sftknow
 from sftknow.cli.main import build_parser
@@ -79,9 +82,32 @@ def _there(entries: list[Any]) -> list[Any]:
         title, page = next(iter(entry.items())) if isinstance(entry, dict) else (None, entry)
         if isinstance(page, list):
             found.append({title: _there(page)})
-        elif (ROOT / "docs" / page).is_file():
+        elif any((ROOT / "docs" / page).with_suffix(suffix).is_file() for suffix in (".md", ".ipynb")):
             found.append(entry)
     return found
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Make a page of every notebook, as it was executed."""
+    for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        page = f"notebooks/{notebook.stem}.md"
+        files.append(File.generated(config, page, content=as_page(json.loads(notebook.read_text(encoding="utf-8")))))
+    return files
+
+
+def as_page(notebook: dict[str, Any]) -> str:
+    """A notebook as Markdown: texts, code, and of what came out the text or the picture."""
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "image/png" in data:
+                parts.append(f"![what came out](data:image/png;base64,{''.join(data['image/png']).strip()})")
+            elif said := "".join(data.get("text/plain", "")).rstrip():
+                parts.append(f"```text\n{said}\n```")
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
