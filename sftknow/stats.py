@@ -15,7 +15,7 @@ from typing import overload
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom, binomtest, norm, spearmanr, t as student
+from scipy.stats import betabinom, binom, binomtest, norm, spearmanr, t as student
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -182,6 +182,12 @@ def wilson(hits: float, tries: int, z: float = NORMAL_95) -> tuple[float, float]
         0.0 if hits == 0 else max(0.0, (centre - reach) / scale),
         1.0 if hits == tries else min(1.0, (centre + reach) / scale),
     )
+
+
+def beta_binomial(count: int, a: float, b: float) -> Floats:
+    """Probabilities of 0 … ``count`` hits in so many tries of a rate that is Beta(a, b), shape [count + 1]."""
+    chances: Floats = betabinom.pmf(np.arange(count + 1), count, a, b)
+    return chances
 
 
 @dataclass(frozen=True, kw_only=True)

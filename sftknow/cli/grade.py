@@ -6,6 +6,7 @@ import argparse
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sftknow.cli.effects import no_effect
 from sftknow.cli.options import Commands, add_options, command, options_of, say
@@ -35,11 +36,14 @@ def add_parser(commands: Commands) -> None:
         metavar="SOURCE",
         help="`lab`, `quick` (1,200 facts in the box), `entity-questions` (downloaded), a folder, .zip, table, Hub id",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the graded data set")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the graded data set")
     add_options(parser, FactsSection, "columns", "limit", "disjoint", "topics", "synonyms", "numbers")
-    add_options(parser, GradingOptions, "samples", "temperature", "max_new_tokens", "seed", "match")
+    add_options(parser, GradingOptions, "samples", "temperature", "max_new_tokens", "seed", "certainty", "match")
     parser.add_argument("--case", choices=("sensitive", "ignore"), help="of answers (default: sensitive)")
     add_options(parser, GradingOptions, "keep_texts")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="measure a few statements, print how long all take, and write nothing"
+    )
     parser.add_argument("--force", action="store_true", help="grade again, though the same grading is there")
     parser.add_argument(
         "--rescore",
@@ -64,16 +68,19 @@ def add_parser(commands: Commands) -> None:
             "--temperature",
             "--max-new-tokens",
             "--seed",
+            "--certainty",
             "--force",
+            "--dry-run",
             "--device",
         ),
         *("--dtype", "--memory", "--sampler", "--engine"),
         beside=("--rescore",),
     )
     no_effect(parser, "--tensor-parallel", "--data-parallel", needs=("--sampler",), beside=("--sampler=transformers",))
+    no_effect(parser, "--out", "--force", "--keep-texts", "--engine", beside=("--dry-run",))
     no_effect(parser, "--memory", beside=("--sampler=vllm",))
     no_effect(parser, "--address", "--replicas", "--cpus", "--gpus", needs=("--engine=ray",))
-    parser.set_defaults(run=run, goes_on=lambda given: "--rescore" not in given)
+    parser.set_defaults(run=run, goes_on=lambda given: not {"--rescore", "--dry-run"} & set(given))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -81,12 +88,15 @@ def run(arguments: argparse.Namespace) -> None:
     from sftknow.artifacts.mastery_data import MasteryData, check_place
     from sftknow.report.terminal import distribution_table, standing, topic_table
 
+    if arguments.dry_run:
+        _tell_time(arguments)
+        return
+    if arguments.out is None:
+        raise RecipeError("grading needs --out DIR, the folder of the graded data set (or --dry-run)")
     arguments.out = arguments.out.expanduser().absolute()
     check_place(arguments.out)
     if arguments.rescore:
         _rescore(arguments)
-    elif not arguments.model or not arguments.facts:
-        raise RecipeError("grading needs a model and --facts (or --rescore OLD); see: sftknow grade --help")
     else:
         _grade(arguments)
     data = MasteryData(arguments.out)
@@ -118,13 +128,16 @@ def _rescore(arguments: argparse.Namespace) -> None:
     rescore(old, arguments.out, rule=rule, synonyms=synonyms, numbers=wanted.numbers, keep_texts=keep_texts)
 
 
-def _grade(arguments: argparse.Namespace) -> None:
+def _asked(arguments: argparse.Namespace) -> tuple[Any, ...]:
+    """Base model, facts, topics, synonyms, options and device of a grading; says what was read."""
     from sftknow.answers import Synonyms
     from sftknow.facts.sources import load_facts
     from sftknow.facts.topics import load_topics
     from sftknow.models.resolving import resolve_model
-    from sftknow.run.grading import describe_facts, grade_dataset, is_graded
+    from sftknow.run.grading import describe_facts
 
+    if not arguments.model or not arguments.facts:
+        raise RecipeError("grading needs a model and --facts (or --rescore OLD); see: sftknow grade --help")
     ray, vllm = options_of(Cluster, arguments), options_of(VLLMOptions, arguments)
     options = options_of(GradingOptions, arguments, case_sensitive=arguments.case != "ignore", ray=ray, vllm=vllm)
     wanted, running = options_of(FactsSection, arguments, source=arguments.facts), options_of(ModelOptions, arguments)
@@ -136,10 +149,34 @@ def _grade(arguments: argparse.Namespace) -> None:
         say(line)
     model = ModelRef.parse(arguments.model)
     base = resolve_model(model.path, model.revision, running.dtype)
+    return base, facts, topics, synonyms, options, running.device
+
+
+def _tell_time(arguments: argparse.Namespace) -> None:
+    from sftknow.facts.prompts import Statements
+    from sftknow.grading.estimate import SECONDS
+    from sftknow.run.grading import statement_seconds
+    from sftknow.run.plan_text import time_text
+
+    base, facts, topics, _, options, device = _asked(arguments)
+    say(f"asking {base.name} a few statements, at most {SECONDS:.0f} s")
+    each = statement_seconds(base, facts, topics, options, device=device)
+    count = sum(len(Statements(topics[fact.topic], fact.subject)) for fact in facts.facts)
+    upto = "at most " if options.certainty else ""
+    print(
+        f"{count:,} statements × {options.samples} samples take {upto}about {time_text(count * each)}: measured just "
+        f"now, {1 / each:,.2f} statements a second with this model on this machine"
+    )
+
+
+def _grade(arguments: argparse.Namespace) -> None:
+    from sftknow.run.grading import grade_dataset, is_graded
+
+    base, facts, topics, synonyms, options, device = _asked(arguments)
     if not arguments.force and is_graded(arguments.out, base, facts, topics, options):
         say(f"{arguments.out} holds this very grading by {base.name}; nothing to do (--force grades again)")
         return
     say(f"asking {base.name}")
     work = arguments.out.with_name(f".{arguments.out.name}.grading")
-    grade_dataset(base, facts, topics, synonyms, options, work=work, out=arguments.out, device=running.device)
+    grade_dataset(base, facts, topics, synonyms, options, work=work, out=arguments.out, device=device)
     shutil.rmtree(work, ignore_errors=True)

@@ -8,10 +8,14 @@ from typing import Annotated, Literal
 
 from sftknow.answers import Match, MatchRule
 from sftknow.cluster import Cluster
+from sftknow.errors import OptionError
 from sftknow.grading.samplers import SAMPLERS
-from sftknow.options import Bytes, Count, Options, Positive, shown_as
+from sftknow.options import Bytes, Count, Limits, Options, Positive, shown_as
 from sftknow.records import SamplingPolicy
 from sftknow.registry import Registered
+
+_IN_ROUNDS = ("transformers", "vllm")
+"""Samplers that heed `SampleRequest.first`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,9 @@ class GradingOptions(SamplingPolicy):
     whole words and exact matches beside it."""
     case_sensitive: bool = True
     """Whether upper and lower case must agree (``exact`` never asks for it)."""
+    certainty: Annotated[float, Limits(gt=0.5, lt=1)] | None = field(default=None, metadata=shown_as("P"))
+    """Decide early: ask a fact in rounds (3, 6, then all 10 continuations of each statement) until the whole grading
+    would put it into the same bucket with this probability, such as 0.95; None for the whole grading of every fact."""
     memory: Bytes | None = field(default=None, metadata=shown_as("SIZE"))
     """Memory that the process may take, the model included, such as 4GB (on a GPU: of its memory); it has no bearing on
     the result; None for 768 MB beside the model, or half of what is free where that is less."""
@@ -61,6 +68,14 @@ class GradingOptions(SamplingPolicy):
     """Where: in this process, or on the nodes of a Ray cluster. It has no bearing on the result."""
     vllm: VLLMOptions = field(default_factory=VLLMOptions)
     ray: Cluster = field(default_factory=Cluster)
+
+    def check(self) -> None:
+        if self.certainty is not None and self.sampler not in _IN_ROUNDS:
+            raise OptionError(
+                f"{{key}} needs a sampler that can go on with a statement ({', '.join(_IN_ROUNDS)}), "
+                f"which {self.sampler} is not known to be",
+                ("certainty",),
+            )
 
     @property
     def policy(self) -> SamplingPolicy:

@@ -28,6 +28,8 @@ class SampleRequest:
     """The statement's text without its object, without BOS."""
     answers: tuple[str, ...]
     """Everything that counts as correct."""
+    first: int = 0
+    """Continuations before this one are left out: an earlier request drew them."""
 
 
 class Sampler(Protocol):
@@ -62,7 +64,7 @@ def uniforms(request: SampleRequest, policy: SamplingPolicy) -> npt.NDArray[np.f
     """The random numbers of one statement: a function of (seed, fact id, template) and of nothing else.
 
     Sample ``i`` draws its ``t``-th token by inverting the cumulative distribution at ``[i, t]``. Asking for fewer
-    samples gives the first of them.
+    samples gives the first of them; a request that leaves out the first ones gives the others.
 
     Returns:
         float64 in [0, 1), shape [samples, max_new_tokens], from a Philox generator keyed by a hash.
@@ -70,4 +72,4 @@ def uniforms(request: SampleRequest, policy: SamplingPolicy) -> npt.NDArray[np.f
     name = f"{policy.seed}\0{request.template}\0{request.fact_id}".encode()
     key = int.from_bytes(hashlib.blake2b(name, digest_size=16, person=b"sftknow-grading").digest(), "little")
     stream = np.random.Generator(np.random.Philox(key=key))
-    return stream.random((policy.samples, policy.max_new_tokens))
+    return stream.random((request.first + policy.samples, policy.max_new_tokens))[request.first :]

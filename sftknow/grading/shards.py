@@ -46,6 +46,8 @@ class Shard:
     """The shard's facts with their statements."""
     templates: tuple[int, ...] | None
     """Indices of the statements to sample; None for all."""
+    first: int = 0
+    """Continuations of each statement that are left out, as others drew them."""
     key: str
     """SHA-256 (hex) of everything that the tallies depend on."""
     path: Path
@@ -58,7 +60,7 @@ class Shard:
     @property
     def requests(self) -> tuple[SampleRequest, ...]:
         """Made anew at every use: those of all shards at once would be two million for the paper's facts."""
-        return tuple(r for fact, texts in self.statements for r in _requests(fact, texts, self.templates))
+        return tuple(r for fact, texts in self.statements for r in _requests(fact, texts, self.templates, self.first))
 
     @property
     def size(self) -> int:
@@ -75,8 +77,9 @@ def plan_shards(
     keep_texts: bool = False,
     templates: Sequence[int] | None = None,
     identity: str = "",
+    first: int = 0,
 ) -> list[Shard]:
-    """Cut the work into shards. See `grade_facts` for the arguments.
+    """Cut the work into shards. See `grade_facts` for the arguments; ``first`` is that of `SampleRequest`.
 
     Raises:
         FactsError: two facts of one id, or a fact without any statement to sample.
@@ -90,9 +93,9 @@ def plan_shards(
     head = digest({"format": _FORMAT, "identity": identity, "policy": policy, "keep_texts": keep_texts})
     for index, start in enumerate(range(0, len(ordered), shard_size)):
         part = tuple(ordered[start : start + shard_size])
-        key = _key_of(head, (request for fact, texts in part for request in _requests(fact, texts, wanted)))
+        key = _key_of(head, (request for fact, texts in part for request in _requests(fact, texts, wanted, first)))
         path = folder / "shards" / f"{index:05d}-{key[:16]}.parquet"
-        shards.append(Shard(index=index, statements=part, templates=wanted, key=key, path=path))
+        shards.append(Shard(index=index, statements=part, templates=wanted, first=first, key=key, path=path))
     return shards
 
 
@@ -229,7 +232,7 @@ def graded_facts(shards: Sequence[Shard], policy: SamplingPolicy, *, keep_texts:
     Raises:
         RunError: a shard is not finished.
     """
-    for shard, tallies in _finished(shards, policy, keep_texts):
+    for shard, tallies in finished(shards, policy, keep_texts):
         by_fact: dict[str, list[SampleTally]] = {}
         for tally in tallies:
             by_fact.setdefault(tally.fact_id, []).append(tally)
@@ -243,13 +246,14 @@ def kept_tallies(shards: Sequence[Shard], policy: SamplingPolicy) -> Iterator[Sa
     Raises:
         RunError: a shard is not finished, or its continuations were not kept.
     """
-    for _, tallies in _finished(shards, policy, keep_texts=True):
+    for _, tallies in finished(shards, policy, keep_texts=True):
         yield from tallies
 
 
-def _finished(
+def finished(
     shards: Sequence[Shard], policy: SamplingPolicy, keep_texts: bool
 ) -> Iterator[tuple[Shard, list[SampleTally]]]:
+    """Each shard with its tallies. Raises RunError where one is not finished."""
     for shard in shards:
         tallies = read_shard(shard, policy, keep_texts=keep_texts)
         if tallies is None:
@@ -290,7 +294,8 @@ def _key_of(head: str, requests: Iterable[SampleRequest]) -> str:
     """SHA-256 (hex) of a shard's work. Two million requests are hashed at every start, so without detours."""
     work = hashlib.sha256(head.encode())
     for request in requests:
-        work.update(json.dumps([request.fact_id, request.template, request.prompt, request.answers]).encode())
+        first = [request.first] if request.first else []
+        work.update(json.dumps([request.fact_id, request.template, request.prompt, request.answers, *first]).encode())
     return work.hexdigest()
 
 
@@ -300,8 +305,13 @@ def _chosen(statements: Sequence[str], templates: Sequence[int] | None) -> list[
     return [i for i in wanted if 0 <= i < len(statements)]
 
 
-def _requests(fact: Fact, statements: Sequence[str], templates: Sequence[int] | None) -> list[SampleRequest]:
+def _requests(
+    fact: Fact, statements: Sequence[str], templates: Sequence[int] | None, first: int
+) -> list[SampleRequest]:
     chosen = _chosen(statements, templates)
     if not chosen:
         raise FactsError(f"fact {fact.id} has no statement to sample; give its topic {fact.topic} a template")
-    return [SampleRequest(fact_id=fact.id, template=i, prompt=statements[i], answers=fact.answers) for i in chosen]
+    return [
+        SampleRequest(fact_id=fact.id, template=i, prompt=statements[i], answers=fact.answers, first=first)
+        for i in chosen
+    ]

@@ -46,6 +46,9 @@ class TransformersSampler:
             logits with its cache than without; or its logits are not finite.
     """
 
+    stops = True
+    """Whether `sample` can be left by an error that ``on_done`` raises."""
+
     def __init__(
         self,
         model: Any,

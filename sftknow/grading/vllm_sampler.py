@@ -239,7 +239,8 @@ class VLLMSampler:
 def _seed(request: SampleRequest, policy: SamplingPolicy) -> int:
     """A statement's seed. vLLM gives sample ``i`` the seed plus ``i``, so seeds lie far apart."""
     name = f"{policy.seed}\0{request.template}\0{request.fact_id}".encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8, person=b"sftknow-vllm").digest(), "little") >> 2
+    number = hashlib.blake2b(name, digest_size=8, person=b"sftknow-vllm").digest()
+    return (int.from_bytes(number, "little") >> 2) + request.first
 
 
 def _stop_strings(answers: Sequence[str]) -> list[str]:

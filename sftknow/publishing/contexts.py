@@ -373,6 +373,8 @@ def _graded_data(manifest: Mapping[str, Any], dataset_repo: str | None) -> Grade
 def _grading(manifest: Mapping[str, Any]) -> dict[str, str]:
     """How R was measured: the sampling policy, the statements used, the rule by which a sample counts as a hit."""
     known = {**(manifest.get("policy") or {}), **(manifest.get("match") or {})}
+    if "certainty" in manifest:
+        known["decided early, with certainty"] = manifest["certainty"]
     if "templates" in manifest:
         known["statement templates"] = manifest["templates"] or "all of each topic"
     return _flat(known)

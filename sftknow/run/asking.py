@@ -20,6 +20,7 @@ from sftknow.checking.options import AskingOptions, CheckOptions
 from sftknow.errors import ModelError
 from sftknow.facts.prompts import Statements
 from sftknow.facts.topics import Topic
+from sftknow.grading.estimate import seconds_each
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.sampling import Sampler, SampleRequest
 from sftknow.grading.shards import Shard, kept_tallies, plan_shards, read_shard, sample_shards, unfinished, write_shard
@@ -150,7 +151,7 @@ class Asking:
             times: how often both models, or others like them, are asked so many facts at least.
             what: that is, in words.
         """
-        began, policy = time.monotonic(), replace(self.policy, samples=1)
+        seconds = 0.0
         requests = [
             SampleRequest(
                 fact_id=fact.id,
@@ -158,13 +159,12 @@ class Asking:
                 prompt=Statements(self.topics[fact.topic], fact.subject)[0],
                 answers=fact.answers,
             )
-            for fact in block[:8]
+            for fact in block
         ]
         for side in self.sides:
             if unfinished(self.shards(side, block, 0), self.policy):
-                side.sampler.sample(requests, policy)
-        # Rows are continued together, so more of them cost less than in proportion; a third is what was seen.
-        minutes = (time.monotonic() - began) / 60 * len(block) * self.options.templates / len(requests) / 3 * times
+                seconds += seconds_each(side.sampler, requests, self.policy, seconds=5.0, statements=16)
+        minutes = seconds / 60 * len(block) * self.options.templates * times
         if minutes > self.options.minutes:
             raise ModelError(
                 f"asking {what or f'the first {len(block)} facts'} would take about {minutes:,.0f} min here; give "

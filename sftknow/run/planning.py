@@ -12,7 +12,8 @@ import torch
 from sftknow.artifacts.levels import UNTOUCHED
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import FactsAwayError, FactsError, HubError
-from sftknow.machine import free_space
+from sftknow.grading.estimate import SECONDS
+from sftknow.machine import free_memory, free_space
 from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import find_device, load_config
 from sftknow.models.look import UnreachableError, look
@@ -26,6 +27,7 @@ from sftknow.run.controls import control_names
 from sftknow.run.rates import (
     ACCELERATOR,
     EFFICIENCY,
+    ON_THE_SPOT,
     STATED,
     Rate,
     matrix_rate,
@@ -269,7 +271,25 @@ def _rates(
         f"{STATED}: 2 FLOP a parameter and token, 6 in training; assumed efficiency {shares}; 1.2 GB/s of disk"
     )
     test = plan.facts["test"] if plan.facts else 0
-    return stated_rates(recipe, plan.model, facts=test, flops=flops) | known
+    stated = stated_rates(recipe, plan.model, facts=test, flops=flops)
+    if bench is not None and not away and plan.facts is not None and not plan.unread and "grading" in missing:
+        stated["grading"] = _grading_rate(plan, bench, say) or stated["grading"]
+    return stated | known
+
+
+def _grading_rate(plan: RunPlan, bench: Workbench, say: Callable[[str], None]) -> Rate | None:
+    """A few statements graded; None where the model does not fit into memory beside what is there."""
+    from sftknow.run.grading import statement_seconds
+
+    assert plan.model is not None
+    section, device, free = plan.recipe.grading, plan.recipe.model.device, free_memory()
+    if find_device(device).type == "cpu" and free is not None and 4 * plan.model.parameters > free / 2:
+        plan.notes.append("the model fills more than half of the free memory, so that no statement was tried")
+        return None
+    say(f"grading a few statements, at most {SECONDS:.0f} s")
+    each = statement_seconds(bench.base, bench.facts, bench.topics, section, device=device)
+    plan.notes.append(f"grading: {1 / each:,.2f} statements a second ({ON_THE_SPOT}, with this model on this machine)")
+    return Rate(each=each / section.samples, basis=ON_THE_SPOT)
 
 
 def _add_times(plan: RunPlan, rates: dict[str, Rate]) -> None:
@@ -296,7 +316,8 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
         yield "grading", "grading", f"? facts × statements × {samples} samples", 0, None
     else:
         count, total = sum(plan.facts.values()), plan.statements * samples
-        work = f"{count:,} facts, {plan.statements:,} statements × {samples} samples = {total:,}"
+        upto = "at most " if recipe.grading.certainty else ""
+        work = f"{count:,} facts, {upto}{plan.statements:,} statements × {samples} samples = {total:,}"
         yield "grading", "grading", work, 1, total
     left = now.cells_left
     training = [cell for cell in left if cell.name not in now.trained]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sftknow.answers import MatchRule, Synonyms
 from sftknow.artifacts.mastery_data import MasteryData, write_mastery_data
 from sftknow.cli.main import main
 from sftknow.facts.topics import load_topics
+from sftknow.records import SPLITS
 from sftknow.report.terminal import standing, topic_counts, topic_table
 from tests.tiny import graded, tiny_facts
 
@@ -170,3 +172,39 @@ def test_the_papers_topics_stand_in_a_persons_own(files: Path) -> None:
     merged = load_topics(files / "topics.json")
     assert list(merged)[:24] == list(load_topics())
     assert list(merged)[24:] == ["RULES", "BORN"]
+
+
+def test_a_dry_run_measures_this_model_and_writes_nothing(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftknow.grading.estimate.seconds_each.__kwdefaults__", {"seconds": 1.0, "statements": 50.0})
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    arguments = ["grade", str(tiny_model), "--facts", "lab", "--limit", "20", "--dry-run"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^735 statements × 10 samples take about .*: measured just now, [\d,.]+ statements a second", said
+    )
+    assert list(Path().iterdir()) == []
+    assert main([*arguments, "--force"]) == 2
+    assert main(arguments[:-1]) == 2
+    assert "grading needs --out DIR" in capsys.readouterr().err
+
+
+def test_early_deciding_is_recorded_and_part_of_what_was_asked(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "graded"
+    arguments = ["grade", str(tiny_model), "--facts", "lab", "--limit", "8", "--max-new-tokens", "2", "--out", str(out)]
+    assert main([*arguments, "--certainty", "0.95"]) == 0
+    assert "until its bucket is sure with probability 0.95" in capsys.readouterr().err
+    data = MasteryData(out)
+    assert data.manifest["certainty"] == 0.95
+    tries = {row.mastery.tries for split in SPLITS for row in data.split(split)}
+    assert tries <= {63, 126, 210}
+    assert min(tries) < 210
+    assert main([*arguments, "--certainty", "0.95"]) == 0
+    assert "holds this very grading" in capsys.readouterr().err
+    assert main([*arguments, "--certainty", "1"]) == 2
+    assert "--certainty" in capsys.readouterr().err
