@@ -60,7 +60,7 @@ def command_lines(page: Path) -> Iterator[Code]:
         if block.language in ("bash", "", "yaml"):
             joined = re.sub(r"\\\n\s*", " ", block.text)
             for line in joined.splitlines():
-                for part in re.split(r" && | \|\| ", line.strip()):
+                for part in re.split(r" && | \|\| ", line.partition(" # ")[0].strip()):
                     if part and (block.language == "bash" or part.startswith(PROGRAMS)):
                         yield Code(page, part, block.language)
     for code in in_sentences(page):

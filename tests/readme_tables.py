@@ -149,13 +149,14 @@ PARTS: dict[str, Callable[[Any], str]] = {
     "sides": lambda result: _restoration(result) if "region" in result else _grading(result),
     "times": _evaluation,
     "sizes": _deltas,
-    **{name: lambda shown, name=name: shown[name] for name in ("check", "plan", "lm-eval")},
+    **{name: lambda shown, name=name: shown[name] for name in ("check", "repair", "plan", "lm-eval")},
 }
 """What stands between the comments, by name."""
 
 _MODELS = "runs/lab/models"
 COMMANDS = {
     "check": (f"sftknow check {_MODELS}/base {_MODELS}/b0-n240-s0 --facts lab", r"\A.*\n"),
+    "repair": (f"sftknow repair {_MODELS}/base {_MODELS}/b0-n240-s0 --facts lab", r"\A.*\n"),
     "plan": ("sftknow run lab-full --dry-run", r"(?s)\A.*"),
     "lm-eval": (
         f"lm_eval --model hf --model_args pretrained={_MODELS}/b3-n60-s0 --tasks cbqa_mastery --batch_size 128",
@@ -168,7 +169,7 @@ COMMANDS = {
 def terminal(run: Path) -> dict[str, str]:
     """What the commands print, in a folder where ``runs/lab`` is the given run.
 
-    One that fails ends the program with what it said; 1 and 3 are answers of ``check``.
+    One that fails ends the program with what it said; 1 and 3 are answers of ``check`` and ``repair``.
     """
     shown = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -183,7 +184,7 @@ def terminal(run: Path) -> dict[str, str]:
                 text=True,
                 check=False,
             )
-            if done.returncode not in ((0, 1, 3) if name == "check" else (0,)):
+            if done.returncode not in ((0, 1, 3) if name in ("check", "repair") else (0,)):
                 sys.exit(f"{command} gave {done.returncode}:\n{done.stdout}{done.stderr}")
             found = re.search(part, done.stdout)
             assert found, f"{command} printed:\n{done.stdout}"

@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"ray": "tests/test_cluster.py, tests/grading (ray)",
     r"org/|-ORG|publish|leaderboard": "tests/publishing/test_circle.py, tests/leaderboard",
     r"adapter": "tests/cli/test_adapters.py",
+    r"repair .*--keep": "tests/run/test_repairing.py",
     r"smallest-base|NAME|capitals|ability|xsum|--task": "tests/run/test_plug_ins.py, tests/evaluation/general",
     r"lab pretrain|small/model": "tests/lab/test_pretrain.py",
     r"materialize": "tests/run/test_materializing.py",
@@ -59,7 +60,7 @@ def started(command: str, folder: Path) -> None:
         if option in words:
             place = words.index(option) + 1
             words[place] = str(folder / words[place])
-    allowed = (0, 1, 3) if words[0] == "check" else (0,)
+    allowed = (0, 1, 3) if words[0] in ("check", "repair") else (0,)
     assert main(words) in allowed, command
 
 
