@@ -10,15 +10,15 @@ from sftknow.checking.words import quoted
 from sftknow.untrusted import printable
 
 
-def few_known(known: int) -> str:
+def few_known(choosing: int, confirming: int) -> str:
     """The sentence where the base knows too few of the facts."""
-    if not known:
+    if not choosing + confirming:
         return (
             "Cannot be told: the base completes none of these facts, so nothing can be lost; ask facts that it knows."
         )
     return (
-        f"Cannot be told: the base knows {known} of these facts, and at least {2 * FEWEST} are needed, half of them to "
-        "choose and half to confirm; ask more facts, or facts that it knows."
+        f"Cannot be told: of the facts that the base knows, {choosing} are there to choose and {confirming} to "
+        f"confirm, and {FEWEST} of each are needed; ask more facts, or facts that it knows."
     )
 
 

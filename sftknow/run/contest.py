@@ -15,7 +15,9 @@ from sftknow.artifacts.files import digest, read_json, write_json
 from sftknow.checking.choice import Standing, survivors
 from sftknow.checking.kept import FEWEST, Kept, kept_share, mean_change, plain_already, share_gained, verdict
 from sftknow.checking.options import RepairOptions
+from sftknow.errors import CheckpointError
 from sftknow.parameters.candidates import Candidate, Candidates, Maker, move_
+from sftknow.parameters.in_memory import loaded_parameters
 from sftknow.parameters.pairs import CheckpointPair
 from sftknow.progress import progress
 from sftknow.records import Fact
@@ -37,9 +39,20 @@ class Mover:
     Args:
         sampler: with the loaded model.
         pair: all its tensors beside the base's.
+
+    Raises:
+        CheckpointError: the model does not hold every tensor in one stretch, so that it cannot be moved.
     """
 
     def __init__(self, sampler: Any, pair: CheckpointPair) -> None:
+        try:
+            loaded_parameters(sampler.model, pair)
+        except CheckpointError as error:
+            what = str(error).partition(" (transformers")[0]
+            raise CheckpointError(
+                f"{what}, so that it cannot be moved from candidate to candidate; write levels to folders with "
+                "`sftknow restore --top` and ask each with `sftknow check`"
+            ) from None
         self._sampler, self._pair, self._at = sampler, pair, TUNED
 
     def at(self, name: str, maker: Callable[[], Maker | None], pair: CheckpointPair | None = None) -> Moved:

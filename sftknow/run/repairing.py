@@ -160,7 +160,7 @@ class _Repair:
         if verdict(share, options.margin / 100) == "kept":
             return self._result("nothing lost", words.nothing_lost(tuned, points(share), options.margin), known)
         if not contest.enough:
-            return self._result("open", words.few_known(len(contest.known)), known)
+            return self._result("open", words.few_known(known["facts_choosing"], known["facts_confirming"]), known)
         last = contest.choose()
         if contest.answers_nothing:
             self.found.notes.append(

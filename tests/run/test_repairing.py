@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from sftknow.answers import Synonyms
 from sftknow.checking.options import RepairOptions
 from sftknow.checking.repair_words import markdown, text
 from sftknow.cli.main import main
+from sftknow.errors import CheckpointError
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.grading.transformers_sampler import TransformersSampler
@@ -26,7 +28,7 @@ from sftknow.parameters.options import MethodOptions
 from sftknow.parameters.patch import apply_patch
 from sftknow.records import Fact, ModelRef
 from sftknow.resources import lab_folder
-from sftknow.run.contest import Contest
+from sftknow.run.contest import Contest, Mover
 from sftknow.run.repairing import repair
 from sftknow.training.recipe import SFTRecipe
 from sftknow.training.train import fine_tune
@@ -266,6 +268,12 @@ def test_what_is_refused(facts: Path, noisy: Path, tmp_path: Path, capsys: pytes
         assert said.startswith("sftknow: ")
         assert words in said
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_that_cannot_be_moved_is_refused_before_it_is_asked(noisy: Path) -> None:
+    pair = Candidates(lab_folder() / "model", noisy, []).pair
+    with pytest.raises(CheckpointError, match=r"has no parameter like .*cannot be moved .*`sftknow restore --top`"):
+        Mover(SimpleNamespace(model=torch.nn.Linear(2, 2)), pair)
 
 
 def test_a_base_that_knows_too_little(facts: Path, tmp_path: Path) -> None:
