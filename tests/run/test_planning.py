@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sftknow.artifacts.files import write_json
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cli.main import main
 from sftknow.errors import FactsAwayError, FactsError, HubError, RecipeError
+from sftknow.grading.estimate import seconds_each
 from sftknow.recipes.load import load_recipe
 from sftknow.recipes.schema import Recipe
 from sftknow.report.paper import distributions, table
@@ -252,3 +254,20 @@ def test_a_few_real_batches_of_every_stage(tmp_path: Path) -> None:
         assert rate.basis == ON_THE_SPOT
         assert 0 < rate.seconds(1) < 60, stage
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_is_not_small_grades_a_few_statements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sftknow.run.calibrating.SMALL", {"cpu": 0})
+    monkeypatch.setattr("sftknow.run.grading.seconds_each", partial(seconds_each, seconds=1.0))
+    said: list[str] = []
+    found = plan_run(small_recipe(), tmp_path / "run", say=said.append)
+    grading, training, *_ = found.stages
+    assert grading.rate is not None
+    assert (grading.rate.basis, training.rate and training.rate.basis) == (ON_THE_SPOT, STATED)
+    assert any(line.startswith("grading a few statements, at most ") for line in said)
+    assert any("statements a second (measured just now, with this model on this machine)" in n for n in found.notes)
+    monkeypatch.setattr("sftknow.run.planning.free_memory", lambda: 10**6)
+    found = plan_run(small_recipe(), tmp_path / "run")
+    assert found.stages[0].rate is not None
+    assert found.stages[0].rate.basis == STATED
+    assert any("no statement was tried" in note for note in found.notes)
