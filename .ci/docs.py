@@ -21,6 +21,7 @@ from sftknow.cli.main import build_parser
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {
     "Check": ("checking", "artifacts.checks", "run.checking", "run.guard"),
+    "Select": ("selecting", "artifacts.selections", "run.selecting"),
     "Facts and grading": ("facts", "grading", "answers", "artifacts.mastery_data", "run.rescoring"),
     "Models": ("models",),
     "Fine-tuning": ("training",),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sftknow.artifacts.checks import CheckResult as CheckResult
     from sftknow.artifacts.mastery_data import MasteryData as MasteryData, write_mastery_data as write_mastery_data
     from sftknow.artifacts.repairs import RepairResult as RepairResult
+    from sftknow.artifacts.selections import SelectResult as SelectResult
     from sftknow.artifacts.stages import RunDirectory as RunDirectory
     from sftknow.checking.options import CheckOptions as CheckOptions, RepairOptions as RepairOptions
     from sftknow.divergence.analysis import measure_divergence as measure_divergence
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     from sftknow.run.guard import KnowledgeGuard as KnowledgeGuard
     from sftknow.run.repairing import repair as repair
     from sftknow.run.rescoring import rescore as rescore
+    from sftknow.run.selecting import select as select
+    from sftknow.selecting.options import SelectOptions as SelectOptions
     from sftknow.training.draws import draw as draw
     from sftknow.training.recipe import SFTRecipe as SFTRecipe
     from sftknow.training.train import fine_tune as fine_tune
@@ -108,6 +111,8 @@ _HOMES = {
     "RunError": "sftknow.errors",
     "SFTRecipe": "sftknow.training.recipe",
     "SamplingPolicy": "sftknow.records",
+    "SelectOptions": "sftknow.selecting.options",
+    "SelectResult": "sftknow.artifacts.selections",
     "SftknowError": "sftknow.errors",
     "Synonyms": "sftknow.answers",
     "TransformersSampler": "sftknow.grading.transformers_sampler",
@@ -135,6 +140,7 @@ _HOMES = {
     "restore_": "sftknow.parameters.in_memory",
     "restore_levels": "sftknow.parameters.restore",
     "results": "sftknow.report.collect",
+    "select": "sftknow.run.selecting",
     "select_prompts": "sftknow.divergence.selection",
     "statements_for": "sftknow.facts.prompts",
     "write_mastery_data": "sftknow.artifacts.mastery_data",

@@ -46,3 +46,25 @@ def prompt_ids(tokenizer: Any, question: str) -> list[int]:
     """
     ids: list[int] = tokenizer(prompt_text(tokenizer, question), add_special_tokens=False)["input_ids"]
     return ids
+
+
+def text_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a prompt as lm-eval feeds it: BOS where the tokenizer adds one, or where it stands in the text."""
+    written = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
+    ids: list[int] = (
+        tokenizer(prompt, add_special_tokens=False)["input_ids"] if written else tokenizer(prompt)["input_ids"]
+    )
+    return ids
+
+
+def completion_ids(tokenizer: Any, prompt: str, completion: str) -> list[int]:
+    """Token ids of the completion as it follows the prompt, and the end token.
+
+    Where the prompt's ids begin those of the whole text, the completion's are the rest of them; otherwise the two are
+    tokenised apart.
+    """
+    alone, whole = text_ids(tokenizer, prompt), text_ids(tokenizer, prompt + completion)
+    if whole[: len(alone)] == alone and len(whole) > len(alone):
+        return [*whole[len(alone) :], tokenizer.eos_token_id]
+    apart: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    return [*apart, tokenizer.eos_token_id]

@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sftknow"
 SHARED = ("artifacts", "checkpoints", "models")
 """What all rooms may use; each of them uses only those before it."""
 ROOMS = {
-    "facts", "grading", "training", "evaluation", "divergence", "parameters", "checking", "lab", "report", "publishing",
-    "leaderboard",
+    "facts", "grading", "training", "evaluation", "divergence", "parameters", "checking", "selecting", "lab",
+    "report", "publishing", "leaderboard",
 }  # fmt: skip
 HOMES = {
     "trl": {"training"},

@@ -30,6 +30,7 @@ from sftknow.cli import (
     report,
     restore,
     run,
+    select,
     sft,
     tasks,
     topics,
@@ -40,8 +41,8 @@ from sftknow.errors import RecipeError, SftknowError
 from sftknow.untrusted import printable
 
 _COMMANDS = (
-    run, check, repair, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize, report,
-    publish, pull, leaderboard, lab, paper, tasks, topics,
+    run, check, repair, select, grade, sft, evaluate, compare, divergence, changes, restore, ability, materialize,
+    report, publish, pull, leaderboard, lab, paper, tasks, topics,
 )  # fmt: skip
 
 # What the file system says no to, and a person can change.

@@ -114,7 +114,7 @@ def _lines(file: Path, text: str) -> Rows:
 
 def _cells(file: Path, number: int, cells: Any) -> Mapping[str, Any]:
     if not isinstance(cells, dict):
-        raise FactsError(f"{file}, row {number}: must be an object with subject, relation and object")
+        raise FactsError(f"{file}, row {number}: must be an object with a value for each column")
     return cells
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from sftknow.answers import Synonyms, spellings
 from sftknow.artifacts.files import visible_files
@@ -32,6 +33,7 @@ ReadFacts = Callable[[Mapping[str, Topic], Synonyms], SourceFacts]
 SOURCES: Registry[ReadFacts] = Registry("facts source", FactsError)
 """The sources that have a name; see docs/extending/facts-sources.md."""
 
+T = TypeVar("T")
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
 
 
@@ -191,7 +193,7 @@ def read_place(
     elif place.suffix.lower() == ".zip":
         files = ZipFiles(place)
     if files is None:
-        found = read_tables(_tables(place), topics=topics, synonyms=synonyms, layout=layout)
+        found = read_tables(tables(place), topics=topics, synonyms=synonyms, layout=layout)
         if found.unused and not (place / MANIFEST).is_file():
             found = replace(
                 found,
@@ -231,16 +233,38 @@ def _read(
             )
         return found, source
     if not here:
-        if not _HUB_ID.fullmatch(source) or Path(source).suffix in (*SUFFIXES, ".zip"):
-            raise FactsError(
-                f"no facts at {source!r}: give {', '.join(map(repr, SOURCES))}, a folder, a {', '.join(SUFFIXES)} or "
-                ".zip file, or a Hub id org/name"
-            )
-        place, name = _download(source)
+        place, name = locate(source, "facts", *map(repr, SOURCES))
     return read_place(place, topics, synonyms, layout), name
 
 
-def _tables(place: Path) -> list[tuple[Path, Split | None]]:
+def locate(source: str, what: str, *also: str) -> tuple[Path, str]:
+    """A folder or file on this machine, or the tables of a data set on the Hub, fetched; and its name for provenance.
+
+    Args:
+        source: a place, ``org/name`` or ``org/name@revision``.
+        what: is looked for, and what else may be given, for the error.
+
+    Raises:
+        FactsError: there is no such place.
+        HubError: the Hub refused or could not be reached.
+    """
+    place = Path(source).expanduser()
+    if source and place.exists():
+        return place, source
+    if not _HUB_ID.fullmatch(source) or Path(source).suffix in (*SUFFIXES, ".zip"):
+        raise FactsError(
+            f"no {what} at {source!r}: give {', '.join([*also, 'a folder'])}, a {', '.join(SUFFIXES)} or .zip file, or "
+            "a Hub id org/name"
+        )
+    return _download(source)
+
+
+def tables(place: Path) -> list[tuple[Path, Split | None]]:
+    """The tables of a file or folder, each with the split that its name tells.
+
+    Raises:
+        FactsError: there is none.
+    """
     if place.is_file():
         if place.suffix.lower() not in SUFFIXES:
             raise FactsError(f"{place} is not a {', '.join(SUFFIXES)} or .zip file")
@@ -286,20 +310,20 @@ def _limited(facts: Sequence[Fact], limit: int, seed: int) -> Iterable[Fact]:
         size = limit if split == "train" else -(-limit // 4)
         shares = even_shares({topic: len(rows) for topic, rows in by_topic.items()}, size)
         for topic, share in shares.items():
-            ranked = sorted(by_topic[topic], key=lambda fact: _rank(fact, seed))
+            ranked = sorted(by_topic[topic], key=lambda fact: rank_of(fact.id, seed))
             kept.update(fact.id for fact in ranked[:share])
     return (fact for fact in facts if fact.id in kept)
 
 
 def balanced(facts: Sequence[Fact], seed: int) -> list[Fact]:
     """The facts in an order of which every beginning is balanced over the relations, and within them at random."""
-    order = order_of([fact.topic for fact in facts], [_rank(fact, seed) for fact in facts])
+    order = order_of([fact.topic for fact in facts], [rank_of(fact.id, seed) for fact in facts])
     return [facts[i] for i in order]
 
 
-def _rank(fact: Fact, seed: int) -> bytes:
+def rank_of(identity: str, seed: int) -> bytes:
     """A hash of seed and id, so that neither the order nor the other facts decide about this one."""
-    return hashlib.sha256(f"{seed}\0{fact.id}".encode()).digest()
+    return hashlib.sha256(f"{seed}\0{identity}".encode()).digest()
 
 
 def order_of(relations: Sequence[str], ranks: Sequence[bytes]) -> list[int]:
@@ -317,7 +341,7 @@ def order_of(relations: Sequence[str], ranks: Sequence[bytes]) -> list[int]:
     return sorted(places, key=places.__getitem__)
 
 
-def even_shares(available: Mapping[str, int], size: int) -> dict[str, int]:
+def even_shares(available: Mapping[T, int], size: int) -> dict[T, int]:
     """How many to take of each topic: as evenly as possible; places that a small topic cannot fill go to the others,
     and what does not divide goes to the first topics."""
     shares = dict.fromkeys(available, 0)

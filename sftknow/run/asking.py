@@ -24,6 +24,7 @@ from sftknow.grading.estimate import seconds_each
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.sampling import Sampler, SampleRequest
 from sftknow.grading.shards import Shard, kept_tallies, plan_shards, read_shard, sample_shards, unfinished, write_shard
+from sftknow.models.chat import chat_text, has_template
 from sftknow.models.limits import most_positions
 from sftknow.models.loading import load_config
 from sftknow.models.resolving import BaseModel
@@ -57,16 +58,13 @@ class Side:
     @property
     def chat(self) -> bool:
         """Whether it has a chat template, in which it is asked questions."""
-        return bool(getattr(self.tokenizer, "chat_template", None))
+        return has_template(self.tokenizer)
 
     def question(self, fact: Fact) -> str:
         """The question's text as the model is shown it, without BOS."""
         if not self.chat:
             return f"Question: {fact.question}\nAnswer:"
-        shown: str = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": fact.question}], tokenize=False, add_generation_prompt=True
-        )
-        return shown.removeprefix(self.tokenizer.bos_token or "")
+        return chat_text(self.tokenizer, [{"role": "user", "content": fact.question}])
 
 
 class Asking:

@@ -11,31 +11,10 @@ from typing import Any
 
 from sftknow.artifacts.files import digest
 from sftknow.errors import ModelError, RecipeError
+from sftknow.prompts import completion_ids, text_ids
 from sftknow.records import TaskExample
 from sftknow.training.examples import IGNORED, Example
 from sftknow.training.train import TrainingSet
-
-
-def task_prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a prompt as lm-eval feeds it: BOS where the tokenizer adds one, or where it stands in the text."""
-    written = bool(tokenizer.bos_token) and prompt.startswith(tokenizer.bos_token)
-    ids: list[int] = (
-        tokenizer(prompt, add_special_tokens=False)["input_ids"] if written else tokenizer(prompt)["input_ids"]
-    )
-    return ids
-
-
-def completion_ids(tokenizer: Any, prompt: str, completion: str) -> list[int]:
-    """Token ids of the completion as it follows the prompt, and the end token.
-
-    Where the prompt's ids begin those of the whole text, the completion's are the rest of them; otherwise the two are
-    tokenised apart.
-    """
-    alone, whole = task_prompt_ids(tokenizer, prompt), task_prompt_ids(tokenizer, prompt + completion)
-    if whole[: len(alone)] == alone and len(whole) > len(alone):
-        return [*whole[len(alone) :], tokenizer.eos_token_id]
-    apart: list[int] = tokenizer(completion, add_special_tokens=False)["input_ids"]
-    return [*apart, tokenizer.eos_token_id]
 
 
 def encode_rows(
@@ -71,7 +50,7 @@ def encode_rows(
         if len(taken) == size:
             break
         seen += 1
-        prompt = task_prompt_ids(tokenizer, row.prompt)
+        prompt = text_ids(tokenizer, row.prompt)
         answer = completion_ids(tokenizer, row.prompt, row.completion)
         if tokenizer.eos_token_id in answer[:-1]:
             raise ModelError(f"the text of row {row.id} holds the tokenizer's end token; take the row out of the data")

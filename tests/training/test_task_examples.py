@@ -12,10 +12,11 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from sftknow.errors import ModelError, RecipeError
+from sftknow.prompts import completion_ids, text_ids
 from sftknow.records import ModelRef, TaskExample
 from sftknow.training.examples import IGNORED
 from sftknow.training.recipe import SFTRecipe
-from sftknow.training.task_examples import completion_ids, encode_rows, task_prompt_ids
+from sftknow.training.task_examples import encode_rows
 from sftknow.training.train import fine_tune_on
 from tests.evaluation.styles import STYLES
 from tests.tiny import tiny_tokenizer
@@ -38,10 +39,10 @@ def lm_eval_ids(tokenizer: Any, text: str) -> list[int]:
 @pytest.mark.parametrize("style", STYLES)
 def test_prompt_of_training_is_the_prompt_of_lm_eval(style: str) -> None:
     tokenizer = STYLES[style]()
-    assert task_prompt_ids(tokenizer, PROMPT) == lm_eval_ids(STYLES[style](), PROMPT)
+    assert text_ids(tokenizer, PROMPT) == lm_eval_ids(STYLES[style](), PROMPT)
     if tokenizer.bos_token:
         written = tokenizer.bos_token + PROMPT
-        assert task_prompt_ids(tokenizer, written) == lm_eval_ids(STYLES[style](), written)
+        assert text_ids(tokenizer, written) == lm_eval_ids(STYLES[style](), written)
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -52,7 +53,7 @@ def test_completion_ends_once_and_reads_back(style: str) -> None:
     ids = completion_ids(tokenizer, asked, " Belmora 1")
     assert ids[-1] == tokenizer.eos_token_id
     assert ids.count(tokenizer.eos_token_id) == 1
-    whole = tokenizer.decode([*task_prompt_ids(tokenizer, asked), *ids[:-1]], skip_special_tokens=True)
+    whole = tokenizer.decode([*text_ids(tokenizer, asked), *ids[:-1]], skip_special_tokens=True)
     assert whole.split("?")[-1].split() == ["Belmora", "1"]
 
 
@@ -61,7 +62,7 @@ def test_masks_and_order() -> None:
     found = encode_rows(tokenizer, ROWS, size=4, answer_only_loss=True, max_length=512)
     assert [example.input_ids[0] for example in found.examples] == [tokenizer.bos_token_id] * 4
     for row, example in zip(ROWS, found.examples, strict=False):
-        prompt = task_prompt_ids(tokenizer, row.prompt)
+        prompt = text_ids(tokenizer, row.prompt)
         assert example.labels[: len(prompt)] == [IGNORED] * len(prompt)
         assert example.labels[len(prompt) :] == example.input_ids[len(prompt) :]
         assert tokenizer.decode(example.labels[len(prompt) :]) == f"{row.completion}</s>"
@@ -73,7 +74,7 @@ def test_masks_and_order() -> None:
 
 def test_rows_that_are_too_long_are_left_out_and_counted() -> None:
     tokenizer = tiny_tokenizer()
-    longest = len(task_prompt_ids(tokenizer, PROMPT)) + len(completion_ids(tokenizer, PROMPT, ROWS[0].completion))
+    longest = len(text_ids(tokenizer, PROMPT)) + len(completion_ids(tokenizer, PROMPT, ROWS[0].completion))
     for limits in ({"max_length": longest}, {"max_length": 512, "positions": longest}):
         found = encode_rows(tokenizer, ROWS, size=3, answer_only_loss=True, **limits)
         assert found.record["rows"] == ["train/0", "train/3", "train/6"]
