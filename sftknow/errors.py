@@ -22,7 +22,8 @@ in sftknow and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class SftknowError(Exception):
@@ -120,6 +121,13 @@ class MissingExtraError(SftknowError):
 
 class DependencyError(SftknowError):
     """An installed package is of a version that lacks what sftknow needs; the message names the versions that work."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The nearest of the known words, to go behind a complaint: ``; did you mean X?``; empty where none is near."""
+    found = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(word.lower(), list(found), n=1)
+    return f"; did you mean {found[near[0]]}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

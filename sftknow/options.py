@@ -22,7 +22,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, cast, get_type_hints
 
-from sftknow.errors import OptionError
+from sftknow.errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -155,7 +155,8 @@ def from_settings(kind: type[K], content: Any, keys: Sequence[str] = ()) -> K:
     values = {}
     for key, value in content.items():
         if key not in known:
-            raise OptionError(f"unknown key {{key}}; known here: {', '.join(known)}", (*keys, str(key)))
+            near = did_you_mean(str(key), known) or _in_a_section(known, str(key))
+            raise OptionError(f"unknown key {{key}}; known here: {', '.join(known)}{near}", (*keys, str(key)))
         section = known[key]
         values[key] = from_settings(section, value, (*keys, key)) if section else _tuples(value)
     try:
@@ -185,9 +186,20 @@ def check_value(kind: type[Options], name: str, value: Any, *, strict: bool = Tr
         keys = _path(problems[0])
         # A field that may be one of several things complains once for each of them.
         wishes = dict.fromkeys(_wish(each["msg"]) for each in problems if _path(each)[: len(keys)] == keys)
-        raise OptionError(
-            f"{{key}} should be {' or '.join(wishes)}, not {problems[0]['input']!r}", (name, *keys)
-        ) from None
+        words = re.findall(r"'([^']+)'", " ".join(wishes)) if problems[0]["type"] in _OF_NAMES else ()
+        given = problems[0]["input"]
+        near = did_you_mean(given, words) if isinstance(given, str) else ""
+        raise OptionError(f"{{key}} should be {' or '.join(wishes)}, not {given!r}{near}", (name, *keys)) from None
+
+
+_OF_NAMES = ("literal_error", "registered")
+"""Pydantic's types of a problem whose wish lists the words that are allowed."""
+
+
+def _in_a_section(known: Mapping[str, type[Options] | None], key: str) -> str:
+    """Where a key belongs that was written outside of its section; empty where no section has it."""
+    homes = [f"{name}.{key}" for name, section in known.items() if section and key in recipe_keys(section)]
+    return f"; did you mean {' or '.join(homes)}?" if homes else ""
 
 
 @_cached

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sftknow.options import Count, Options, Positive
+from sftknow.shown import Shown
 
 Split = Literal["train", "dev", "test", "testood"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test", "testood")
@@ -198,7 +199,7 @@ class QuestionResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRun:
+class EvalRun(Shown):
     """One model scored on the cbqa_mastery tasks."""
 
     model: str
@@ -216,6 +217,15 @@ class EvalRun:
     missing: tuple[str, ...] = ()
     """Leaf tasks without a single question, which the group means leave out."""
     questions: tuple[QuestionResult, ...] = ()
+
+    def headline(self) -> str:
+        """The share of right answers in each group."""
+        groups = [m for m in self.metrics if m.metric == "acc" and "_bucket_" not in m.task]
+        return f"{self.model}: " + ", ".join(f"{100 * m.value:.1f} % in {m.task}" for m in groups)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a task or group and metric."""
+        return [dict(vars(entry)) for entry in self.metrics]
 
     def value(self, task: str, metric: str = "acc") -> MetricValue:
         """The metric of a task or group. Raises KeyError where it was not scored."""
@@ -395,18 +405,6 @@ class RestoredCheckpoint:
     level: str
     restored: int
     """Elements set back to the base's bits whose value differed before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishReceipt:
-    """What a publication left on the Hub."""
-
-    repo_id: str
-    repo_type: str
-    revision: str
-    """Commit hash."""
-    files: tuple[str, ...]
-    url: str
 
 
 def to_json(record: Any) -> Any:

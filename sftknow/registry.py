@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from sftknow.errors import SftknowError
+from sftknow.errors import SftknowError, did_you_mean
 
 GROUP = "sftknow.plugins"
 
@@ -63,7 +63,8 @@ class Registry(Generic[T]):
         if name not in self._entries:
             load_plugins()
         if name not in self._entries:
-            raise self._error(f"there is no {self.kind} called {name}; there are {', '.join(self)}")
+            near = did_you_mean(name, self)
+            raise self._error(f"there is no {self.kind} called {name}; there are {', '.join(self)}{near}")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

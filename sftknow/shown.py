@@ -4,14 +4,39 @@ from __future__ import annotations
 
 import html
 import json
+import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _ROWS = 20
 """Rows of the table in a notebook; `Shown.to_pandas` has all."""
+
+
+_WIDEST = 120
+"""Characters of a line of prose on the widest terminal."""
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """Prose as the terminal behind a stream shows it best: lines broken between words. A file gets it as it is.
+
+    Lines of a table, and what is to be copied from a line of its own, stay whole: they begin with a blank or have two
+    blanks in a row.
+    """
+    if not stream.isatty():
+        return text
+    width = min(shutil.get_terminal_size().columns, _WIDEST) - 1
+
+    def lines(line: str) -> list[str]:
+        if len(line) <= width or line.startswith(" ") or "  " in line:
+            return [line]
+        hanging = "  " if line.startswith("• ") else ""
+        return textwrap.wrap(line, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
+
+    return "\n".join(part for line in text.split("\n") for part in lines(line))
 
 
 class Shown:

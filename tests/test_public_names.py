@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,16 @@ def test_names_are_sorted_and_importable() -> None:
         sftknow.no_such_name  # type: ignore[attr-defined]  # noqa: B018
 
 
-def test_dir_shows_the_names() -> None:
-    assert set(sftknow.__all__) <= set(dir(sftknow))
+def test_dir_shows_the_public_names_and_no_others() -> None:
+    assert [name for name in dir(sftknow) if not name.startswith("__")] == sorted(sftknow.__all__)
+
+
+def test_run_is_a_package_that_can_be_called() -> None:
+    import sftknow.run.python
+
+    assert inspect.signature(sftknow.run) == inspect.signature(sftknow.run.python.run)  # type: ignore[attr-defined]
+    with pytest.raises(sftknow.RecipeError, match="no recipe is called nonsense"):
+        sftknow.run("nonsense")
 
 
 def test_every_error_is_public() -> None:
@@ -48,7 +57,8 @@ def test_type_checkers_and_python_import_from_the_same_places() -> None:
     assert sorted(filter(None, typed)) == list(sftknow.__all__)
     for name, module in typed.items():
         assert name is not None
-        assert getattr(sys.modules[str(module)], name) is getattr(sftknow, name)
+        public = getattr(sftknow, name)
+        assert getattr(sys.modules[str(module)], name) is getattr(public, "__wrapped__", public)
 
 
 def mypy(tmp_path: Path, program: str) -> str:
@@ -72,7 +82,7 @@ def test_every_name_has_a_type(tmp_path: Path) -> None:
 
 
 def test_a_wrong_call_does_not_pass(tmp_path: Path) -> None:
-    said = mypy(tmp_path, 'import sftknow\n\nsftknow.analyse("nonsense", 3)\nsftknow.load_fakts\n')
+    said = mypy(tmp_path, 'import sftknow\n\nsftknow.analyse("nonsense")\nsftknow.load_fakts\n')
     assert "program.py:3: error: Missing positional argument" in said
     assert "program.py:4: error: Module has no attribute" in said
 

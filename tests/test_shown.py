@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from typing import Any
 
-from sftknow.shown import Shown
+import pytest
+
+from sftknow.shown import Shown, wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,3 +46,22 @@ def test_a_notebook_shows_the_sentence_and_the_first_rows_and_runs_no_text_of_ot
 def test_a_result_without_rows_shows_an_empty_table() -> None:
     assert Names(names=()).to_pandas().empty
     assert "<table" in Names(names=())._repr_html_()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_prose_is_wrapped_to_the_terminal_and_tables_and_files_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    prose = "• Restoring ten per cent of the model adds five points in-domain, and two out of it."
+    table = f"level      {'accuracy':>40}"
+    command = "  sftknow restore base tuned --top 5% --out restored-model"
+    shown = wrapped(f"{prose}\n{table}\n{command}", Terminal()).split("\n")
+    assert shown[-2:] == [table, command]
+    assert len(shown) > 4
+    assert all(len(line) < 40 for line in shown[:-2])
+    assert all(line.startswith("  ") for line in shown[1:-2])
+    assert " ".join(line.strip() for line in shown[:-2]) == prose
+    assert wrapped(prose, io.StringIO()) == prose

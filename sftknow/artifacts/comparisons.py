@@ -22,6 +22,7 @@ from sftknow.artifacts.files import atomic_file, read_json, write_json
 from sftknow.artifacts.scores import METRICS, QUESTIONS
 from sftknow.errors import RunError
 from sftknow.records import SPLITS, QuestionResult, Split, to_json
+from sftknow.shown import Shown
 
 COMPARISON = "comparison.json"
 DIFFERENCES = "differences.csv"
@@ -91,7 +92,7 @@ class PairedDifference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Shown):
     """Two models on the same questions."""
 
     a: str
@@ -109,6 +110,20 @@ class Comparison:
     left_out: Mapping[str, str] = field(default_factory=dict)
     """Splits that were not compared, with the reason."""
     questions: tuple[PairedQuestion, ...] = ()
+
+    def headline(self) -> str:
+        """The difference on each group."""
+        groups = [d for d in self.differences if d.metric == "acc" and "_bucket_" not in d.task]
+        said = [
+            f"{100 * d.difference:+.1f} points in {d.task} ({self.level:.0%} interval {100 * d.low:+.1f} to "
+            f"{100 * d.high:+.1f})"
+            for d in groups
+        ]
+        return f"{self.b} against {self.a}: {', '.join(said)}"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a task or group and metric."""
+        return [dict(vars(entry)) for entry in self.differences]
 
     def value(self, task: str, metric: str = "acc") -> PairedDifference:
         """The difference on a task or group. Raises KeyError where it was not compared."""

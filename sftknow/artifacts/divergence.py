@@ -13,6 +13,7 @@ from sftknow.artifacts.files import atomic_file, read_json, write_json
 from sftknow.artifacts.tables import schema_of, to_record, to_table
 from sftknow.errors import RunError
 from sftknow.records import TokenDivergence
+from sftknow.shown import Shown
 
 SUMMARY = "divergence.json"
 EXAMPLES = "examples.parquet"
@@ -79,13 +80,25 @@ class SkippedFact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DivergenceResult:
+class DivergenceResult(Shown):
     """One fine-tuned model against its base."""
 
     summary: TokenDivergence
     examples: list[ExampleDivergence]
     skipped: list[SkippedFact]
     """Facts that are in no mean, each with its reason; those with an infinite divergence are examples as well."""
+
+    def headline(self) -> str:
+        """The divergence with its interval."""
+        found = self.summary
+        return (
+            f"KL(fine-tuned ‖ base) of the first token, top {found.k}: {found.mean:.4f} nats (95 % interval "
+            f"{found.low:.4f} to {found.high:.4f}) over {found.count} test facts of bucket {found.bucket}"
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a fact."""
+        return [dict(vars(example)) for example in self.examples]
 
 
 SCHEMA = schema_of(ExampleDivergence)

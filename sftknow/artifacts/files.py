@@ -115,6 +115,20 @@ def _replaced(path: Path) -> Iterator[Path]:
         shutil.rmtree(old)
 
 
+def readable(folder: Path, like: str) -> None:
+    """Give the files of a folder the rights of one that was made in it as the umask says: safetensors keeps its own to
+    their owner.
+
+    Args:
+        folder: with the files.
+        like: name of the one that was made by an ordinary write.
+    """
+    rights = (folder / like).stat().st_mode
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(rights)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that the file is either the old one or the whole new one."""
     with atomic_file(path) as partial:

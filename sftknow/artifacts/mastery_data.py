@@ -7,6 +7,7 @@ were kept they lie beside it, in ``continuations/`` (`sftknow.artifacts.continua
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,8 +27,12 @@ from sftknow.artifacts.manifests import MANIFEST, read_manifest, write_manifest
 from sftknow.artifacts.tables import to_record
 from sftknow.errors import MasteryDataError
 from sftknow.records import BUCKETS, SPLITS, Fact, GradedFact, Mastery, SampleTally, Split
+from sftknow.shown import Shown
+from sftknow.untrusted import markdown_text
 
 KIND = "mastery-dataset"
+EVERYTHING = "default"
+"""The configuration of `datasets` with all splits whole."""
 _CHUNK, _ROW_GROUP = 256, 4096
 _BESIDE = {MANIFEST, CONTINUATIONS, "README.md", "LICENSE", "NOTICE", "eval.yaml", ".cache", ".gitattributes"}
 """What else lies in a data set's folder: of ours, and of one that was pulled."""
@@ -65,6 +70,37 @@ def _columns(names: Iterable[str]) -> pa.Schema:
 def bucket_file(split: str, bucket: int) -> str:
     """Path of a bucket within the data set's folder."""
     return f"{split}/bucket_{bucket}.parquet"
+
+
+def configurations(counts: Mapping[Split, Mapping[int, int]]) -> list[dict[str, Any]]:
+    """What ``load_dataset`` of a folder or a repository is told of a graded data set, in the head of its README.md.
+
+    ``default`` has the splits whole, and each split is a configuration whose splits are its buckets. Buckets without a
+    fact are left out: `datasets` loads neither an empty split nor a configuration that has one.
+
+    Args:
+        counts: facts by split, by bucket.
+    """
+    files = {
+        split: [{"split": f"bucket_{b}", "path": bucket_file(split, b)} for b, count in row.items() if count]
+        for split, row in counts.items()
+    }
+    filled = {split: parts for split, parts in files.items() if parts}
+    whole = [{"split": split, "path": [part["path"] for part in parts]} for split, parts in filled.items()]
+    configs = [{"config_name": EVERYTHING, "data_files": whole}]
+    return configs + [{"config_name": split, "data_files": parts} for split, parts in filled.items()]
+
+
+_README = """---
+configs: {configs}
+---
+
+# Facts graded by {model}
+
+How well the model knows each fact, in five buckets (0: not at all). Each split is a configuration whose splits are the
+buckets: `load_dataset(folder)` has all, `load_dataset(folder, "testood", split="bucket_3")` one bucket. `sftknow
+publish` puts a full card in this one's place.
+"""
 
 
 def fact_row(fact: Fact) -> dict[str, Any]:
@@ -143,6 +179,9 @@ def write_mastery_data(
             "counts": counts,
             "sha256": {name: file_sha256(partial / name) for name in names},
         }
+        configs = configurations({split: {b: counts[split][f"bucket_{b}"] for b in BUCKETS} for split in SPLITS})
+        model = markdown_text(str(manifest.get("graded_by", "an unknown model")))
+        (partial / "README.md").write_text(_README.format(configs=json.dumps(configs), model=model), encoding="utf-8")
         if continuations is not None:
             content["continuations"] = write_continuations(partial, continuations, own_aliases or {})
         write_manifest(partial, KIND, content)
@@ -205,7 +244,7 @@ class _BucketWriter:
         self._tables = []
 
 
-class MasteryData:
+class MasteryData(Shown):
     """A graded data set in a local folder, read bucket by bucket.
 
     Attributes:
@@ -239,6 +278,20 @@ class MasteryData:
     def graded_by(self) -> str:
         """The model that the facts were graded by, as text."""
         return str(self.manifest.get("graded_by", "unknown"))
+
+    def headline(self) -> str:
+        """How many facts, and who graded them."""
+        counts = {split: sum(self.count(split, bucket) for bucket in BUCKETS) for split in SPLITS}
+        parts = ", ".join(f"{count:,} {split}" for split, count in counts.items() if count)
+        return f"{sum(counts.values()):,} facts graded by {self.graded_by} ({parts})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a fact, in the columns of the files."""
+        return [_row(fact) for split in SPLITS for fact in self.split(split)]
+
+    def to_json(self) -> str:
+        """The manifest: what was graded, by whom and how."""
+        return json.dumps(self.manifest, ensure_ascii=False, indent=2)
 
     def count(self, split: Split, bucket: int) -> int:
         """Number of facts in one bucket."""

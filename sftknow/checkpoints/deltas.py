@@ -2,7 +2,8 @@
 
 A delta folder is the checkpoint's folder with its safetensors files replaced by two: ``delta.bin``, compressed blocks,
 and ``delta.json``, which says what they are. Files that equal the base's byte for byte (a tokenizer, mostly) are left
-out as well. `materialize` makes the very same files again and compares their hashes.
+out as well. `materialize` makes the very same files again and compares their hashes. Its own configuration is called
+``delta-config.json``: a ``config.json`` says in its place, to every program that loads models, what to do first.
 
 A block is the difference of the bit patterns, fine-tuned minus base as whole numbers modulo 2^width, folded and packed
 (`sftknow.checkpoints.packing`). An unchanged block takes no space.
@@ -31,7 +32,15 @@ from sftknow.untrusted import load_json, refuse_outside, shaped
 from sftknow.workers import in_order
 
 BLOCKS = "delta.bin"
-FORMAT = 1
+FORMATS = (1, 2)
+"""Those that are read; the last one is written. The first one keeps ``config.json`` under its own name."""
+
+CONFIG, OWN_CONFIG = "config.json", "delta-config.json"
+_SAYS = {
+    "model_type": "none as it lies here: sftknow keeps this model as its difference from its base. Write it whole "
+    "first, and load that: sftknow materialize THIS_FOLDER --out FOLDER"
+}
+"""In place of a configuration. transformers, and all that build on it, quote a model type that they do not know."""
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes of a tensor that are compressed together. Part of the format."""
@@ -128,9 +137,10 @@ def write_delta(base: Path, tuned: Path, out: Path) -> DeltaSize:
             if file.stat().st_size and twin.is_file() and file.read_bytes() == twin.read_bytes():
                 from_base[name] = file_sha256(file)
             else:
-                _copy(file, partial / name)
+                _copy(file, partial / (OWN_CONFIG if name == CONFIG else name))
+        write_json(partial / CONFIG, _SAYS)
         write_json(
-            partial / DELTA_INDEX, {"format": FORMAT, "compressor": "zstd", "files": files, "from_base": from_base}
+            partial / DELTA_INDEX, {"format": FORMATS[-1], "compressor": "zstd", "files": files, "from_base": from_base}
         )
         small = _size(partial)
     return DeltaSize(full=full, delta=small)
@@ -159,10 +169,16 @@ def materialize(base: Path, delta: Path, out: Path) -> None:
             if not twin.is_file() or file_sha256(twin) != sha256:
                 raise other_base(base, delta)
             _copy(twin, partial / name)
-        for file in sorted(delta.rglob("*")):
-            name = file.relative_to(delta).as_posix()
-            if file.is_file() and name not in (DELTA_INDEX, BLOCKS):
-                _copy(file, partial / name)
+        for name, file in kept_files(delta, index).items():
+            _copy(file, partial / name)
+
+
+def kept_files(delta: Path, index: DeltaIndex) -> dict[str, Path]:
+    """The files of the checkpoint that lie in the delta's folder as they are, by their path in the checkpoint."""
+    aside = {DELTA_INDEX, BLOCKS, *([CONFIG] if index.format > 1 else [])}
+    names = {file.relative_to(delta).as_posix(): file for file in sorted(delta.rglob("*")) if file.is_file()}
+    renamed = {OWN_CONFIG: CONFIG} if index.format > 1 else {}
+    return {renamed.get(name, name): file for name, file in names.items() if name not in aside}
 
 
 def stored_weights(delta: Path) -> list[tuple[str, str]]:
@@ -180,7 +196,7 @@ def read_delta(delta: Path) -> DeltaIndex:
         raise CheckpointError(f"{delta} holds no delta ({DELTA_INDEX} is missing); give the folder of a stored cell")
     file = delta / DELTA_INDEX
     found = load_json(file, error=CheckpointError, way_out=_AGAIN)
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") not in FORMATS:
         raise CheckpointError(f"{file} was written by another version of sftknow; upgrade it")
     index: DeltaIndex = shaped(found, DeltaIndex, file, error=CheckpointError, way_out=_AGAIN)
     refuse_outside([*index.files, *index.from_base], file, error=CheckpointError, way_out=_AGAIN)

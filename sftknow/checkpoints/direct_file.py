@@ -62,12 +62,12 @@ class DirectFile:
     def _open(self, flags: int) -> int:
         if self._direct:
             try:
-                return os.open(self.path, flags | _O_DIRECT, 0o644)
+                return os.open(self.path, flags | _O_DIRECT, 0o666)
             except OSError as error:
                 if error.errno not in _REFUSED:
                     raise
                 self._direct = False
-        return os.open(self.path, flags, 0o644)
+        return os.open(self.path, flags, 0o666)
 
     def _make_own(self) -> None:
         """Put a copy in the place of a file that is not to be written to."""

@@ -21,8 +21,8 @@ _NOT_COPIED = {
 }  # fmt: skip
 # What sftknow and transformers write into a model's folder under names of their own.
 _WRITTEN = re.compile(
-    r"model(-\d+-of-\d+)?\.safetensors|delta\.bin|README\.md|loss\.json|(generation_)?config\.json|vocab\.(json|txt)"
-    r"|merges\.txt|chat_template\.(jinja|json)|(tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json"
+    r"model(-\d+-of-\d+)?\.safetensors|delta\.bin|delta-config\.json|README\.md|loss\.json|(generation_)?config\.json"
+    r"|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|(tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json"
     r"|(tokenizer|spiece|sentencepiece\.bpe)\.model|(\w+_)?processor_config\.json|preprocessor_config\.json"
     rf"|{re.escape(MANIFEST)}|{re.escape(SHARD_INDEX)}|{re.escape(DELTA_INDEX)}"
 )

@@ -18,12 +18,13 @@ from sftknow.checkpoints.deltas import (
     StoredEntry,
     damaged,
     decode_block,
+    kept_files,
     other_base,
     read_delta,
     shell,
     tensors,
 )
-from sftknow.checkpoints.index import DELTA_INDEX, TensorEntry
+from sftknow.checkpoints.index import TensorEntry
 from sftknow.checkpoints.packing import PackingError
 
 
@@ -45,11 +46,7 @@ def stored_files(base: Path, delta: Path) -> dict[str, Path | StoredFile]:
         if not (base / name).is_file() or file_sha256(base / name) != sha256:
             raise other_base(base, delta)
         found[name] = base / name
-    for file in sorted(delta.rglob("*")):
-        name = file.relative_to(delta).as_posix()
-        if file.is_file() and name not in (DELTA_INDEX, BLOCKS):
-            found[name] = file
-    return found
+    return found | kept_files(delta, index)
 
 
 class StoredFile(io.BufferedIOBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from sftknow.cli.options import (
@@ -15,6 +16,7 @@ from sftknow.cli.options import (
     resolve_dataset,
 )
 from sftknow.models.options import ModelOptions
+from sftknow.shown import wrapped
 
 
 def add_parser(commands: Commands) -> None:
@@ -72,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         scoring=options_of(ModelOptions, arguments),
     )
-    print(comparison_text(comparison, metric=arguments.metric, examples=max(0, arguments.examples)))
+    shown = comparison_text(comparison, metric=arguments.metric, examples=max(0, arguments.examples))
+    print(wrapped(shown, sys.stdout))
     if arguments.out:
         print(f"\ncomparison.json, differences.csv, questions.parquet, changed.csv: {arguments.out}")

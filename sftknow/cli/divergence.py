@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
     options = options_of(DivergenceOptions, arguments)
     base, *tuned = [ModelRef.parse(name, dtype=options.dtype) for name in (arguments.base, *arguments.tuned)]
     measured = diverge_pairs(base, tuned, resolve_dataset(arguments.mastery), options, out=arguments.out)
-    for name, summary in zip(arguments.tuned, measured, strict=True):
+    for name, result in zip(arguments.tuned, measured, strict=True):
         if len(tuned) > 1:
             print(f"\n{name}")
-        _say(summary)
+        _say(result.summary)
 
 
 def _say(summary: TokenDivergence) -> None:

@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         device=options.device,
         out=arguments.out,
-        default=load_recipe(arguments.recipe).evaluation.dataset if arguments.recipe else None,
+        default=load_recipe(arguments.recipe, whole=False).evaluation.dataset if arguments.recipe else None,
         limit=options.limit,
         few_shot=options.few_shot or 0,
     )

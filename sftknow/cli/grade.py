@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sftknow.cli.effects import no_effect
 from sftknow.cli.options import Commands, add_options, command, options_of, say
@@ -128,39 +125,31 @@ def _rescore(arguments: argparse.Namespace) -> None:
     rescore(old, arguments.out, rule=rule, synonyms=synonyms, numbers=wanted.numbers, keep_texts=keep_texts)
 
 
-def _asked(arguments: argparse.Namespace) -> tuple[Any, ...]:
-    """Base model, facts, topics, synonyms, options and device of a grading; says what was read."""
-    from sftknow.answers import Synonyms
-    from sftknow.facts.sources import load_facts
-    from sftknow.facts.topics import load_topics
-    from sftknow.models.resolving import resolve_model
-    from sftknow.run.grading import describe_facts
-
+def _options(arguments: argparse.Namespace) -> tuple[FactsSection, GradingOptions, ModelOptions]:
     if not arguments.model or not arguments.facts:
         raise RecipeError("grading needs a model and --facts (or --rescore OLD); see: sftknow grade --help")
     ray, vllm = options_of(Cluster, arguments), options_of(VLLMOptions, arguments)
     options = options_of(GradingOptions, arguments, case_sensitive=arguments.case != "ignore", ray=ray, vllm=vllm)
-    wanted, running = options_of(FactsSection, arguments, source=arguments.facts), options_of(ModelOptions, arguments)
-    topics = load_topics(Path(wanted.topics) if wanted.topics else None)
-    synonyms = Synonyms.load(Path(wanted.synonyms) if wanted.synonyms else None, numbers=wanted.numbers)
-    drawn = partial(load_facts, limit=wanted.limit, seed=wanted.seed, disjoint=wanted.disjoint, columns=wanted.columns)
-    facts = drawn(wanted.source, topics=topics, synonyms=synonyms)
-    for line in describe_facts(facts, topics, options):
-        say(line)
-    model = ModelRef.parse(arguments.model)
-    base = resolve_model(model.path, model.revision, running.dtype)
-    return base, facts, topics, synonyms, options, running.device
+    return options_of(FactsSection, arguments, source=arguments.facts), options, options_of(ModelOptions, arguments)
 
 
 def _tell_time(arguments: argparse.Namespace) -> None:
     from sftknow.facts.prompts import Statements
+    from sftknow.facts.topics import load_topics
     from sftknow.grading.estimate import SECONDS
-    from sftknow.run.grading import statement_seconds
-    from sftknow.run.plan_text import time_text
+    from sftknow.models.resolving import resolve_model
+    from sftknow.progress import time_text
+    from sftknow.run.grading import describe_facts, statement_seconds
+    from sftknow.run.python import read_facts
 
-    base, facts, topics, _, options, device = _asked(arguments)
+    wanted, options, running = _options(arguments)
+    topics, (facts, _) = load_topics(Path(wanted.topics) if wanted.topics else None), read_facts(wanted)
+    for line in describe_facts(facts, topics, options):
+        say(line)
+    model = ModelRef.parse(arguments.model)
+    base = resolve_model(model.path, model.revision, running.dtype)
     say(f"asking {base.name} a few statements, at most {SECONDS:.0f} s")
-    each = statement_seconds(base, facts, topics, options, device=device)
+    each = statement_seconds(base, facts, topics, options, device=running.device)
     count = sum(len(Statements(topics[fact.topic], fact.subject)) for fact in facts.facts)
     upto = "at most " if options.certainty else ""
     print(
@@ -170,13 +159,7 @@ def _tell_time(arguments: argparse.Namespace) -> None:
 
 
 def _grade(arguments: argparse.Namespace) -> None:
-    from sftknow.run.grading import grade_dataset, is_graded
+    from sftknow.run.python import grade
 
-    base, facts, topics, synonyms, options, device = _asked(arguments)
-    if not arguments.force and is_graded(arguments.out, base, facts, topics, options):
-        say(f"{arguments.out} holds this very grading by {base.name}; nothing to do (--force grades again)")
-        return
-    say(f"asking {base.name}")
-    work = arguments.out.with_name(f".{arguments.out.name}.grading")
-    grade_dataset(base, facts, topics, synonyms, options, work=work, out=arguments.out, device=device)
-    shutil.rmtree(work, ignore_errors=True)
+    facts, options, running = _options(arguments)
+    grade(arguments.model, facts, out=arguments.out, options=options, running=running, force=arguments.force, say=say)

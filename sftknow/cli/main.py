@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -36,8 +37,9 @@ from sftknow.cli import (
     topics,
 )
 from sftknow.cli.effects import given_options
+from sftknow.cli.outputs import refuse_places
 from sftknow.dependencies import QUIET, outside
-from sftknow.errors import RecipeError, SftknowError
+from sftknow.errors import RecipeError, SftknowError, did_you_mean
 from sftknow.untrusted import printable
 
 _COMMANDS = (
@@ -47,14 +49,39 @@ _COMMANDS = (
 
 # What the file system says no to, and a person can change.
 _MENDABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR}
-_MENDABLE |= {errno.ENAMETOOLONG, errno.ELOOP}
+_MENDABLE |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY}
+
+_CHOICE = re.compile(r"(?:argument )?(?P<what>\S+): invalid choice: '(?P<word>.*)' \(choose from (?P<known>.*)\)")
+_NUMBER = re.compile(r"-[\d.]")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells a mistake on the command line as one in a recipe is told: by an error of one line."""
+    """Tells a mistake on the command line as one in a recipe is told: by an error of one line with the nearest word."""
 
     def error(self, message: str) -> NoReturn:
-        raise RecipeError(f"{message}; see: {self.prog} --help")
+        choice = _CHOICE.fullmatch(message)
+        if choice:
+            known = [name.strip("'") for name in choice["known"].split(", ")]
+            near = did_you_mean(choice["word"], known)
+            message = f"{choice['what']}: there is no {choice['word']!r}; there are {', '.join(known)}{near}"
+        raise RecipeError(f"{message}{' See' if message.endswith('?') else '; see'}: {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, but an option that is misspelt is told before those that are missing."""
+        words = sys.argv[1:] if args is None else list(args)
+        options = self._option_string_actions  # argparse has no public way to its own options
+        for word in words[: words.index("--")] if "--" in words else words:
+            if not word.startswith("-") or len(word) < 2 or _NUMBER.match(word):
+                if self._subparsers is not None:
+                    break  # the rest is for the command
+                continue
+            name = word.partition("=")[0]
+            if not any(option.startswith(name) for option in options):
+                self.error(f"there is no option {name}{did_you_mean(name, options)}")
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"{' '.join(rest)}: more than this command takes")
+        return found, rest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.given = given_options(build_parser(), argv)
         for rule in getattr(arguments, "rules", ()):
             rule.check(arguments.given)
+        refuse_places(arguments)
         if processes.count() > 1 and arguments.run is not sft.run:
             raise RecipeError("a launcher starts `sftknow sft` alone; for whole runs set accelerate.processes")
         with redirect_stdout(_Shown(sys.stdout)):
@@ -108,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in _MENDABLE:
+        if error.errno not in _MENDABLE and not _named(error, sys.argv[1:] if argv is None else argv):
             raise
         where = f" {error.filename}" if error.filename else ""
         processes.say_error(printable(f"sftknow: {error.strerror}:{where}; mend that and start the same command again"))
@@ -124,6 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"\nsftknow: interrupted{how}: {again}", file=sys.stderr)
         return 130
     return code or 0
+
+
+def _named(error: OSError, argv: Sequence[str]) -> bool:
+    """Whether an error is about a file that the command line itself names, or one below it."""
+    place = str(error.filename or "")
+    named = [os.path.abspath(word) for word in argv if word.strip("./")]
+    return bool(place) and any(os.path.abspath(place).startswith(word) for word in named)
 
 
 def _refuse_names(argv: Sequence[str]) -> None:

@@ -24,6 +24,6 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write it and say where it is."""
-    from sftknow.run.stored_cells import materialize_model
+    from sftknow.models.resolving import materialize_model
 
     print(f"whole checkpoint: {materialize_model(arguments.model, arguments.out, arguments.base)}")

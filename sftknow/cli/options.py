@@ -17,6 +17,7 @@ from sftknow.models.options import ModelOptions
 from sftknow.options import K, Options, check_value, explanations
 from sftknow.records import SPLITS
 from sftknow.registry import Registered, Registry
+from sftknow.shown import wrapped
 
 Commands = Any  # argparse's own type for subparsers is private
 R = TypeVar("R")
@@ -29,9 +30,17 @@ def command(commands: Commands, name: str, summary: str, example: str) -> argpar
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     return parser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Examples keep their lines; a description is wrapped to the terminal."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # argparse has no public way to it
+        fill = super()._fill_text if "\n" in text else argparse.HelpFormatter(self._prog)._fill_text
+        return fill(text, width, indent)
 
 
 def add_options(parser: Any, kind: type[Options], *names: str, otherwise: str | None = None, **renamed: str) -> None:
@@ -142,7 +151,7 @@ def show(arguments: argparse.Namespace, result: R, text: Callable[[R], str], **f
 
     wanted = {name: getattr(arguments, name) for name in forms if getattr(arguments, name)}
     if "-" not in wanted.values():
-        print(text(result))
+        print(wrapped(text(result), sys.stdout))
     for name, place in wanted.items():
         if place == "-":
             sys.stdout.write(forms[name](result).rstrip("\n") + "\n")
@@ -164,16 +173,14 @@ def comma_separated(text: str | None) -> list[str]:
 
 def resolve_dataset(text: str) -> Path:
     """The graded data set as a local folder; a Hub id is pulled."""
-    if Path(text).is_dir() or text.count("/") != 1 or text.startswith((".", "/", "~")):
-        return Path(text).expanduser()
-    from sftknow.models.pull import pull
+    from sftknow.run.python import data_folder
 
-    return pull(text, repo_type="dataset")
+    return data_folder(text)
 
 
 def say(text: str) -> None:
     """One line of progress, on standard error: standard output is for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(wrapped(text, sys.stderr), file=sys.stderr, flush=True)
 
 
 def registries(kind: type[Options], name: str) -> list[Registry[Any]]:

@@ -61,8 +61,13 @@ def add_parser(commands: Commands) -> None:
 
 def run_command(arguments: argparse.Namespace) -> None:
     """Plan, print the plan, publish."""
+    from sftknow.models.hub_client import Connection, Patience
+    from sftknow.publishing.publish import check_token
     from sftknow.run.publishing import is_run
 
+    if not arguments.dry_run and arguments.folder.is_dir():
+        # Before the plan: it may be hundreds of lines, and gigabytes are hashed for it.
+        check_token(Connection.open(patience=Patience.of(arguments.wait)), arguments.to)
     if is_run(arguments.folder):
         _publish_run(arguments)
     else:
@@ -74,7 +79,7 @@ def _publish_run(arguments: argparse.Namespace) -> None:
     from sftknow.models.hub_client import Patience
     from sftknow.publishing.collection import collect
     from sftknow.publishing.licences import named_licence
-    from sftknow.records import PublishReceipt
+    from sftknow.publishing.receipts import PublishReceipt
     from sftknow.run.publishing import RunOptions, plan_run, publish_run
 
     refuse(arguments.given, ("--dataset", "--revision", "--scores", "--changes"), f"{arguments.folder} is a run")

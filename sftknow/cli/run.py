@@ -7,6 +7,7 @@ import json
 import shlex
 import time
 import webbrowser
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -81,12 +82,27 @@ def run(arguments: argparse.Namespace) -> None:
     print_summary(out)
     minutes, seconds = divmod(round(time.monotonic() - started), 60)
     print(f"\nreport: {page}   ({minutes} min {seconds} s)")
-    print(
-        f"score a model again: lm_eval --model hf --model_args pretrained={shlex.quote(str(out / 'models' / 'base'))} "
-        "--tasks cbqa_mastery"
-    )
+    for line in what_next(out):
+        print(line)
     if arguments.open:
         webbrowser.open(page.resolve().as_uri())
+
+
+def what_next(run: Path) -> Iterator[str]:
+    """Where the model lies that the run recommends, and how to score it again; the base where it recommends none."""
+    from sftknow.artifacts.files import read_json
+    from sftknow.checkpoints.deltas import is_delta
+
+    choice = read_json(run / "choice.json") if (run / "choice.json").is_file() else {}
+    name = str(choice.get("model") or "base")
+    cell, _, level = name.partition("@")
+    folder = run / "restored" / cell / level if level else run / "models" / cell
+    if is_delta(folder):
+        yield f"write the recommended model whole: sftknow materialize {shlex.quote(str(folder))} --out {name}"
+        folder = Path(name)
+    elif name != "base":
+        yield f"recommended model: {folder}"
+    yield f"score it again: lm_eval --model hf --model_args pretrained={shlex.quote(str(folder))} --tasks cbqa_mastery"
 
 
 def _ray_settings(arguments: argparse.Namespace) -> list[str]:

@@ -133,10 +133,16 @@ def train_task(
 
 def _train(arguments: argparse.Namespace, material: Material, setup: TrainingSetup) -> TrainedModel | None:
     from sftknow.models.resolving import resolve_base
-    from sftknow.run.training import show, train
+    from sftknow.run.token_pairs import graded_by_another
+    from sftknow.run.training import FactDraw, show, train
 
     model = ModelRef.parse(arguments.model)
     base = resolve_base(model.path, model.revision, None)
+    if isinstance(material, FactDraw) and graded_by_another(material.dataset, base):
+        say(
+            f"note: {material.dataset.folder} was graded by {material.dataset.graded_by}, not by {base.name}: its "
+            f"buckets tell what that model knows; sftknow grade {arguments.model} … grades the facts by this one"
+        )
     if arguments.show_batch:
         print(show(base, material, setup.recipe))
         return None

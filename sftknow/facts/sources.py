@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sftknow.answers import Synonyms, spellings
 from sftknow.artifacts.files import visible_files
@@ -19,11 +19,12 @@ from sftknow.facts.entity_questions import is_entity_questions, read_entity_ques
 from sftknow.facts.layouts import Layout, parse_columns
 from sftknow.facts.release import OFFICIAL, Files, FolderFiles, ZipFiles, compare, official_files
 from sftknow.facts.tabular import SUFFIXES, Exposure, SourceFacts, read_tables, split_in_name
-from sftknow.facts.topics import Topic
+from sftknow.facts.topics import Topic, load_topics
 from sftknow.models.hub_files import open_repo
 from sftknow.records import SPLITS, Fact, Split
 from sftknow.registry import Registry
 from sftknow.resources import lab_folder, quick_facts_file
+from sftknow.shown import Shown
 
 __all__ = ["SOURCES", "Exposure", "FactSet", "SourceFacts", "load_facts"]
 
@@ -38,7 +39,7 @@ _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(@[\w./-]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactSet:
+class FactSet(Shown):
     """Facts of one source, and what was left out on the way."""
 
     facts: tuple[Fact, ...]
@@ -58,6 +59,15 @@ class FactSet:
     official: bool | None = None
     """Whether this is the official EntityQuestions release, file by file; None for anything not laid out like it."""
 
+    def headline(self) -> str:
+        """How many facts, and from where."""
+        parts = ", ".join(f"{count:,} {split}" for split, count in self.counts().items() if count)
+        return f"{len(self.facts):,} facts from {self.source} ({parts})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a fact."""
+        return [dict(vars(fact)) for fact in self.facts]
+
     def counts(self) -> dict[Split, int]:
         """Facts of each split, empty ones included."""
         found = _by_split(self.facts)
@@ -69,10 +79,10 @@ class FactSet:
 
 
 def load_facts(
-    source: str,
+    source: str | Path,
     *,
-    topics: Mapping[str, Topic],
-    synonyms: Synonyms,
+    topics: Mapping[str, Topic] | None = None,
+    synonyms: Synonyms | None = None,
     limit: int | None = None,
     seed: int = 0,
     disjoint: bool = False,
@@ -85,8 +95,8 @@ def load_facts(
             compared with the hashes of its files; or one that a plug-in adds. Otherwise a folder or a .zip file laid
             out like EntityQuestions; a JSONL, JSON, CSV, TSV or Parquet file, or a folder of them; or a data set on the
             Hub, ``org/name`` or ``org/name@revision``. What exists on this machine goes first.
-        topics: from `load_topics`; every relation of the source must be among them.
-        synonyms: whose names become aliases beside the source's own.
+        topics: from `load_topics`, None for the paper's; every relation of the source must be among them.
+        synonyms: whose names become aliases beside the source's own; None for the paper's.
         limit: keep at most this many training facts, and of each other split at most a quarter of it (rounded up),
             as evenly over the topics as they allow. A larger limit with the same seed keeps what a smaller one kept
             of a topic. What goes is counted in ``removed``.
@@ -100,6 +110,7 @@ def load_facts(
         FactsError: the source cannot be used; names the file, the row and what is wrong there.
         HubError: the Hub refused or could not be reached.
     """
+    source, topics, synonyms = str(source), topics or load_topics(), synonyms or Synonyms.load()
     if limit is not None and limit < 1:
         raise FactsError(f"a limit of {limit} facts leaves nothing; give 1 or more, or no limit")
     found, name = _read(source, topics, synonyms, parse_columns(columns) if columns else None)

@@ -18,7 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sftknow.artifacts.files import atomic_file, atomic_folder, digest
+from sftknow.artifacts.files import atomic_file, atomic_folder, digest, readable
 from sftknow.artifacts.keyed_folder import clear, ready_folder
 from sftknow.artifacts.manifests import write_manifest
 from sftknow.models.loading import name_dtype
@@ -178,6 +178,7 @@ def pretrain(
         model.to(getattr(torch, config.save_dtype)).save_pretrained(partial)
         name_dtype(partial, "float32")  # halves the file; the arithmetic stays that of the training
         tokenizer.save_pretrained(partial)
+        readable(partial, "config.json")
         write_manifest(partial, "model", {**(manifest or {}), "pretraining": {**asdict(config), "steps": step}})
     clear(work)
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from transformers.utils import logging as transformers_logging
 
 from sftknow.artifacts.files import read_json, write_json
 from sftknow.checkpoints.adapters import Adapter, is_adapter
+from sftknow.checkpoints.deltas import is_delta
 from sftknow.checkpoints.dtypes import stored_dtype
-from sftknow.checkpoints.index import DELTA_INDEX, listed, read_index, stored_small
+from sftknow.checkpoints.index import listed, read_index
 from sftknow.checkpoints.merged import Merge
 from sftknow.errors import DeviceError, ModelError, first_line
-from sftknow.models.resolving import adapter_base
+from sftknow.models.resolving import adapter_base, whole_folder
 from sftknow.options import Dtype
 from sftknow.records import ModelRef
+from sftknow.resources import lab_folder
 
 _UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """What transformers raises for folders and repositories that hold no model it can load."""
@@ -60,12 +63,36 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_tokenizer(ref: ModelRef) -> Any:
+def reference(model: str | Path | ModelRef) -> ModelRef:
+    """A model as it can be loaded: `lab` and models that are stored small as the folders with their whole weights.
+
+    Args:
+        model: a folder, ``org/name[@revision]``, ``lab``, or a reference to one of these.
+
+    Raises:
+        CheckpointError, ModelError, HubError: as `sftknow.models.resolving.whole_folder`.
+    """
+    ref = model if isinstance(model, ModelRef) else ModelRef.parse(str(model))
+    folder = Path(ref.path)
+    if ref.path == "lab":
+        folder = lab_folder() / "model"
+    elif is_delta(folder):
+        folder = whole_folder(folder)
+    else:
+        return ref
+    return replace(ref, path=str(folder))
+
+
+def load_tokenizer(model: str | Path | ModelRef) -> Any:
     """The tokenizer of a model; of an adapter without one, its base's.
+
+    Args:
+        model: see `reference`.
 
     Raises:
         ModelError: it has none that can be loaded, or one that knows special tokens only.
     """
+    ref = reference(model)
     more = {}
     if is_adapter(Path(ref.path)):
         if not (Path(ref.path) / "tokenizer_config.json").is_file():
@@ -93,12 +120,12 @@ def _why(error: Exception) -> str:
     return f"transformers has none of the kind {found[1]}; save the language model within it to a folder of its own"
 
 
-def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") -> Any:
+def load_model(model: str | Path | ModelRef, *, dtype: str | None = None, device: str = "cpu") -> Any:
     """A causal language model in evaluation mode; an adapter merged into its own base, in memory.
 
     Args:
-        ref: folder or Hub id.
-        dtype: name of a torch dtype; None takes ``ref.dtype``, and where that is None too the stored one.
+        model: see `reference`.
+        dtype: name of a torch dtype; None takes that of the reference, and where it has none the stored one.
         device: see `find_device`.
 
     Raises:
@@ -107,19 +134,17 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
         CheckpointError: an adapter that cannot be merged into its base exactly.
         DeviceError: the device is not there.
     """
-    target = find_device(device)
+    ref, target = reference(model), find_device(device)
     wanted = dtype or ref.dtype
     if wanted and not (
         isinstance(getattr(torch, wanted, None), torch.dtype) and getattr(torch, wanted).is_floating_point
     ):
         raise ModelError(f"{wanted!r} is no dtype to load a model in; use float32, bfloat16 or float16")
-    if (Path(ref.path) / DELTA_INDEX).is_file():
-        raise ModelError(stored_small(Path(ref.path)))
     if is_adapter(Path(ref.path)):
         return _load_merged(Path(ref.path), dtype=wanted, device=device)
     with quiet_libraries():
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded, info = AutoModelForCausalLM.from_pretrained(
                 ref.path,
                 revision=ref.revision,
                 dtype=getattr(torch, wanted) if wanted else "auto",
@@ -132,7 +157,7 @@ def load_model(ref: ModelRef, *, dtype: str | None = None, device: str = "cpu") 
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"{ref} lacks {len(missing)} tensors, such as {missing[0]}, which would be random; mend it")
-    return model.to(target).eval()
+    return loaded.to(target).eval()
 
 
 def _load_merged(folder: Path, *, dtype: str | None, device: str) -> Any:
@@ -150,12 +175,16 @@ def _load_merged(folder: Path, *, dtype: str | None, device: str) -> Any:
     return model
 
 
-def load_config(ref: ModelRef) -> Any:
+def load_config(model: str | Path | ModelRef) -> Any:
     """The configuration of a model, which costs nothing beside its weights.
+
+    Args:
+        model: see `reference`.
 
     Raises:
         ModelError: it has none that can be read.
     """
+    ref = reference(model)
     with quiet_libraries():
         try:
             place = _config_of(ref)

@@ -19,7 +19,7 @@ from sftknow.untrusted import printable, refuse_outside
 RESULTS = "results"
 """Kind of a published run's results, in the manifest."""
 
-_NOT_FETCHED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot")
+NOT_FETCHED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".tflite", ".ot")
 """Weights in formats that sftknow never loads: pickles, and copies for other programs."""
 
 
@@ -62,7 +62,7 @@ def pull(
     """
     link = Connection.open(endpoint=endpoint, token=token, patience=patience)
     found = resolve(repo_id_with_revision, repo_type=repo_type, link=link)
-    wanted = [path for path in found.sizes if not path.endswith(_NOT_FETCHED)]
+    wanted = [path for path in found.sizes if not path.endswith(NOT_FETCHED)]
     _check_listing(found, wanted)
     if local_dir is not None:
         _check_folder(local_dir, wanted, found)
@@ -171,7 +171,7 @@ def _check_manifest(folder: Path, found: Repo) -> None:
                 f"{printable(path)} of {found.repo_id} was changed after it was published (its sftknow.json disagrees)",
                 repo_id=found.repo_id,
             )
-        elif not path.endswith(_NOT_FETCHED):
+        elif not path.endswith(NOT_FETCHED):
             text = f"{found.repo_id} lacks {printable(path)}, which its sftknow.json lists"
             raise HubError(text, repo_id=found.repo_id)
     if changed:

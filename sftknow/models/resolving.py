@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftknow.artifacts.files import digest
-from sftknow.artifacts.manifests import MANIFEST, write_manifest
+from sftknow.artifacts.files import atomic_file, digest, write_json
+from sftknow.artifacts.lock import Lock
+from sftknow.artifacts.manifests import MANIFEST, read_manifest, write_manifest
 from sftknow.checkpoints.adapters import CONFIG, WEIGHTS, Adapter, is_adapter
-from sftknow.checkpoints.index import DELTA_INDEX, no_weights, refuse_adapter, stored_small
+from sftknow.checkpoints.deltas import is_delta, materialize
+from sftknow.checkpoints.index import no_weights, refuse_adapter
+from sftknow.checkpoints.side_files import refuse_foreign
 from sftknow.errors import CheckpointError, HubError, ModelError
 from sftknow.models.identity import files_sha256, refuse_no_weights, weights_sha256
-from sftknow.models.pull import pull
+from sftknow.models.pull import NOT_FETCHED, pull
 from sftknow.records import ModelRef
-from sftknow.resources import lab_folder
+from sftknow.resources import cache_folder, lab_folder
+
+_COPIED = 10**9
+"""Bytes of a base up to which a run keeps a copy of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +116,8 @@ def _find(path: str, revision: str | None) -> tuple[Path, str]:
             raise ModelError(f"the lab model is missing from this installation ({folder}); reinstall sftknow")
     elif Path(path).is_dir():
         folder, name = Path(path).resolve(), path
+        if named_base := _named_base(folder):
+            return _find(named_base, None)
     elif path.count("/") == 1 and not path.startswith((".", "/", "~")):
         named = ModelRef.parse(path)
         wanted = revision or named.revision
@@ -114,8 +125,8 @@ def _find(path: str, revision: str | None) -> tuple[Path, str]:
         name = f"{named.path}@{folder.name}"
     else:
         raise ModelError(f"there is no model at {path}; give a folder, org/name on the Hub, or `lab`")
-    if (folder / DELTA_INDEX).is_file():
-        raise ModelError(stored_small(folder))
+    if is_delta(folder):
+        folder = whole_folder(folder)
     if not (folder / "config.json").is_file() and not is_adapter(folder):
         if any(folder.glob("*.gguf")):
             raise ModelError(no_weights(folder))
@@ -124,17 +135,55 @@ def _find(path: str, revision: str | None) -> tuple[Path, str]:
     return folder, name
 
 
-def link_base(base: BaseModel, out: Path, dataset: dict[str, str]) -> None:
+def place_base(base: BaseModel, out: Path, dataset: dict[str, str]) -> None:
     """Make a folder that is the base model and names the graded data set, so that lm-eval finds both.
 
-    The files are links: a base may be large and must not be copied. ``dataset`` is the manifest's ``mastery_dataset``.
+    Files are copied, so that the folder can be moved to another machine. Weights beyond `_COPIED` bytes are links:
+    where they lead nowhere, as on another machine, every command takes the base by the name in the manifest instead.
+
+    Args:
+        base: the model.
+        out: the folder; what is there already stays.
+        dataset: the manifest's ``mastery_dataset``.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for file in Path(base.ref.path).iterdir():
+    there = [file for file in Path(base.ref.path).iterdir() if file.is_file() and file.suffix not in NOT_FETCHED]
+    files = [file for file in there if file.name != MANIFEST]
+    copied = sum(file.stat().st_size for file in files) <= _COPIED
+    for file in files:
         target = out / file.name
-        if file.name != MANIFEST and not target.is_symlink():
-            target.symlink_to(file)
+        if (copied or file.suffix != ".safetensors") and (target.is_symlink() or not target.is_file()):
+            with atomic_file(target) as partial:
+                shutil.copyfile(file, partial)
+        elif not target.is_file():
+            target.unlink(missing_ok=True)  # a link of an earlier place
+            target.symlink_to(file.resolve())
     write_manifest(out, "model", {"base": {"path": base.name, "sha256": base.sha256}, "mastery_dataset": dataset})
+
+
+def _named_base(folder: Path) -> str | None:
+    """The base that a run's ``models/base`` stands for, where its links to the weights lead nowhere; else None."""
+    links = [file for file in folder.glob("*.safetensors") if file.is_symlink()]
+    if not links or all(file.exists() for file in links):
+        return None
+    manifest = read_manifest(folder, "model") or {}
+    named = (manifest.get("base") or {}).get("path")
+    return str(named) if named and not manifest.get("sft") else None
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder of a checkpoint that Python code names; one that is there is taken as it is.
+
+    Args:
+        model: a folder, ``org/name[@revision]`` or ``lab``; of one that is stored small it is a whole copy.
+
+    Raises:
+        ModelError, CheckpointError, HubError: as `local_model`.
+    """
+    folder = Path(model)
+    if folder.is_dir() and not is_delta(folder):
+        return folder
+    return Path(local_model(ModelRef.parse(str(model))).path)
 
 
 def local_model(ref: ModelRef) -> ModelRef:
@@ -150,3 +199,90 @@ def local_model(ref: ModelRef) -> ModelRef:
     else:
         refuse_no_weights(folder)
     return ModelRef(path=str(folder), dtype=ref.dtype)
+
+
+def materialize_model(delta: Path, out: Path, base: str | None = None) -> Path:
+    """Write the whole checkpoint: the very files that were trained, with their paths to the graded data mended.
+
+    Args:
+        delta: the stored model's folder.
+        out: the checkpoint's folder; a model of sftknow that is there is replaced.
+        base: a folder, ``org/name[@revision]`` or ``lab``; None takes the base that the model names, or the one beside
+            it in its run.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        CheckpointError: no delta, another base, or a folder of something else in the way.
+        ModelError: the base that the model names is not to be found.
+    """
+    if not is_delta(delta):
+        raise CheckpointError(f"{delta} holds no delta; a checkpoint that is whole needs nothing")
+    manifest = read_manifest(delta, "model")
+    if manifest is None:
+        raise CheckpointError(f"{delta} has no {MANIFEST}: it was not finished; train it again")
+    refuse_foreign(out, sources=[delta])
+    named = base or (manifest.get("base") or {}).get("path")
+    if not named:
+        raise CheckpointError(f"{delta} does not name its base; give it with --base")
+    try:
+        found = resolve_base(str(named), None, None)
+    except (ModelError, HubError):
+        beside = delta.resolve().parent / "base"
+        if base is not None or not (beside / MANIFEST).is_file():
+            raise
+        found = resolve_base(str(beside), None, None)
+    materialize(Path(found.ref.path), delta, out)
+    data = manifest.get("mastery_dataset") or {}
+    if "path" in data and not Path(data["path"]).is_absolute():
+        place = os.path.relpath((delta / data["path"]).resolve(), out.resolve())
+        write_json(out / MANIFEST, {**manifest, "mastery_dataset": {**data, "path": place}})
+    return out
+
+
+_whole: dict[tuple[str, str], Path] = {}
+"""By a stored model's folder and identity: its whole checkpoint, while this process lives."""
+
+
+def whole_folder(delta: Path) -> Path:
+    """The whole checkpoint of a model that is stored small, for as long as this process lives; the model stays small.
+
+    It lies in the user's cache and goes away with the process. What a killed process left is cleared by the next one.
+
+    Raises:
+        CheckpointError, ModelError, HubError: as `materialize_model`.
+    """
+    key = (str(delta.resolve()), weights_sha256(delta))
+    if key in _whole and _whole[key].is_dir():
+        return _whole[key]
+    place = cache_folder() / "whole"
+    mine = place / str(os.getpid())
+    if not _whole:
+        _clear_left(place)
+        busy = CheckpointError(f"another process works in {mine}; start again")
+        lock = Lock(mine.with_suffix(".lock"), busy)
+        lock.take()
+        atexit.register(_leave, mine, lock, os.getpid())
+    out = mine / digest(key)[:12] / delta.resolve().name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _whole[key] = materialize_model(delta, out)
+    return out
+
+
+def _clear_left(place: Path) -> None:
+    """Remove what processes left that are no more: nobody holds their lock."""
+    for folder in [each for each in place.glob("*") if each.is_dir()] if place.is_dir() else []:
+        lock = Lock(folder.with_suffix(".lock"), CheckpointError(str(folder)))
+        try:
+            lock.take()
+        except CheckpointError:
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+
+
+def _leave(folder: Path, lock: Lock, process: int) -> None:
+    if os.getpid() == process:  # and not a fork of it
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()

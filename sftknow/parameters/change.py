@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sftknow.artifacts.levels import parse_levels
 from sftknow.errors import CheckpointError
+from sftknow.models.resolving import model_folder
 from sftknow.parameters.compiled import compiling_announced
 from sftknow.parameters.key_order import Workload
 from sftknow.parameters.leveling import MOST_LEVELS
@@ -30,6 +32,7 @@ from sftknow.parameters.statistics import QuarterDecades, histogram_sum, share_o
 from sftknow.parameters.strategies import BY_CHANGE, check_strategy
 from sftknow.parameters.survey import Survey
 from sftknow.records import LevelStatistics, ParameterChange, RestorePlan
+from sftknow.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class TensorChange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analysis:
+class Analysis(Shown):
     """What `analyse` found."""
 
     change: ParameterChange
@@ -58,13 +61,23 @@ class Analysis:
     tensors: tuple[TensorChange, ...]
     """In global order."""
     notes: tuple[str, ...] = ()
-    """Lines on tensors outside of the region that only one checkpoint has; not kept on disk."""
+    """Lines on tensors outside of the region that only one checkpoint has, and the like; not kept on disk."""
+
+    def headline(self) -> str:
+        """How much of the region changed at all."""
+        change = self.change
+        return f"{change.changed:,} of {change.elements:,} parameters of the region {change.region} changed"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a level (the paper's Table 3)."""
+        names = ("level", "selected", "selected_unchanged", "concentration", "concentration_nonzero_base")
+        return [{name: getattr(level, name) for name in names} for level in self.change.levels]
 
 
 def analyse(
-    base: Path,
-    tuned: Path,
-    levels: Sequence[str],
+    base: str | Path,
+    tuned: str | Path,
+    levels: Sequence[str] = ("1%", "5%", "20%"),
     *,
     region: str = "transformer",
     layers: str | None = None,
@@ -80,8 +93,8 @@ def analyse(
     """Rank every parameter of the region, by its relative change r, and cut the order at every level (paper, 5.1, B.2).
 
     Args:
-        base: folder of the pretrained checkpoint, safetensors.
-        tuned: folder of the fine-tuned one. Shards and dtypes may differ from the base's.
+        base: the pretrained checkpoint, safetensors: a folder, ``org/name[@revision]`` or ``lab``.
+        tuned: the fine-tuned one. Shards and dtypes may differ from the base's.
         levels: shares of the region, such as ``20%``, ``0.5%`` or ``1/8``.
         region: see `sftknow.parameters.regions`.
         layers: narrows the region to a range of layers, such as ``0-3``.
@@ -102,7 +115,7 @@ def analyse(
     Warns:
         UserWarning: no value of the region changed.
     """
-    wanted = parse_levels(levels)
+    base, tuned, wanted = model_folder(base), model_folder(tuned), parse_levels(levels)
     if len(wanted) > MOST_LEVELS:
         raise CheckpointError(f"{len(wanted)} levels are too many at once; give at most {MOST_LEVELS}")
     check_strategy(strategy)

@@ -18,6 +18,7 @@ from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.layout import OutputShard, layout_in_shards, layout_like
 from sftknow.checkpoints.reader import narrow, nonfinite, widen
 from sftknow.errors import CheckpointError
+from sftknow.models.resolving import model_folder
 from sftknow.parameters.hashing import verify_pair
 from sftknow.parameters.options import Resources
 from sftknow.parameters.outputs import Output, OutputFolders
@@ -37,8 +38,8 @@ output."""
 
 
 def restore(
-    base: Path,
-    tuned: Path,
+    base: str | Path,
+    tuned: str | Path,
     plan: RestorePlan,
     level: str,
     out: Path,
@@ -51,8 +52,8 @@ def restore(
 
 
 def restore_levels(
-    base: Path,
-    tuned: Path,
+    base: str | Path,
+    tuned: str | Path,
     plan: RestorePlan,
     outputs: Mapping[str, Path],
     *,
@@ -71,8 +72,8 @@ def restore_levels(
     next call continues: what is there is compared and kept where it is right.
 
     Args:
-        base: folder of the pretrained checkpoint that the plan was made from; shards do not matter.
-        tuned: folder of the fine-tuned one.
+        base: the pretrained checkpoint that the plan was made from, as `analyse` takes it; shards do not matter.
+        tuned: the fine-tuned one.
         plan: from `analyse`.
         outputs: by level, the folder to write. Levels are of the plan's.
         manifests: by level, what goes into ``sftknow.json`` as it is, next to ``restoration``, which is added here.
@@ -92,6 +93,7 @@ def restore_levels(
             or somebody else's, too little disk or memory, a base value too large for the fine-tuned dtype.
     """
     check_strategy(plan.strategy)
+    base, tuned = model_folder(base), model_folder(tuned)
     cuts = {level: find_cut(plan, level) for level in outputs}
     _refuse_twice(list(cuts.values()))
     order = sorted(outputs, key=lambda level: cuts[level].selected)

@@ -16,14 +16,13 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResultEntry, constants, eval_result_entries_to_yaml
 
+from sftknow.artifacts.mastery_data import EVERYTHING
 from sftknow.publishing.rendering import SPLIT_WORDS
 from sftknow.records import MetricValue, Split
 
 EVAL_YAML = "eval.yaml"
 EVAL_RESULTS = ".eval_results/cbqa_mastery.yaml"
 """Where the Hub looks for a model's evaluation results."""
-EVERYTHING = "default"
-"""Configuration of a graded data set that has its splits, each with all buckets."""
 
 Counts = Mapping[Split, Mapping[int, int]]
 """Facts for each split and bucket."""

@@ -14,8 +14,8 @@ from typing import Any
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from sftknow.artifacts.choice import BESIDE, FORM
-from sftknow.artifacts.mastery_data import bucket_file
-from sftknow.publishing.benchmark import EVERYTHING, eval_results
+from sftknow.artifacts.mastery_data import EVERYTHING, bucket_file, configurations
+from sftknow.publishing.benchmark import eval_results
 from sftknow.publishing.picture import Bar, interval_bars
 from sftknow.publishing.rendering import LINES, SPLIT_WORDS, VERBATIM, interval, refuse_blanks, render
 from sftknow.records import BUCKETS, LevelStatistics, MetricValue, ParameterChange, Split
@@ -304,16 +304,10 @@ def dataset_metadata(context: DatasetCardContext) -> DatasetCardData:
     """The card's YAML head; its configurations make ``load_dataset(repo, "test", split="bucket_3")`` work, and
     ``load_dataset(repo, split="test")`` for all buckets at once.
 
-    Buckets without a fact are left out: `datasets` loads neither an empty split nor a configuration that has one.
+    See `sftknow.artifacts.mastery_data.configurations`.
     """
-    files = {
-        split: [{"split": f"bucket_{b}", "path": bucket_file(split, b)} for b, count in row.items() if count]
-        for split, row in context.counts.items()
-    }
-    filled = {split: parts for split, parts in files.items() if parts}
-    whole = [{"split": split, "path": [part["path"] for part in parts]} for split, parts in filled.items()]
-    configs = [{"config_name": EVERYTHING, "data_files": whole}]
-    configs += [{"config_name": split, "data_files": parts} for split, parts in filled.items()]
+    configs = configurations(context.counts)
+    filled = {config["config_name"]: config["data_files"] for config in configs[1:]}
     info = [_dataset_info(context, EVERYTHING, {split: (split, tuple(BUCKETS)) for split in filled})]
     info += [
         _dataset_info(context, split, {part["split"]: (split, (int(part["split"][-1]),)) for part in parts})

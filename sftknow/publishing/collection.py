@@ -7,7 +7,7 @@ from typing import Any
 
 from sftknow.errors import HubError
 from sftknow.models.hub_client import Connection, Patience, Subject
-from sftknow.records import PublishReceipt
+from sftknow.publishing.receipts import PublishReceipt
 
 
 def collect(

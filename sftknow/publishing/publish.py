@@ -28,7 +28,7 @@ from sftknow.models.hub_files import RemoteFile, Repo, list_files, open_repo, op
 from sftknow.progress import progress
 from sftknow.publishing.merging import merge, split_card
 from sftknow.publishing.plan import CARD, PlannedFile, PublicationPlan, made_file, plan_publication
-from sftknow.records import PublishReceipt
+from sftknow.publishing.receipts import PublishReceipt
 from sftknow.untrusted import printable
 
 __all__ = ["PlannedFile", "PublicationPlan", "plan_publication", "publish"]
@@ -75,7 +75,7 @@ def publish(
     """
     link = Connection.open(endpoint=endpoint, token=token, patience=patience)
     with quiet():
-        _check_token(link, plan)
+        check_token(link, plan.repo_id)
         check_cards([plan], link, replace=replace_card)
         _ready_repository(link, plan)
         commit = _bring(link, plan, replace_card)
@@ -89,13 +89,14 @@ def publish(
     )
 
 
-def _check_token(link: Connection, plan: PublicationPlan) -> None:
-    who: Mapping[str, Any] = link.call(plan.repo_id, link.api.whoami)
+def check_token(link: Connection, repo_id: str) -> None:
+    """Raise HubError where there is no token, it is not valid, or it may only read."""
+    who: Mapping[str, Any] = link.call(repo_id, link.api.whoami)
     if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise HubError(
-            f"this token may only read; publishing {plan.repo_id} needs one with write access: "
+            f"this token may only read; publishing {repo_id} needs one with write access: "
             "make it in the Hub's settings, then `hf auth login`",
-            repo_id=plan.repo_id,
+            repo_id=repo_id,
         )
 
 

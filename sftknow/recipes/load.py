@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from sftknow.errors import OptionError, RecipeError
+from sftknow.errors import OptionError, RecipeError, did_you_mean
 from sftknow.options import K, from_settings
 from sftknow.recipes.schema import Recipe
 from sftknow.records import to_json
@@ -47,23 +47,26 @@ def find_recipe(name: str) -> Path:
         raise RecipeError(f"there is no recipe file {name}")
     shipped = recipe_folder() / f"{name}.yaml"
     if not shipped.is_file():
+        near = did_you_mean(name, shipped_recipes())
         raise RecipeError(
-            f"no recipe is called {name}; there are: {', '.join(shipped_recipes())} (or give a YAML file)"
+            f"no recipe is called {name}; there are: {', '.join(shipped_recipes())} (or give a YAML file){near}"
         )
     return shipped
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str | Path, overrides: Sequence[str] = (), *, whole: bool = True) -> Recipe:
     """Read and check a recipe.
 
     Args:
         name: of a shipped recipe, or a YAML file.
         overrides: ``section.key=value`` texts, the value in YAML; later ones win.
+        whole: it must say which model and which facts it is about; False where it is read for something else.
 
     Raises:
-        RecipeError: the file is no YAML, a key is unknown or a value does not fit; the message names the line.
+        RecipeError: the file is no YAML, a key is unknown or a value does not fit; the message names the line. It names
+            no model, or no facts: those of the lab would be taken in silence.
     """
-    path = find_recipe(name)
+    path = find_recipe(str(name))
     text = path.read_text(encoding="utf-8")
     try:
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -75,15 +78,29 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of sections")
     content.setdefault("name", path.stem)
+    for section in _ABOUT:
+        if content.get(section, 0) is None:  # a section without a key
+            del content[section]
     origin: dict[tuple[str, ...], str] = {}
     for override in overrides:
         keys, value = _parse_override(override)
         _put(content, keys, value, override)
         origin[keys] = f"--set {override}"
     try:
-        return from_settings(Recipe, content)
+        recipe = from_settings(Recipe, content)
     except OptionError as error:
         raise RecipeError(f"{_where(path, tree, error.keys, origin)}: {error}") from None
+    for section, key, option in _ABOUT_KEYS if whole else ():
+        if key not in content.get(section, ()):
+            raise RecipeError(
+                f"{path} does not say which {section} it is about; add {section}.{key} ({option} on the command line); "
+                f"`lab` stands for {_ABOUT[section]}"
+            )
+    return recipe
+
+
+_ABOUT = {"model": "the small model that ships with sftknow", "facts": "the facts that it was trained on"}
+_ABOUT_KEYS = (("model", "path", "--model"), ("facts", "source", "--facts"))
 
 
 def override_section(section: type[K], overrides: Sequence[str], **given: Any) -> K:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sftknow.report.aggregate import chosen_for
-from sftknow.report.cells import layer_range
+from sftknow.report.cells import Cell, layer_range
 from sftknow.report.contents import BASE, Missing, Report
 
 
@@ -34,7 +34,7 @@ def missing(report: Report) -> tuple[Missing, ...]:
 
 def _single(report: Report, scored: bool) -> list[tuple[list[str], str, str]]:
     """Single models that a part lacks which others have: names, the part, and where it would be."""
-    asked = asked_cells(report.recipe)
+    asked = [name for name in asked_cells(report.recipe) if _can_be_filled(report, name)]
     known = [name for name in report.manifests if name in report.cells]
     untrained = [name for name in asked if name not in report.manifests and name not in report.models]
     unscored = [name for name in known if name not in report.models] if scored else []
@@ -70,6 +70,15 @@ def asked_cells(recipe: Mapping[str, Any] | None) -> list[str]:
         return []
     sources = [f"b{bucket}" for bucket in grid["buckets"]] + [s for s in ("mixed", "lora") if grid.get(s)]
     return [f"{source}-n{size}-s{seed}" for source in sources for size in grid["sizes"] for seed in grid["seeds"]]
+
+
+def _can_be_filled(report: Report, name: str) -> bool:
+    """False for a cell that was left out, as its bucket has fewer training facts than it asks for."""
+    counts = report.graded.counts["train"] if report.graded else {}
+    cell = Cell.read(name, None, counts)
+    if cell is None or not counts:
+        return True
+    return max(cell.size, 1) <= (sum(counts.values()) if cell.bucket is None else counts[cell.bucket])
 
 
 def _unrestored(report: Report) -> list[str]:

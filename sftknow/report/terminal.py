@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from sftknow.artifacts.choice import BESIDE, Measured
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.records import BUCKETS, SPLITS, EvalRun, ParameterChange, Split
+from sftknow.shown import wrapped
 
 _SPLIT_NAMES = {
     "train": "training",
@@ -176,4 +178,4 @@ def print_summary(run: Path) -> None:
 
     print()
     for sentence in plain_words(findings(collect(run))):
-        print(f"• {sentence}")
+        print(wrapped(f"• {sentence}", sys.stdout))

@@ -235,7 +235,7 @@ class CellSteps:
             "base": bench.base.sha256,
             "weights": self.weights,
             "data": bench.dataset.fingerprint,
-            "divergence": bench.recipe.divergence.settings(),
+            "divergence": bench.divergence.settings(),
         }
         return Step.of(
             bench.directory.stage(f"divergence/{self.name}", inputs),

@@ -30,6 +30,10 @@ class Cell:
         source = "lora" if self.lora else "mixed" if self.bucket is None else f"b{self.bucket}"
         return f"{source}-n{'all' if self.size is None else self.size}-s{self.seed}"
 
+    def fits(self, counts: Sequence[int]) -> bool:
+        """Whether there are as many training facts, given those of each bucket."""
+        return (sum(counts) if self.bucket is None else counts[self.bucket]) >= (self.size or 1)
+
     @classmethod
     def parse(cls, name: str) -> Cell:
         """The inverse of `name`. Raises RecipeError for anything else."""
@@ -55,6 +59,23 @@ def grid_cells(grid: GridSection) -> list[Cell]:
         for size in grid.sizes
         for seed in grid.seeds
     ]
+
+
+def fitting(grid: GridSection, counts: Sequence[int]) -> str:
+    """The facts of each bucket, and the ``--set`` of a grid that they can fill whole.
+
+    Args:
+        grid: what is asked.
+        counts: training facts of each bucket.
+    """
+    filled = [bucket for bucket in grid.buckets if counts[bucket]]
+    most = min((counts[bucket] for bucket in filled), default=sum(counts))
+    sizes = [size for size in grid.sizes if size == "all" or size <= most] or [most]
+    settings = [f"grid.sizes=[{','.join(map(str, sizes))}]"] if tuple(sizes) != grid.sizes else []
+    if len(filled) < len(grid.buckets):
+        settings.insert(0, f"grid.buckets=[{','.join(map(str, filled))}]")
+    there = ", ".join(f"{counts[bucket]:,} in bucket {bucket}" for bucket in grid.buckets)
+    return f"there are {there or f'{sum(counts):,}'} training facts; what fits: --set {' --set '.join(settings)}"
 
 
 def levels_of(recipe: Recipe) -> Sequence[str]:

@@ -33,15 +33,15 @@ _QUESTIONS = 400
 
 
 def check(
-    base: str,
-    tuned: str,
+    base: str | Path,
+    tuned: str | Path,
     *,
-    facts: str = "quick",
-    topics: Path | None = None,
-    synonyms: Path | None = None,
+    facts: str | Path = "quick",
+    topics: str | Path | None = None,
+    synonyms: str | Path | None = None,
     options: CheckOptions | None = None,
     running: ModelOptions | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     any_pair: bool = False,
     say: Say = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> CheckResult:
@@ -71,7 +71,8 @@ def check(
         RunError: another process checks in the same folder.
     """
     options, running = options or CheckOptions(), running or ModelOptions()
-    material = Material.load(facts, topics, synonyms)
+    base, tuned, facts, out = str(base), str(tuned), str(facts), Path(out) if out else None
+    material = Material.load(facts, Path(topics) if topics else None, Path(synonyms) if synonyms else None)
     models, notes = resolve_sides(base, tuned, running, any_pair=any_pair)
     key = material.key(models, options)
     work = (out or cache_folder() / "checks" / key[:16]) / "work"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sftknow.parameters.restore import find_cut, refuse_equal, restore_layers, r
 from sftknow.parameters.tables import read_plan
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan
 from sftknow.run.local_cards import card_writer
+from sftknow.run.related import unlike
 
 _NARROWED = ("F32 to BF16", "F32 to F16", "F16 to BF16")
 """Dtypes of base and fine-tuned model where setting a value back that differs by rounding alone changes nothing."""
@@ -56,12 +57,17 @@ class LocalPair:
         if is_adapter(pair.tuned):
             check_adapter_base(resolved, pair.tuned)
         else:
-            _refuse_swapped(pair, base, tuned)
+            refuse_swapped(pair, base, tuned)
         return pair
 
     def analyse(self, levels: Sequence[str], options: PairOptions) -> Analysis:
-        """Rank the parameters (paper, 5.1); see `sftknow.parameters.change.analyse`."""
-        return analyse(self.base_folder, self.tuned, levels, **options.order)
+        """Rank the parameters (paper, 5.1); see `sftknow.parameters.change.analyse`. Unlike weights are noted."""
+        found = analyse(self.base_folder, self.tuned, levels, **options.order)
+        why = None if is_adapter(self.tuned) else unlike(self.base_folder, self.tuned)
+        if why is None:
+            return found
+        note = f"{self.tuned} was hardly fine-tuned from {self.base.name} ({why}); is that its base?"
+        return replace(found, notes=(*found.notes, note))
 
     def restore(
         self,
@@ -278,7 +284,7 @@ def _layer_count(folder: Path) -> int | None:
     return max((layer + 1 for layer in layers if layer is not None), default=None)
 
 
-def _refuse_swapped(pair: LocalPair, base: str, tuned: str) -> None:
+def refuse_swapped(pair: LocalPair, base: str, tuned: str) -> None:
     """BASE's manifest may name TUNED by its weights or by the name that it is given here."""
     try:
         manifest = read_manifest(pair.base_folder, "model") or {}

@@ -20,7 +20,7 @@ from sftknow.progress import progress
 from sftknow.prompts import CHAT
 from sftknow.recipes.schema import Recipe, RestoreSection
 from sftknow.records import BUCKETS, ModelRef
-from sftknow.run.cells import grid_cells
+from sftknow.run.cells import fitting, grid_cells
 from sftknow.run.general_ability import check_tasks
 from sftknow.run.workbench import Workbench
 from sftknow.training.arguments import check_trackers
@@ -93,26 +93,33 @@ def check_models(bench: Workbench) -> None:
 
 
 def check_facts(bench: Workbench) -> None:
-    """Whether there are facts for every cell and question, and every training fact can be trained on.
+    """Whether there are facts for the grid and for questions, and every training fact can be trained on.
+
+    Cells that would need more training facts than there are in all are told, and left out later.
 
     Raises:
-        RecipeError: a cell asks for more facts than there are; a split without a question.
+        RecipeError: there are too few facts for every cell; no test fact to measure divergence on; a split without a
+            question.
         ModelError: a fact without answer tokens, or with a special token in its text.
     """
     recipe, facts = bench.recipe, bench.facts
-    counts = facts.counts()
-    for cell in grid_cells(recipe.grid):
-        if counts["train"] < (cell.size or 1):
-            raise RecipeError(
-                f"{cell.name} asks for {cell.size or 'all'} training facts and {facts.source} has {counts['train']:,} "
-                "in all; change grid.sizes or facts.limit"
-            )
+    counts, cells = facts.counts(), grid_cells(recipe.grid)
+    beyond = [cell for cell in cells if counts["train"] < (cell.size or 1)]
+    if beyond:
+        there = f"{facts.source} has {counts['train']:,} training facts in all"
+        sizes = [size for size in recipe.grid.sizes if size == "all" or size <= counts["train"]]
+        fits = f"--set grid.sizes=[{','.join(map(str, sizes or [counts['train'] // len(BUCKETS)]))}]"
+        if len(beyond) == len(cells):
+            raise RecipeError(f"{there}, too few for every cell of the grid; what fits: {fits}")
+        bench.say(f"left out: {_some([cell.name for cell in beyond])}; {there}; without them: {fits}")
+    if cells and not counts["test"]:
+        raise RecipeError(f"{facts.source} has no test fact, on which models are scored and divergence is measured")
     asked = [split for split in recipe.evaluation.splits if counts[split]]
     if not asked:
         raise RecipeError(
             f"{facts.source} has no fact in {', '.join(recipe.evaluation.splits)}; change evaluation.splits"
         )
-    if not grid_cells(recipe.grid):
+    if not cells:
         return
     ref = ModelRef(path=bench.base.ref.path)
     positions = most_positions(load_config(ref))
@@ -132,19 +139,19 @@ def check_facts(bench: Workbench) -> None:
 
 
 def check_graded(bench: Workbench) -> None:
-    """What only the grading can tell, right after it: whether the buckets hold what grid and divergence ask for.
-
-    Raises:
-        RecipeError: a bucket has fewer facts than a cell asks for, or no test fact to measure divergence on.
-    """
-    if not bench.cells:
-        return
-    data, asked = bench.dataset, bench.recipe.divergence.buckets
-    if not data.count("test", max(asked)):
-        filled = [bucket for bucket in BUCKETS if data.count("test", bucket)]
-        raise RecipeError(
-            f"divergence.buckets: there is no test fact in bucket {max(asked)}, whose divergence the run would "
-            f"speak of; name buckets up to the highest that has some (those that have: {filled})"
+    """What only the grading can tell, right after it: says which cells and buckets are left out for want of facts."""
+    recipe = bench.recipe
+    if bench.left_out:
+        names = [cell.name for cell in bench.left_out]
+        bench.say(f"left out: {_some(names)}; {fitting(recipe.grid, bench.train_counts)}")
+        lost = sorted(({*cells_named(recipe), *cells_to_sweep(recipe)}) & {*names})
+        if lost and recipe.restore.cells != "all":
+            bench.say(f"  so {', '.join(lost)} cannot be restored (restore.cells)")
+    measured = bench.divergence.buckets
+    if bench.cells and measured != recipe.divergence.buckets:
+        bench.say(
+            f"divergence is measured on buckets {', '.join(map(str, measured))}: there is no test fact above; to ask "
+            f"for these: --set divergence.buckets=[{','.join(map(str, measured))}]"
         )
 
 

@@ -16,7 +16,7 @@ from sftknow.artifacts.stages import RunDirectory
 from sftknow.cluster import Outcome
 from sftknow.errors import CheckpointError, RunError, SftknowError
 from sftknow.models.references import dataset_reference
-from sftknow.models.resolving import link_base
+from sftknow.models.resolving import place_base
 from sftknow.recipes.load import dump_recipe
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS
@@ -38,6 +38,7 @@ from sftknow.run.grading import describe_facts, topics_sha256
 from sftknow.run.provenance import provenance
 from sftknow.run.space import check_space, model_size, parts
 from sftknow.run.standing import Standing, left_to_write, standing
+from sftknow.run.time_left import TimeLeft
 from sftknow.run.workbench import PROVENANCE, Workbench, restored_name
 
 
@@ -73,12 +74,13 @@ class Experiment:
         recipe, bench = self.recipe, self.bench
         check_graded(bench)
         cells = [CellSteps(bench, cell) for cell in bench.cells]
-        self._check_disk(standing(bench))
+        now = standing(bench)
+        self._check_disk(now)
         model_evaluation(bench, "base", self.path / "models" / "base", bench.base.sha256).do(self.say)
         for name, model in bench.baselines.items():
             step = model_evaluation(bench, name, Path(model.ref.path), model.sha256)
             self._guarded(name, partial(step.do, self.say))
-        done = self._grid(cells)
+        done = self._grid(cells, now)
         if done:
             best = self.best(done)
 
@@ -96,6 +98,9 @@ class Experiment:
         if recipe.general.tasks:
             self._guarded("other tasks", self.other_tasks)
         page = self.report()
+        if bench.left_out and not cells:
+            self.say("no model was trained:")
+            check_graded(bench)
         self._tell_failures(len(cells))
         return page
 
@@ -142,17 +147,25 @@ class Experiment:
         bench = self.bench
         bench.grading.do(self.say)
         linked = self.path / "models" / "base"
-        link_base(bench.base, linked, dataset_reference(bench.dataset, linked))
+        place_base(bench.base, linked, dataset_reference(bench.dataset, linked))
 
     # ---- the grid -------------------------------------------------------------------------------------------------
 
-    def _grid(self, cells: Sequence[CellSteps]) -> list[CellSteps]:
-        """Train and measure every cell; return those that did not fail."""
+    def _grid(self, cells: Sequence[CellSteps], now: Standing) -> list[CellSteps]:
+        """Train and measure every cell that is not done; return those that did not fail."""
         if self.recipe.grid.engine == "ray":
             return train_on_cluster(self.bench, cells, failed=self._cluster_failure)
         if not all(cell.complete for cell in cells):
             self.bench.base_view  # noqa: B018 - where nothing can be measured, every cell would be trained to learn it
-        return [cell for cell in cells if self._guarded(cell.name, cell.do)]
+        time_left = TimeLeft(self.bench, now)
+        made = []
+        for number, cell in enumerate(cells, 1):
+            if cell.name not in now.done:
+                self.say(f"cell {number} of {len(cells)}: {cell.name}{time_left}")
+            if self._guarded(cell.name, cell.do):
+                made.append(cell)
+            time_left.finished(cell.name)
+        return made
 
     def _guarded(self, name: str, work: Callable[[], object]) -> bool:
         """Do one cell's work; note why it failed and go on with the others. A kill or Ctrl-C still ends the run."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sftknow.progress import time_text
 from sftknow.report.terminal import text_table
+from sftknow.run.gpu_memory import gpu_bytes
 from sftknow.run.planning import RunPlan, StageTime
 from sftknow.run.space import size_text
 
@@ -47,6 +49,8 @@ def _lines(plan: RunPlan) -> Iterator[str]:
     else:
         verdict = "" if need <= plan.free else ": TOO LITTLE; the run would refuse to start"
         yield f"in all {size_text(need)}; {size_text(plan.free)} are free{verdict}"
+        memory = ", ".join(f"{stage} {size_text(b)}" for stage, b in gpu_bytes(recipe, plan.model).items())
+        yield f"GPU memory, roughly, where there is one: {memory}; the other stages need none"
     for note in plan.notes:
         yield f"  {note}"
 
@@ -55,19 +59,6 @@ def _count(parameters: int) -> str:
     if parameters >= 10**9:
         return f"{parameters / 1e9:,.2f} B"
     return f"{parameters / 1e6:,.1f} M"
-
-
-def time_text(seconds: float) -> str:
-    """A duration for people, two units at most."""
-    if seconds < 1:
-        return "0 s" if seconds < 0.05 else "< 1 s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:,.0f} days"
 
 
 def _row(stage: StageTime) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,7 +158,7 @@ def plan_run(
             statements=plan.statements or 0,
         )
         plan.parts = list(parts(recipe, plan.model, left))
-    _add_times(plan, _rates(plan, bench, say, measure))
+    add_times(plan, _rates(plan, bench, say, measure))
     return plan
 
 
@@ -292,7 +292,8 @@ def _grading_rate(plan: RunPlan, bench: Workbench, say: Callable[[str], None]) -
     return Rate(each=each / section.samples, basis=ON_THE_SPOT)
 
 
-def _add_times(plan: RunPlan, rates: dict[str, Rate]) -> None:
+def add_times(plan: RunPlan, rates: Mapping[str, Rate]) -> None:
+    """Fill in the plan's stages with what is left of each and how long that takes."""
     plan.stages = [
         StageTime(
             name=name,

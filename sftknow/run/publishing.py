@@ -22,9 +22,9 @@ from sftknow.publishing.licences import allowed_name
 from sftknow.publishing.origins import licence_of_base, licence_of_source, pinned, pinned_dataset, standing
 from sftknow.publishing.plan import CARD, Hashes, PublicationPlan, plan_publication
 from sftknow.publishing.publish import check_cards, publish
+from sftknow.publishing.receipts import PublishReceipt
 from sftknow.publishing.results import plan_results
 from sftknow.publishing.space import plan_report_space
-from sftknow.records import PublishReceipt
 
 PARTS = ("data", "tuned", "restored", "results")
 """What a run consists of, for ``--only``; a cell's name such as ``b2-n240-s0`` stands for that model and its levels."""

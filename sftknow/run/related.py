@@ -38,8 +38,8 @@ def likeness(base: Path, tuned: Path) -> float | None:
     return float(np.median(found)) if found else None
 
 
-def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str]) -> None:
-    """Raises ModelError where the second model was surely not made from the first."""
+def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str], option: str = "--any-pair") -> None:
+    """Raises ModelError where the second model was surely not made from the first; ``option`` is the way around it."""
     if is_adapter(tuned):
         named = adapter_base(tuned)
         if named.sha256 != weights_sha256(base):
@@ -47,10 +47,17 @@ def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str]) -> None
                 f"{names[1]} is an adapter of {named.name}, which has other weights than {names[0]}; give that base"
             )
         return
-    found = likeness(base, tuned)
-    if found is None or found < _ALIKE:
-        why = "they share no matrix" if found is None else f"their weights have a cosine of {found:.2f}"
+    why = unlike(base, tuned)
+    if why:
         raise ModelError(
             f"{names[1]} was not fine-tuned from {names[0]} ({why}); give the base that it was made from, or "
-            "--any-pair to compare any two models"
+            f"{option} to compare any two models"
         )
+
+
+def unlike(base: Path, tuned: Path) -> str | None:
+    """Why two checkpoints are surely not of one origin; None where they may be."""
+    found = likeness(base, tuned)
+    if found is None:
+        return "they share no matrix"
+    return f"their weights have a cosine of {found:.2f}" if found < _ALIKE else None

@@ -33,7 +33,7 @@ CELL_BYTES = 400_000
 _WORKERS = 8
 """Cells under way at once that are counted on a cluster whose size the recipe leaves open."""
 
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OTHER_FILES = (".json", ".model", ".txt", ".jinja")
 
 
@@ -50,7 +50,7 @@ class ModelSize:
 
     def whole(self, dtype: str) -> int:
         """Bytes of a checkpoint in that dtype."""
-        return self.parameters * _ITEM_BYTES[dtype] + self.other_files
+        return self.parameters * ITEM_BYTES[dtype] + self.other_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ def _scratch(recipe: Recipe, model: ModelSize) -> int:
     snapshots = 0
     if recipe.tracking.save_steps:
         # Weights and AdamW's two moments; the trainer keeps two snapshots and writes the third before one goes.
-        snapshots = 3 * 3 * model.parameters * _ITEM_BYTES[recipe.sft.load_dtype]
+        snapshots = 3 * 3 * model.parameters * ITEM_BYTES[recipe.sft.load_dtype]
     return max(whole, snapshots)
 
 

@@ -53,7 +53,6 @@ def standing(bench: Workbench) -> Standing:
 
     Raises:
         ModelError, FactsError, HubError: base model or facts are not there.
-        RecipeError: the grid does not fit the facts that are graded.
     """
     recipe = bench.recipe
     at_first = nothing_done(recipe)
@@ -65,7 +64,7 @@ def standing(bench: Workbench) -> Standing:
     restored = sum(stage.complete for cell in cells if cell.name in done for stage in cell.restored.values())
     return Standing(
         graded=True,
-        cells=at_first.cells,
+        cells=tuple(bench.cells),
         trained=frozenset(cell.name for cell in cells if cell.training.complete),
         done=done,
         scored=frozenset(

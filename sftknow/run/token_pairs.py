@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from sftknow.artifacts.divergence import write_divergence
 from sftknow.artifacts.mastery_data import MasteryData
+from sftknow.checkpoints.adapters import is_adapter
 from sftknow.divergence.analysis import DivergenceResult, measure_divergence
 from sftknow.divergence.base import BaseView, measure_base
 from sftknow.divergence.forward import load_for_logits
@@ -19,7 +20,9 @@ from sftknow.models.limits import most_positions, refuse_long
 from sftknow.models.loading import load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel, local_model, resolve_base
 from sftknow.prompts import question_prompt
-from sftknow.records import GradedFact, ModelRef, TokenDivergence
+from sftknow.records import GradedFact, ModelRef
+from sftknow.run.checkpoint_pairs import LocalPair, refuse_swapped
+from sftknow.run.related import refuse_unrelated
 
 
 def view_base(
@@ -76,7 +79,7 @@ def rows_of(data: MasteryData, options: DivergenceOptions) -> list[GradedFact]:
 
 def diverge_pairs(
     base: ModelRef, tuned: Sequence[ModelRef], dataset: Path, options: DivergenceOptions, *, out: Path | None
-) -> Iterator[TokenDivergence]:
+) -> Iterator[DivergenceResult]:
     """Token divergence of each fine-tuned model on the data set's test facts (paper, 4.1); the base runs once.
 
     Args:
@@ -89,35 +92,41 @@ def diverge_pairs(
 
     Raises:
         MasteryDataError: the data set was graded by another model, or holds nothing to measure.
-        ModelError: a model cannot be read or compared.
+        CheckpointError: base and fine-tuned model are swapped.
+        ModelError: a model cannot be read or compared, or was not fine-tuned from the base.
     """
     data = MasteryData(dataset)
     resolved = resolve_base(base.path, base.revision, base.dtype)
+    folders = [Path(local_model(ref).path) for ref in tuned]
+    for ref, folder in zip(tuned, folders, strict=True):
+        if not is_adapter(folder):
+            refuse_swapped(LocalPair(base=resolved, tuned=folder), str(base), str(ref))
+        if not options.any_base:
+            refuse_unrelated(Path(resolved.ref.path), folder, names=(str(base), str(ref)), option="--any-base")
     if not options.any_base:
         check_graded_by(data, resolved)
-    folders = [Path(local_model(ref).path) for ref in tuned]
     view = view_base(resolved.ref, rows_of(data, options), load_topics(options.topics_file), options)
     for ref, folder, target in zip(tuned, folders, _targets(out, folders), strict=True):
         model, tokenizer = load_for_logits(ModelRef(path=str(folder), dtype=ref.dtype), options.device)
         result = measure(view, model, tokenizer, options)
         if target is not None:
             write_divergence(target, result)
-        yield result.summary
+        yield result
+
+
+def graded_by_another(data: MasteryData, base: BaseModel) -> bool:
+    """Whether the manifest names other weights and another model: what one base knows well tells nothing of another."""
+    weights = data.manifest.get("graded_by_sha256")
+    return not (weights is None or weights == base.sha256 or data.graded_by == base.name)
 
 
 def check_graded_by(data: MasteryData, base: BaseModel) -> None:
-    """Refuse facts that another model was graded on: what one base knows well tells nothing of another.
-
-    Raises:
-        MasteryDataError: the manifest names other weights and another model.
-    """
-    weights = data.manifest.get("graded_by_sha256")
-    if weights is None or weights == base.sha256 or data.graded_by == base.name:
-        return
-    raise MasteryDataError(
-        f"{data.folder} was graded by {data.graded_by}, not by {base.name}; give that model as BASE, grade the facts "
-        f"by this one (sftknow grade {base.name} …), or pass --any-base to measure all the same"
-    )
+    """Raise MasteryDataError for facts that another model was graded on."""
+    if graded_by_another(data, base):
+        raise MasteryDataError(
+            f"{data.folder} was graded by {data.graded_by}, not by {base.name}; give that model as BASE, grade the "
+            f"facts by this one (sftknow grade {base.name} …), or pass --any-base to measure all the same"
+        )
 
 
 def _targets(out: Path | None, folders: Sequence[Path]) -> list[Path | None]:

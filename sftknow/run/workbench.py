@@ -15,7 +15,6 @@ from sftknow.artifacts.stages import RunDirectory
 from sftknow.checkpoints.dtypes import stored_dtype
 from sftknow.divergence.base import BaseView
 from sftknow.divergence.options import DivergenceOptions
-from sftknow.errors import RecipeError
 from sftknow.evaluation.harness import Harness
 from sftknow.facts.sources import FactSet, load_facts
 from sftknow.facts.topics import Topic, load_topics
@@ -53,6 +52,7 @@ class Workbench:
         self.directory = directory
         self.path = directory.path
         self.say = say
+        self._measured: tuple[int, ...] = ()
 
     # ---- models -------------------------------------------------------------------------------------------------
 
@@ -137,22 +137,18 @@ class Workbench:
 
     @cached_property
     def cells(self) -> list[Cell]:
-        """The grid's cells.
+        """The grid's cells that the graded facts can fill; `left_out` has the others."""
+        return [cell for cell in grid_cells(self.recipe.grid) if cell.fits(self.train_counts)]
 
-        Raises:
-            RecipeError: a cell asks for more facts than the graded data has. It is raised before any training.
-        """
-        cells = grid_cells(self.recipe.grid)
-        counts = [self.dataset.count("train", bucket) for bucket in BUCKETS]
-        for cell in cells:
-            there = sum(counts) if cell.bucket is None else counts[cell.bucket]
-            if there < (cell.size or 1):
-                raise RecipeError(
-                    f"{cell.name} asks for {cell.size or 'all'} training facts, but "
-                    f"{'the data set' if cell.bucket is None else f'bucket {cell.bucket}'} has {there}; "
-                    f"change grid.buckets or grid.sizes (facts per bucket: {counts})"
-                )
-        return cells
+    @property
+    def left_out(self) -> list[Cell]:
+        """The grid's cells that ask for more facts than their bucket holds."""
+        return [cell for cell in grid_cells(self.recipe.grid) if not cell.fits(self.train_counts)]
+
+    @cached_property
+    def train_counts(self) -> tuple[int, ...]:
+        """Graded training facts of each bucket."""
+        return tuple(self.dataset.count("train", bucket) for bucket in BUCKETS)
 
     # ---- how the recipe wants it done -----------------------------------------------------------------------------
 
@@ -216,8 +212,14 @@ class Workbench:
 
     @property
     def divergence(self) -> DivergenceOptions:
-        model = self.recipe.model
-        return replace(self.recipe.divergence, batch_size=model.batch_size, device=model.device)
+        """Of the recipe's buckets those up to the highest that has test facts, once they are graded."""
+        model, asked = self.recipe.model, self.recipe.divergence
+        if not self._measured and self.grading.complete:
+            filled = [bucket for bucket in BUCKETS if self.dataset.count("test", bucket)]
+            below = tuple(bucket for bucket in asked.buckets if bucket <= max(filled, default=-1))
+            self._measured = below or tuple(filled[-1:]) or asked.buckets
+        buckets = self._measured or asked.buckets
+        return replace(asked, buckets=buckets, batch_size=model.batch_size, device=model.device)
 
     @cached_property
     def base_view(self) -> BaseView:

@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from sftknow import __version__
+from sftknow.artifacts.files import readable
 from sftknow.checkpoints.side_files import refuse_foreign
 from sftknow.errors import CheckpointError, ModelError
 from sftknow.machine import free_space
@@ -59,6 +60,7 @@ def save(
         tokenizer.save_pretrained(folder)
     finally:
         tokenizer.chat_template = own
+    readable(folder, "config.json")
 
 
 def _check_finite(tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:

@@ -21,7 +21,7 @@ from sftknow.artifacts.files import atomic_folder, digest, write_json
 from sftknow.artifacts.manifests import write_manifest
 from sftknow.errors import MasteryDataError
 from sftknow.models.limits import most_positions
-from sftknow.models.loading import name_dtype, quiet_libraries
+from sftknow.models.loading import name_dtype, quiet_libraries, reference
 from sftknow.records import Fact, ModelRef, TrainedModel
 from sftknow.training import checkpoint
 from sftknow.training.arguments import training_arguments
@@ -39,7 +39,7 @@ LOSS_CURVE = "loss.json"
 
 
 def fine_tune(
-    base: ModelRef,
+    base: str | Path | ModelRef,
     facts: Sequence[Fact],
     out: Path,
     *,
@@ -54,7 +54,7 @@ def fine_tune(
     On one machine with one number of threads the same arguments give the same bytes of weights.
 
     Args:
-        base: the model to start from.
+        base: the model to start from: a folder, ``org/name[@revision]``, ``lab``, or a reference to one of these.
         facts: training facts in training order: their questions and objects.
         out: the checkpoint's folder; one that is there is replaced at the very end. It gets the weights (safetensors,
             ``recipe.save_dtype``), configuration, a greedy generation configuration, the tokenizer with appendix A's
@@ -80,7 +80,7 @@ def fine_tune(
         raise MasteryDataError("there are no facts to train on; draw at least one")
 
     return fine_tune_on(
-        base,
+        reference(base),
         fact_encoder(facts, recipe, bucket=manifest.get("bucket", manifest.get("draw", {}).get("bucket"))),
         out,
         recipe=recipe,

@@ -78,7 +78,7 @@ def test_a_data_set_without_a_single_fact_is_a_data_set(tmp_path: Path) -> None:
 def test_layout_and_hashes(folder: Path) -> None:
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
     expected = [bucket_file(split, bucket) for split in SPLITS for bucket in BUCKETS]
-    assert files == sorted([*expected, "sftknow.json"])
+    assert files == sorted(["README.md", *expected, "sftknow.json"])
     manifest = read_json(folder / "sftknow.json")
     assert manifest["sha256"] == {name: file_sha256(folder / name) for name in expected}
     rates = pq.read_table(folder / "train" / "bucket_2.parquet").to_pylist()

@@ -70,7 +70,7 @@ def test_a_missing_package_is_one_line_with_the_command(
         ("--replicas", "0", "--replicas should be greater than or equal to 1, not '0'"),
         ("--engine", "slurm", "--engine should be 'local' or 'ray', not 'slurm'"),
         ("--seed", "x", "--seed should be a valid integer, not 'x'"),
-        ("--grain", "1", "unrecognized arguments: --grain 1; see: sftknow --help"),
+        ("--grain", "1", "there is no option --grain; did you mean --engine? See: sftknow grade --help"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(tiny_model, facts, tmp_path, capsys, option, value, said):

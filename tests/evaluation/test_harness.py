@@ -346,15 +346,12 @@ def test_bad_input(tmp_path: Path, tiny_dataset: Path, loaded: tuple[Any, Any], 
         Harness(tmp_path / "empty").score(*loaded, name="m")
 
 
-def test_only_our_own_bar_is_heard(
+def test_nothing_is_heard_without_a_terminal(
     dataset: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     verbosity = transformers.logging.get_verbosity()
     Harness(dataset).score_path(ModelRef(path=str(tiny_model)), name="quiet one")
     captured = capfd.readouterr()
-    assert captured.out == ""
-    assert {line.partition(":")[0] for line in captured.err.replace("\r", "\n").split("\n") if line.strip()} == {
-        "evaluating quiet one"
-    }
+    assert (captured.out, captured.err) == ("", "")
     assert caplog.text == ""
     assert transformers.logging.get_verbosity() == verbosity

@@ -9,7 +9,7 @@ import pytest
 from sftknow.cli.main import main
 from sftknow.errors import HubError
 from sftknow.publishing.collection import collect
-from sftknow.records import PublishReceipt
+from sftknow.publishing.receipts import PublishReceipt
 from tests.hub_server import Fault, HubServer
 
 COMMAND = "--to org --data-licence mit --report-space --collection"

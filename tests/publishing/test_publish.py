@@ -13,7 +13,7 @@ import pytest
 from sftknow.errors import HubError
 from sftknow.models.hub_client import Patience
 from sftknow.publishing.publish import PublicationPlan, plan_publication, publish
-from sftknow.records import PublishReceipt
+from sftknow.publishing.receipts import PublishReceipt
 from tests.hub_fixtures import both_ways
 from tests.hub_server import Fault, HubServer
 

@@ -42,7 +42,7 @@ def refused(out: Path, *settings: str) -> str:
         (["grid.baselines={chat: nowhere/at/all}"], "there is no model at nowhere/at/all"),
         (["grid.chat_template=true"], "grid.chat_template: there is no model to ask in it; name one under grid.base"),
         (["grid.chat_template=true", "grid.baselines={a: lab, a-chat: lab}"], "a is the name of another model"),
-        (["grid.sizes=[5000]"], "asks for 5000 training facts and lab has 40 in all"),
+        (["grid.sizes=[5000]"], "lab has 40 training facts in all, too few for every cell of the grid; what fits: "),
         (["sft.per_device_batch_size=3"], "does not divide batch_size 8"),
         (["sft.optimizer=adamw"], "sft.optimizer should be 'adamw_torch', "),
         (["sft.load_dtype=float16"], "load_dtype float16 cannot be trained"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -15,16 +16,20 @@ from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.artifacts.scores import read_eval
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.checkpoints.deltas import materialize
-from sftknow.errors import RecipeError, RunError
+from sftknow.cli.run import what_next
+from sftknow.errors import RunError
 from sftknow.evaluation.harness import Harness
 from sftknow.models import loading as models
 from sftknow.records import BUCKETS, SPLITS, ModelRef
 from sftknow.resources import lab_folder
+from sftknow.run.checks import check_graded
 from sftknow.run.comparing import compare_models
 from sftknow.run.experiment import Experiment
 from sftknow.run.plan_text import plan_text
 from sftknow.run.planning import plan_run
+from sftknow.run.python import read_run
 from sftknow.run.rates import IN_THIS_RUN
+from sftknow.run.standing import standing
 from sftknow.run.stored_cells import store_small
 from tests.run.small_run import graded_copy, run, small_recipe
 
@@ -105,6 +110,22 @@ def test_a_second_start_does_nothing_twice(finished: Path) -> None:
     assert not [line for line in said if line.startswith(("grading", "fine-tuning", "evaluating", "restoring"))]
 
 
+def test_what_a_run_found_is_a_table_in_python(finished: Path) -> None:
+    found = read_run(finished)
+    choice = json.loads((finished / "choice.json").read_text())
+    assert found.recommended == choice["model"]
+    assert found.headline() == found.sentences[0]
+    table = found.to_pandas()
+    assert {"base", "b0-n8-s0", choice["model"]} <= set(table["model"])
+    assert found.report.is_file()
+    cell, _, level = choice["model"].partition("@")
+    folder = finished / "restored" / cell / level if level else finished / "models" / cell
+    assert list(what_next(finished)) == [
+        f"recommended model: {folder}",
+        f"score it again: lm_eval --model hf --model_args pretrained={folder} --tasks cbqa_mastery",
+    ]
+
+
 def killed_at(point: str, folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.run.small_run", str(folder), point], cwd=ROOT, capture_output=True, text=True
@@ -153,6 +174,9 @@ def test_a_changed_recipe_redoes_what_depends_on_it(
     assert not [line for line in said if line.startswith("grading")]
     assert not [line for line in said if line == "evaluating base"]
     assert [line for line in said if line.startswith("fine-tuning")] == ["fine-tuning b0-n8-s0", "fine-tuning b4-n8-s0"]
+    first, second = [line for line in said if line.startswith("cell ")]
+    assert first.startswith("cell 1 of 2: b0-n8-s0")
+    assert re.fullmatch(r"cell 2 of 2: b4-n8-s0, (about|at least) .* left", second)
     best = json.loads((copy / "choice.json").read_text())["cell"]
     other = next(name for name in ("b0-n8-s0", "b4-n8-s0") if name != best)
     # The base to train from and to diverge from; a cell to score and diverge; the best once more to restore.
@@ -162,12 +186,36 @@ def test_a_changed_recipe_redoes_what_depends_on_it(
     ).read_bytes()
 
 
-def test_a_grid_beyond_the_data_is_refused_before_training(finished: Path) -> None:
-    with (
-        RunDirectory(finished) as directory,
-        pytest.raises(RecipeError, match=r"b0-n5000-s0 asks for 5000 training facts"),
-    ):
-        Experiment(small_recipe("grid.sizes=[5000]"), directory, say=lambda text: None).bench.cells  # noqa: B018
+def test_what_the_buckets_cannot_fill_is_left_out_and_told(finished: Path, tmp_path: Path) -> None:
+    copy = graded_copy(finished, tmp_path / "run")
+    said: list[str] = []
+    with RunDirectory(copy) as directory:
+        page = Experiment(small_recipe("grid.sizes=[5000]"), directory, say=said.append).run()
+        assert page.is_file()
+        told = [line for line in said if line.startswith("left out: b0-n5000-s0, b4-n5000-s0; there are ")]
+        assert len(told) == 2, "after the grading, and once more at the end as no model was trained"
+        advice = told[0].partition("--set ")[2]
+        assert re.fullmatch(r"grid\.sizes=\[\d+\]", advice)
+        fitting = Experiment(small_recipe(advice), directory, say=said.append).bench
+        assert [cell.bucket for cell in fitting.cells] == [0, 4]
+        partly = Experiment(small_recipe("grid.sizes=[8,5000]"), directory, say=said.append).bench
+        assert [cell.name for cell in partly.cells] == ["b0-n8-s0", "b4-n8-s0"]
+        assert [cell.name for cell in standing(partly).cells] == ["b0-n8-s0", "b4-n8-s0"]
+
+
+def test_a_bucket_without_test_facts_is_not_measured(finished: Path, tmp_path: Path) -> None:
+    copy = graded_copy(finished, tmp_path / "run")
+    manifest = copy / "mastery" / "dataset" / "sftknow.json"
+    content = json.loads(manifest.read_text())
+    content["counts"]["test"]["bucket_4"] = 0
+    manifest.write_text(json.dumps(content))
+    said: list[str] = []
+    with RunDirectory(copy) as directory:
+        bench = Experiment(small_recipe(), directory, say=said.append).bench
+        check_graded(bench)
+        assert max(bench.divergence.buckets) < 4
+        assert f"--set divergence.buckets=[{','.join(map(str, bench.divergence.buckets))}]" in said[-1]
+        assert bench.recipe.divergence.buckets == (0, 1, 2, 3, 4)
 
 
 def test_restored_checkpoints_give_the_scores_of_the_model_in_memory(finished: Path) -> None:

@@ -13,12 +13,13 @@ from sftknow.artifacts.stages import RunDirectory
 from sftknow.cli.main import main
 from sftknow.errors import FactsAwayError, FactsError, HubError, RecipeError
 from sftknow.grading.estimate import seconds_each
+from sftknow.progress import time_text
 from sftknow.recipes.load import load_recipe
 from sftknow.recipes.schema import Recipe
 from sftknow.report.paper import distributions, table
 from sftknow.run.calibrating import calibrate, small_enough
 from sftknow.run.cells import Cell
-from sftknow.run.plan_text import plan_text, time_text
+from sftknow.run.plan_text import plan_text
 from sftknow.run.planning import OFFICIAL_COUNTS, RunPlan, plan_run
 from sftknow.run.rates import (
     IN_THIS_RUN,
