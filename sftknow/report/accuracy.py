@@ -24,7 +24,7 @@ from sftknow.report.contents import BASE, SPLIT_TITLES, Model, Report, Training
 from sftknow.report.entries import accuracy_of, estimate_entry
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, figure, tabulate
 from sftknow.report.paper import SIZES, table
-from sftknow.report.style import base_line, chart, line_with_bars, look
+from sftknow.report.style import base_line, chart, line_with_bars, look, use_space
 
 METRIC_TITLES = {"acc": "contains", "acc_word": "whole word", "exact_match": "exact", ENDED: "ends by itself"}
 
@@ -142,6 +142,7 @@ def size_panel(
     xlabel = "training facts (logarithmic)"
     with chart(id=id, title=title, xlabel=xlabel, ylabel=ylabel, lead=f"; {ylabel} by training facts.") as made:
         sources = list(dict.fromkeys(training.source for training, _ in points))
+        shown = [] if base is None else [scale * base.value]
         for place, source in enumerate(sources):
             line = [(t, e) for t, e in points if t.source == source]
             first = line[0][0]
@@ -149,14 +150,17 @@ def size_panel(
             y = [scale * e.value for _, e in line]
             errors = [scale * e.error if math.isfinite(e.error) else 0.0 for _, e in line]
             style = look(first.bucket, source)
-            line_with_bars(made.axes, [t.size * nudge for t, _ in line], y, errors, style, first.trained_on)
+            # Between two sizes nothing was measured that a line could follow.
+            drawn = "none" if len(line) < 3 else ""
+            line_with_bars(made.axes, [t.size * nudge for t, _ in line], y, errors, style, first.trained_on, line=drawn)
+            shown += [value + way * error for value, error in zip(y, errors, strict=True) for way in (-1, 1)]
             at = ", ".join(f"{v:.3g} at {t.size:,}" for v, (t, _) in zip(y, line, strict=True))
             made.said.append(f"{first.trained_on}: {at}")
         if base is not None:
             base_line(made.axes, scale * base.value)
             made.said.append(f"base model: {scale * base.value:.3g}")
         _size_axis(made.axes, [t.size for t, _ in points])
-        made.axes.set_ylim(bottom=0)
+        use_space(made.axes, shown)
     return made.panel
 
 

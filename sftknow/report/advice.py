@@ -57,7 +57,7 @@ def _data(report: Report, order: Sequence[Training]) -> list[str]:
         said = [f"How much data: only {order[0].phrase} was tried, so no size can be preferred."]
     elif few:
         least = order[0]
-        said = [f"How much data: {FEW}. {least.phrase[0].upper()}{least.phrase[1:]} did best on the {split}."]
+        said = [f"How much data: {least.phrase} did best on the {split}; {FEW} that it is better than the others."]
     elif least is order[0]:
         said = [f"How much data: {least.phrase}. It did best on the {split}, and nothing smaller keeps up with it."]
     else:
@@ -98,7 +98,7 @@ def _sides(report: Report, training: Training) -> list[tuple[str, Sequence[Model
 
 def _bucket(report: Report, order: Sequence[Training]) -> list[str]:
     if any(len(g.models) < LEAST_DRAWS for g in order):
-        return [f"From which bucket: {FEW}. {order[0].trained_on.capitalize()} did best, with {order[0].size:,} facts."]
+        return [f"From which bucket: {order[0].trained_on} did best, with {order[0].size:,} facts; {FEW} more."]
     equal = _equals(report, order)
     size = min(equal, key=lambda g: (g.size, order.index(g))).size
     here = [g for g in order if g.size == size and not g.all]
@@ -123,7 +123,8 @@ def _level(found: Mapping[str, Any]) -> list[str]:
         return [f"{start}{why} in this run; `sftknow restore --choose-on dev` finds one."]
     if part["level"] == "0%":
         return [f"{start}none. On the {part['chosen_on']} split no level beat the model as it was trained."]
-    effect = f"{signed(test['value'])} points ± {error_text(test)} on the in-domain test{moved_words(test['beside'])}"
+    form = moved_words(test["beside"], hedged=False)
+    effect = f"{signed(test['value'])} points ± {error_text(test)} on the in-domain test{form}"
     sentence = (
         f"{start}{part['level']} of the model trained on {part['title']}, chosen on {part['chosen_on']} ({effect})"
     )

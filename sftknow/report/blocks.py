@@ -21,35 +21,39 @@ Maker = Callable[[Report], Block | None]
 M = TypeVar("M", bound=Maker)
 
 SECTIONS = {
-    "run": ("What was run", "The sheet below is taken from the run’s own artifacts."),
     "mastery": (
-        "What the base model knows",
+        "What does the base model know?",
         "Each fact was put to the base model as statements to complete. R is the share of sampled completions that "
         "contain the answer; it decides the fact’s bucket.",
     ),
     "accuracy": (
-        "What fine-tuning does to answers",
+        "What does fine-tuning do to answers?",
         "The base and every fine-tuned model answer the same test questions, sorted by how well the base "
         "mastered the fact.",
     ),
+    "restoration": (
+        "What does restoring do?",
+        "Selected elements get the base’s values back; then the model answers the same questions again.",
+    ),
     "divergence": (
-        "How far the first token moves",
+        "How far does the first token move?",
         "A model that drifts from its base should lose what the base knew. The divergence of the first "
         "predicted token measures the drift; the accuracy on bucket 4, the facts known best, measures the loss.",
     ),
     "change": (
-        "Which parameters changed",
+        "Which parameters changed?",
         "The relative change of an element is r = |tuned − base| ÷ (|base| + ε), from the values as they are stored.",
     ),
-    "restoration": (
-        "What restoring does",
-        "Selected elements get the base’s values back; then the model answers the same questions again.",
-    ),
     "claims": (
-        "Does it hold here?",
+        "Does the paper hold here?",
         "The paper’s two phenomena and four findings, one by one, against this run.",
     ),
     "added": ("Further tables", "Tables and figures that other packages add."),
+    "lab": (
+        "Is the measuring right?",
+        "In the lab it is known how often the pretraining text stated each fact: measured mastery should follow it.",
+    ),
+    "run": ("What was run?", "The sheet below is taken from the run’s own artifacts."),
 }
 """Title and introduction by id, in the order of the page."""
 

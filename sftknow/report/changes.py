@@ -19,7 +19,7 @@ from sftknow.report.contents import Report
 from sftknow.report.entries import MANY_ROWS, number_entry, percent, share_entry
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, figure, tabulate
 from sftknow.report.paper import PATTERN, nearest_size, table
-from sftknow.report.style import INK, LOOKS, chart
+from sftknow.report.style import INK, LEVEL_LOOKS, PLAIN, SECOND, chart
 
 
 def _levels(report: Report) -> list[str]:
@@ -113,6 +113,16 @@ def changed(report: Report) -> Table | None:
         return Entry(text=percent(part), value=100 * part, extra=extra)
 
     regions = ", ".join(sorted({f"“{c.region}”" for c in report.changes.values()}))
+    levels = [
+        level
+        for level in _levels(report)
+        if any((s := level_statistics(c, level)) and s.selected_unchanged for c in report.changes.values())
+    ]
+    beyond = (
+        "A level beyond the changed share also selects elements that never changed: restoring those does nothing."
+        if levels
+        else "No level selects an element that never changed."
+    )
     group = "Unchanged among the selected (%), top …"
     return tabulate(
         sorted(report.changes, key=report.order),
@@ -120,13 +130,12 @@ def changed(report: Report) -> Table | None:
         Field("Elements", lambda name: report.changes[name].elements),
         Field("Changed", lambda name: report.changes[name].changed),
         Field("Changed", share, unit="%", absent="empty region"),
-        *(Field(level, partial(unchanged, level), group=group, absent="not asked for") for level in _levels(report)),
+        *(Field(level, partial(unchanged, level), group=group, absent="not asked for") for level in levels),
         id="table-f-changed",
         title="Table F · Changed and unchanged elements",
         note=f"Elements are the parameters of the region {regions}. An element has changed if its stored value "
-        "differs from the base’s. A level beyond the changed share also selects elements that never changed: "
-        "restoring those does nothing.",
-        folded=len(report.changes) > MANY_ROWS,
+        f"differs from the base’s. {beyond}",
+        folded=not levels or len(report.changes) > MANY_ROWS,
     )
 
 
@@ -182,7 +191,7 @@ def enrichment_panel(change: ParameterChange, kind: str) -> Panel:
     with chart(id=id, title=f"Enrichment by {kind}", xlabel=kind, ylabel=ylabel) as made:
         axes, shown = made.axes, [1.0]
         for place, level in enumerate(_levels_shown(change)):
-            style = LOOKS[place]
+            style = LEVEL_LOOKS[place]
             values = [part.levels[level][1] for part in parts]
             line = "-" if numbers else "none"
             axes.plot(
@@ -328,7 +337,7 @@ def _concentration_panel(change: ParameterChange) -> Panel:
         ylabel="share of the relative change (%)",
     ) as made:
         fields = (("concentration", "all elements"), ("concentration_nonzero_base", "without base = 0"))
-        for style, (field, label) in zip(LOOKS, fields, strict=False):
+        for style, (field, label) in zip((PLAIN, SECOND), fields, strict=True):
             values = [100 * getattr(level, field) for level in levels]
             made.axes.plot(shares, values, color=style.colour, marker=style.marker, label=label)
             at = ", ".join(f"{v:.1f} at {s:g} %" for s, v in zip(shares, values, strict=True))
@@ -344,7 +353,7 @@ def _histogram(change: ParameterChange) -> Panel:
     xlabel = "relative change r, a bar a quarter of a decade"
     with chart(id="histogram", title="Relative changes", xlabel=xlabel, ylabel="elements", lead=":") as made:
         widths = [edge * (10**0.25 - 1) for edge in edges]
-        made.axes.bar(edges, counts, width=widths, align="edge", color=LOOKS[0].colour)
+        made.axes.bar(edges, counts, width=widths, align="edge", color=PLAIN.colour)
         made.axes.set_xscale("log")
         fullest = max(rows, key=lambda row: row[1])[0]
         made.said.append(f"histogram of r over {change.changed:,} changed elements, fullest from {fullest:.1e}")

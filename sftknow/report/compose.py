@@ -26,11 +26,12 @@ from sftknow.report import (  # noqa: F401
     trainings,
 )
 from sftknow.report.advice import advice
+from sftknow.report.answer import GLOSSARY, answer, picture
 from sftknow.report.blocks import BLOCKS, compose_sections
 from sftknow.report.collect import collect
 from sftknow.report.contents import Missing, Report
 from sftknow.report.findings import findings
-from sftknow.report.layout import Block, Section, Table
+from sftknow.report.layout import Block, Figure, Section, Table
 from sftknow.report.style import inline_svg
 from sftknow.report.summary import plain_words
 
@@ -56,15 +57,17 @@ def write_report(run: Path, out: Path) -> Path:
 
 def write_pages(report: Report, out: Path) -> Path:
     """As `write_report`, for a run that is read already."""
-    sections = compose(report)
-    results = build_results(report, sections)
-    write_files(out, sections)
+    first, sections = picture(report), compose(report)
+    shown = [Section(id="answer", title="Answer", intro="", blocks=(first,)), *sections] if first else sections
+    results = build_results(report, shown)
+    write_files(out, shown)
     write_json(out / RESULTS, results)
     page = out / "report.html"
     content = render(
         name=report.name,
         subtitle=facts_sheet.subtitle(report),
-        tiles=facts_sheet.tiles(report, results),
+        sentence=results["answer"],
+        first=first,
         words=results["plain_words"],
         advice=results["advice"],
         missing=report.missing,
@@ -101,6 +104,7 @@ def build_results(report: Report, sections: list[Section]) -> dict[str, Any]:
         "base": report.base_name,
         "paper_model": report.beside.model,
         "findings": found,
+        "answer": answer(report, found),
         "advice": advice(report, found),
         "verdicts": [
             {"id": j.id, "title": j.title, "word": j.verdict.word, "why": j.verdict.why, "test": j.test}
@@ -151,7 +155,8 @@ def render(
     *,
     name: str,
     subtitle: str,
-    tiles: Sequence[facts_sheet.Tile],
+    sentence: str,
+    first: Figure | None,
     words: Sequence[str],
     advice: Sequence[str],
     missing: Sequence[Missing],
@@ -163,7 +168,8 @@ def render(
     Args:
         name: heading.
         subtitle: line below it.
-        tiles: numbers to see first.
+        sentence: what to read first.
+        first: the figure to see first.
         words: what is found, in sentences.
         advice: what to do, in sentences.
         missing: what is left out.
@@ -184,7 +190,9 @@ def render(
     return template.render(
         name=name,
         subtitle=subtitle,
-        tiles=tiles,
+        sentence=sentence,
+        first=first,
+        glossary=GLOSSARY,
         words=words,
         advice=advice,
         missing=missing,

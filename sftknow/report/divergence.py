@@ -286,8 +286,8 @@ def groups(report: Report, by: Literal["bucket", "topic"]) -> Table | None:
         Field("Top changed", lambda line: share_entry(line[2].top_changed), unit="%"),
         Field("Facts", lambda line: line[2].count),
         Field("Left out", lambda line: line[2].skipped),
-        id=f"table-e-divergence-by-{by}",
-        title=f"Table E · Token divergence by {by}",
+        id=f"table-{'r' if by == 'bucket' else 's'}-divergence-by-{by}",
+        title=f"Table {'R' if by == 'bucket' else 'S'} · Token divergence by {by}",
         note=f"{what} Brackets: 95 % bootstrap interval.",
         folded=True,
     )
@@ -308,8 +308,8 @@ def moved_most(report: Report) -> Table | None:
         Field("Likeliest token", lambda line: f"{_token(line[1].base_top)} → {_token(line[1].tuned_top)}"),
         Field("Place of the answer", lambda line: _rank(line[1])),
         Field("Divergence", lambda line: number_entry(line[1].kl, 3), unit="nats"),
-        id="table-e-moved-most",
-        title="Table E · The facts whose first token moved most",
+        id="table-t-moved-most",
+        title="Table T · The facts whose first token moved most",
         note="What the base was shown and how it went on; the likeliest first token before and after fine-tuning; the "
         "place of the right answer’s first token among all tokens before and after; the divergence. For the models "
         "that moved least and most.",

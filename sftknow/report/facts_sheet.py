@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,11 @@ from sftknow.artifacts.levels import read_control
 from sftknow.records import BUCKETS
 from sftknow.report.blocks import report_block
 from sftknow.report.contents import BASE, Report
-from sftknow.report.entries import percent, plus_minus, signed
+from sftknow.report.entries import percent
 from sftknow.report.layout import Entry, Field, Table, tabulate
 
 PAPER_TRIES = 210
 """21 statements × 10 samples (paper, 3.3)."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number at the top of the page."""
-
-    number: str
-    unit: str
-    label: str
 
 
 def subtitle(report: Report) -> str:
@@ -40,30 +30,6 @@ def subtitle(report: Report) -> str:
     if restored:
         parts.append(f"{restored} restored {'model' if restored == 1 else 'models'} scored")
     return " · ".join(parts) or "a run that has just begun"
-
-
-def tiles(report: Report, results: Mapping[str, Any]) -> list[Tile]:
-    """The few numbers to see first."""
-    found = results["findings"]
-    shown = []
-    if "test" in found.get("base", {}):
-        shown.append(Tile(percent(found["base"]["test"]["value"]), "%", "base model, in-domain"))
-    best = found.get("best_training")
-    if best:
-        shown.append(Tile(percent(best["test"]), "%", f"best fine-tuned: {best['title']}"))
-    restoration = found.get("restoration", {})
-    if "test" in restoration:
-        moved = restoration["test"]
-        change = f"{signed(moved['value'])} points" if restoration["level"] != "0%" else "nothing to restore"
-        shown.append(
-            Tile(percent(moved["after"]), "%", f"{restoration['title']}, {restoration['level']} restored: {change}")
-        )
-    related = found.get("divergence", {}).get("rank_correlation")
-    if related:
-        shown.append(Tile(plus_minus(related["rho"]), "", "rank correlation of divergence and bucket-4 accuracy"))
-    if len(shown) < 2 and report.graded:
-        shown.append(Tile(f"{len(report.graded.fact_ids):,}", "", "facts graded"))
-    return shown
 
 
 def _sizes(report: Report) -> str:

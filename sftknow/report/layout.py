@@ -103,6 +103,11 @@ class Table:
             raise ValueError(f"table {self.id}: a row does not fit the columns")
 
     @property
+    def pattern(self) -> bool:
+        """Whether numbers of the paper stand in it that are not of this run's own model."""
+        return any(entry.paper.startswith("pattern") for row in self.rows for entry in row)
+
+    @property
     def text_columns(self) -> tuple[bool, ...]:
         """For each column whether it holds words and no number at all."""
         return tuple(

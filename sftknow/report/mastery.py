@@ -18,7 +18,7 @@ from sftknow.report.contents import BASE, SPLIT_TITLES, Exposed, Floats, Report
 from sftknow.report.entries import number_entry, plus_minus, share_entry
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, figure, tabulate
 from sftknow.report.paper import distributions
-from sftknow.report.style import LOOKS, PAPER, RED, chart, line_with_bars
+from sftknow.report.style import BUCKET, ON_PALE, ON_STRONG, PAPER, PLAIN, RED, chart, line_with_bars
 from sftknow.stats import spearman
 
 
@@ -127,14 +127,15 @@ def shares_of_buckets(report: Report) -> Figure | None:
                 [SPLIT_TITLES[s] for s in splits],
                 widths,
                 left=left,
-                color=LOOKS[bucket].colour,
+                color=BUCKET[bucket],
                 edgecolor=PAPER,
                 label=f"bucket {bucket}",
                 height=0.68,
             )
             labels = [f"{w:.0f}" if w >= 6 else "" for w in widths]
-            # Dark text on all five colours: it reads on the lightest and on the darkest of them alike.
-            made.axes.bar_label(bars, labels=labels, label_type="center", fontsize=9.5, color="#000000")
+            made.axes.bar_label(
+                bars, labels=labels, label_type="center", fontsize=9.5, color=ON_STRONG if bucket > 2 else ON_PALE
+            )
             left = [a + b for a, b in zip(left, widths, strict=True)]
         made.said += [f"{SPLIT_TITLES[s]}: {', '.join(f'{share:.0f} %' for share in shares[s])}" for s in splits]
         made.axes.invert_yaxis()
@@ -248,7 +249,7 @@ def _exposure_panel(bins: Sequence[ExposureBin], *, id: str, title: str, xlabel:
         axes, places = made.axes, range(len(bins))
         low = [b.mean - min(b.quartiles[0], b.mean) for b in bins]
         high = [max(b.quartiles[1], b.mean) - b.mean for b in bins]
-        line_with_bars(axes, places, [b.mean for b in bins], (low, high), LOOKS[0], "mean R, quartiles")
+        line_with_bars(axes, places, [b.mean for b in bins], (low, high), PLAIN, "mean R, quartiles")
         if wrong:
             shares = [b.wrong_share for b in bins]
             axes.plot(places, shares, color=RED, marker="v", linestyle="--", label="wrong statements")
@@ -258,7 +259,7 @@ def _exposure_panel(bins: Sequence[ExposureBin], *, id: str, title: str, xlabel:
     return made.panel
 
 
-@report_block("figure-b", section="mastery")
+@report_block("figure-b", section="lab")
 def rate_by_exposure(report: Report) -> Figure | None:
     """Figure B: R against what the lab's model really saw."""
     if report.exposed is None:
@@ -285,7 +286,7 @@ def rate_by_exposure(report: Report) -> Figure | None:
     )
 
 
-@report_block("table-a", section="mastery")
+@report_block("table-a", section="lab")
 def exposure(report: Report) -> Table | None:
     """Table A: R by how often the lab's model saw a fact."""
     if report.exposed is None:

@@ -20,7 +20,7 @@ from sftknow.report.controls import SPLIT as CONTROLLED_SPLIT, control_entry, co
 from sftknow.report.entries import change_entry, estimate_entry, moved_entry, percent, share_entry, signed
 from sftknow.report.layout import Entry, Field, Figure, Panel, Table, Value, figure, tabulate
 from sftknow.report.paper import nearest_size, table
-from sftknow.report.style import MUTED, base_line, chart, line_with_bars, look
+from sftknow.report.style import MUTED, base_line, chart, line_with_bars, look, use_space
 from sftknow.report.words import TONES, Difference
 
 
@@ -118,6 +118,7 @@ def _restoration_panel(
     ) as made:
         axes = made.axes
         styles: dict[str, int] = {}
+        drawn: list[float] = []
         for line in lines:
             style = look(line.bucket, line.source)
             turn = styles[style.colour] = styles.get(style.colour, -1) + 1  # several sizes of one bucket differ by line
@@ -126,7 +127,9 @@ def _restoration_panel(
             values = [100 * e.value for _, e in found]
             errors = [100 * e.error if math.isfinite(e.error) else 0.0 for _, e in found]
             dashes = ("-", "--", ":", "-.")[turn % 4]
+            dashes = "none" if len(found) < 3 else dashes
             line_with_bars(axes, [x for x, _ in found], values, errors, style, title, line=dashes)
+            drawn += [value + way * error for value, error in zip(values, errors, strict=True) for way in (-1, 1)]
             rows += [(split, title, levels[x], e.runs, 100 * e.value, 100 * e.error) for x, e in found]
             at = ", ".join(f"{v:.1f} at {levels[x]}" for v, (x, _) in zip(values, found, strict=True))
             made.said.append(f"{title}: {at}")
@@ -137,8 +140,9 @@ def _restoration_panel(
                 axes.axvline(levels.index(choice.level), color=MUTED, linewidth=1, linestyle="--", label="level chosen")
         if BASE in report.models and (base := estimate([report.models[BASE]], split)):
             base_line(axes, 100 * base.value)
+            drawn.append(100 * base.value)
         axes.set_xticks(range(len(levels)), levels)
-        axes.set_ylim(bottom=0)
+        use_space(axes, drawn)
     return made.panel
 
 

@@ -58,7 +58,8 @@ def write_side_by_side(runs: Sequence[Path], out: Path) -> Path:
     content = render(
         name=" and ".join(named) if len(named) < 4 else f"{len(named)} runs",
         subtitle=" · ".join(f"{name}: {facts_sheet.subtitle(report)}" for name, report in named.items()),
-        tiles=(),
+        sentence=f"{len(named)} runs beside each other.",
+        first=None,
         words=_words(named),
         advice=(),
         missing=missing,

@@ -1,12 +1,14 @@
 """How the figures look: colours, marks, and the way from a matplotlib figure to SVG and PNG.
 
-Colours are Okabe and Ito's (2008), which people with any form of colour blindness can tell apart; every series also
+Mastery buckets and restoration levels are ordered, and so are their colours: one hue each, from pale to strong. Other
+colours are Okabe and Ito's (2008), which people with any form of colour blindness can tell apart. Every series also
 has a marker of its own. Files have a white ground; inside the page the same drawing takes the page's colours.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +25,18 @@ from sftknow.report.layout import Panel
 INK, MUTED, GRID, PAPER = "#1f2328", "#59636e", "#d9dee3", "#ffffff"
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE = "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7"
 
+BUCKET = ("#a3adb7", "#8fc3e3", "#4f9bcf", "#1f6fb0", "#0b3c78")
+"""Mastery buckets 0 to 4; bucket 0, which the base never knew, is grey."""
+LEVEL = ("#e2b04a", "#d98c2b", "#c26a1a", "#97480f", "#612a08")
+"""Restoration levels, from the smallest share to the largest."""
+ON_PALE, ON_STRONG = "#010101", "#fefefe"
+"""Words on a bucket's colour: on the paler ones, and on the stronger ones."""
+
 _PAGE_COLOURS = {
+    **{colour: f"var(--bucket-{place})" for place, colour in enumerate(BUCKET)},
+    **{colour: f"var(--level-{place})" for place, colour in enumerate(LEVEL)},
+    ON_PALE: "var(--on-pale)",
+    ON_STRONG: "var(--on-strong)",
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
@@ -84,22 +97,32 @@ class Look:
     line: str
 
 
-LOOKS = (
-    Look(BLUE, "o", "-"),
-    Look(SKY, "s", "-"),
-    Look(GREEN, "D", "-"),
-    Look(ORANGE, "^", "-"),
-    Look(RED, "v", "-"),
-    Look(PURPLE, "P", "--"),
-    Look(MUTED, "X", ":"),
-)
+_MARKERS = "osD^v"
+BUCKET_LOOKS = tuple(Look(colour, marker, "-") for colour, marker in zip(BUCKET, _MARKERS, strict=True))
+LEVEL_LOOKS = tuple(Look(colour, marker, "-") for colour, marker in zip(LEVEL, _MARKERS, strict=True))
+MIXED, OTHER, PLAIN, SECOND = Look(PURPLE, "P", "--"), Look(MUTED, "X", ":"), Look(BLUE, "o", "-"), Look(RED, "s", "-")
 
 
 def look(bucket: int | None, source: str = "mixed") -> Look:
     """The look of a training source: the five buckets, a mixed draw, anything else."""
     if bucket is not None:
-        return LOOKS[bucket]
-    return LOOKS[5] if source == "mixed" else LOOKS[6]
+        return BUCKET_LOOKS[bucket]
+    return MIXED if source == "mixed" else OTHER
+
+
+def use_space(axes: Axes, values: Iterable[float]) -> None:
+    """Limit the vertical axis to what is drawn, with some room; from zero where that is near.
+
+    Args:
+        axes: to limit.
+        values: the lowest and highest of everything that is shown, errors included.
+    """
+    shown = [value for value in values if math.isfinite(value)]
+    if not shown:
+        return
+    low, high = min(shown), max(shown)
+    room = 0.08 * max(high - low, 0.02 * abs(high), 1e-9)
+    axes.set_ylim(0 if 0 <= low < 0.2 * high else low - room, high + room)
 
 
 def sentence(parts: Iterable[str]) -> str:

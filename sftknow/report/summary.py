@@ -23,7 +23,6 @@ def plain_words(results: Mapping[str, Any]) -> list[str]:
     """
     found = results.get("findings", results)
     makers = (
-        ("exposure", _say_exposure),
         ("base", _say_base),
         ("best_training", _say_best),
         ("more_data", _say_more_data),
@@ -32,6 +31,7 @@ def plain_words(results: Mapping[str, Any]) -> list[str]:
         ("concentration", _say_concentration),
         ("restoration", _say_restoration),
         ("controls", _say_controls),
+        ("exposure", _say_exposure),
     )
     said = [sentence for name, make in makers if name in found for sentence in make(found[name])]
     return said or ["This run has no scored model yet, so there is nothing to say about what fine-tuning did."]
@@ -57,11 +57,11 @@ def form_words(beside: Mapping[str, float]) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def moved_words(beside: Mapping[str, Mapping[str, Any]]) -> str:
-    """The same before and after restoring."""
+def moved_words(beside: Mapping[str, Mapping[str, Any]], *, hedged: bool = True) -> str:
+    """The same before and after restoring; a difference that is not sure is hedged where that is asked."""
     there = {name: beside[name] for name in FORM if name in beside}
     return "".join(
-        f"; {FORM[name]} {percent(p['before'])} % → {percent(p['after'])} %{hedge(p) if p['value'] else ''}"
+        f"; {FORM[name]} {percent(p['before'])} % → {percent(p['after'])} %{hedge(p) if p['value'] and hedged else ''}"
         for name, p in there.items()
     )
 

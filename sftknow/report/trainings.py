@@ -14,7 +14,7 @@ from sftknow.report.blocks import report_block
 from sftknow.report.contents import BASE, SPLIT_TITLES, Report
 from sftknow.report.entries import accuracy_of, number_entry
 from sftknow.report.layout import Entry, Field, Figure, Table, figure, tabulate
-from sftknow.report.style import chart, look
+from sftknow.report.style import chart, look, use_space
 
 
 @report_block("figure-c", section="accuracy")
@@ -30,10 +30,12 @@ def loss(report: Report) -> Figure | None:
         ylabel="loss (nats per token)",
         lead=" by step.",
     ) as made:
+        drawn: list[float] = []
         for training in largest.values():
             style = look(training.bucket, training.source)
             curve = next(report.losses[c.name] for c in training.cells if c.name in report.losses)
             steps, values = [s for s, _ in curve], [v for _, v in curve]
+            drawn += values
             made.axes.plot(
                 steps,
                 values,
@@ -45,7 +47,7 @@ def loss(report: Report) -> Figure | None:
                 label=f"{training.trained_on}, {training.size:,}",
             )
             made.said.append(f"{training.title}: from {values[0]:.2f} to {values[-1]:.2f} in {steps[-1]:.0f} steps")
-        made.axes.set_ylim(bottom=0)
+        use_space(made.axes, drawn)
     names = sorted(report.losses, key=report.order)
     return figure(
         [made.panel],

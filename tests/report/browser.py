@@ -41,7 +41,9 @@ frame.addEventListener("load", () => {
   if (UNFOLD) d.querySelectorAll("details").forEach(e => { e.open = true; });
   root.style.scrollBehavior = "auto";
   const target = frame.contentWindow.location.hash.slice(1);
-  if (target) d.getElementById(target).scrollIntoView();
+  const aim = target && d.getElementById(target);
+  for (let e = aim; e; e = e.parentElement) if (e.tagName === "DETAILS") e.open = true;
+  if (aim) { aim.querySelectorAll(":scope > details").forEach(e => { e.open = true; }); aim.scrollIntoView(); }
   const wide = [];
   for (const e of d.body.querySelectorAll("*")) {
     const box = e.getBoundingClientRect();

@@ -115,7 +115,7 @@ def test_a_single_cell_without_restoration_or_dev(tmp_path: Path) -> None:
     run = synthetic_run(tmp_path / "small", buckets=(3,), sizes=(60,), restored=(), per_bucket=5, splits=("test",))
     page = write_report(run, run / "report")
     results = json.loads((page.parent / "results.json").read_text())
-    assert "The one training" in results["plain_words"][2]
+    assert "The one training" in results["plain_words"][1]
     assert not any(name.startswith("table-4") for name in results["tables"])
     assert all(body_cells(page))
 
