@@ -251,6 +251,12 @@ def _refuse_quantised(index: CheckpointIndex) -> None:
     way_out = "its values are codes, not parameters: give the checkpoint in bf16, fp16 or fp32"
     for place in (index.config, index.config.get("text_config")):
         if isinstance(place, Mapping) and place.get("quantization_config"):
+            how = place["quantization_config"]
+            method = how.get("quant_method") if isinstance(how, Mapping) else None
+            if method == "bitsandbytes":
+                way_out += f", or write one: {_dequantising(index.folder)}"
+            elif method:
+                way_out += f" that it was made from (its card names it; transformers has no way back from {method})"
             raise CheckpointError(f"{index.folder} is quantised (config.json says so); {way_out}")
     for entry in index.tensors.values():
         if entry.name.endswith(_QUANTISED_SUFFIXES) or _CODES.match(entry.dtype):
@@ -260,6 +266,27 @@ def _refuse_quantised(index: CheckpointIndex) -> None:
 def stored_small(folder: Path) -> str:
     """What to say of a folder that keeps a checkpoint as a delta where whole weights are needed."""
     return f"{folder} is stored small; write the whole checkpoint first: sftknow materialize {folder} --out FOLDER"
+
+
+def _dequantising(folder: Path) -> str:
+    """A command that writes the values of a checkpoint that bitsandbytes packed."""
+    return (
+        'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"M.from_pretrained({str(folder)!r}).dequantize().save_pretrained('OUT'); "
+        f"T.from_pretrained({str(folder)!r}).save_pretrained('OUT')\", then give OUT"
+    )
+
+
+def packed_in_gguf(file: Path) -> str:
+    """What to say of a GGUF file in the place of a checkpoint: how to write one from it."""
+    place = f"{str(file.parent)!r}, gguf_file={file.name!r}"
+    return (
+        f"{file} is a GGUF file, not safetensors; give the checkpoint that it was made from, or write one (pip install "
+        f'gguf): python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"m = M.from_pretrained({place}); q = m.__dict__.pop('hf_quantizer', None); m.config.__dict__.pop("
+        f"'quantization_config', None); m.save_pretrained('OUT'); T.from_pretrained({place}).save_pretrained('OUT')\", "
+        "then give OUT"
+    )
 
 
 def no_weights(folder: Path) -> str:
@@ -274,7 +301,7 @@ def no_weights(folder: Path) -> str:
             f"{folder} holds pickled weights ({listed(pickles)}), which sftknow never opens; load the model with "
             "transformers where you trust it and save_pretrained it, which writes safetensors"
         )
-    packed = sorted(path.name for path in folder.glob("*.gguf"))
+    packed = sorted(folder.glob("*.gguf"))
     if packed:
-        return f"{folder} holds GGUF files ({listed(packed)}), not safetensors; give the checkpoint they were made from"
+        return packed_in_gguf(packed[0])
     return f"{folder} has neither {SINGLE_FILE} nor {SHARD_INDEX}; give the folder of a whole checkpoint"

@@ -13,7 +13,7 @@ from sftknow.artifacts.lock import Lock
 from sftknow.artifacts.manifests import MANIFEST, read_manifest, write_manifest
 from sftknow.checkpoints.adapters import CONFIG, WEIGHTS, Adapter, is_adapter
 from sftknow.checkpoints.deltas import is_delta, materialize
-from sftknow.checkpoints.index import no_weights, refuse_adapter
+from sftknow.checkpoints.index import no_weights, packed_in_gguf, refuse_adapter
 from sftknow.checkpoints.side_files import refuse_foreign
 from sftknow.errors import CheckpointError, HubError, ModelError
 from sftknow.models.identity import files_sha256, refuse_no_weights, weights_sha256
@@ -118,6 +118,8 @@ def _find(path: str, revision: str | None) -> tuple[Path, str]:
         folder, name = Path(path).resolve(), path
         if named_base := _named_base(folder):
             return _find(named_base, None)
+    elif Path(path).is_file() and path.lower().endswith(".gguf"):
+        raise ModelError(packed_in_gguf(Path(path)))
     elif path.count("/") == 1 and not path.startswith((".", "/", "~")):
         named = ModelRef.parse(path)
         wanted = revision or named.revision

@@ -17,7 +17,8 @@ from sftknow.checkpoints.reader import (
     round_to_bfloat16,
     widen,
 )
-from sftknow.errors import CheckpointError
+from sftknow.errors import CheckpointError, ModelError
+from sftknow.models.resolving import resolve_model
 from tests.parameters.checkpoint_pairs import stored, write_checkpoint, write_file
 
 TENSORS = {
@@ -191,4 +192,28 @@ def test_bytes_of_a_file(tmp_path: Path) -> None:
 
 def test_gguf(tmp_path: Path) -> None:
     (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
-    assert "GGUF" in refusal(tmp_path)
+    said = refusal(tmp_path)
+    assert f"{tmp_path / 'model-q4.gguf'} is a GGUF file" in said
+    command = said.partition('python -c "')[2].partition('"')[0]
+    compile(command, "command", "exec")
+    assert f"from_pretrained({str(tmp_path)!r}, gguf_file='model-q4.gguf')" in command
+    with pytest.raises(ModelError, match="is a GGUF file"):
+        resolve_model(str(tmp_path / "model-q4.gguf"), None, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("bitsandbytes", "from_pretrained({folder!r}).dequantize().save_pretrained('OUT')"),
+        ("gptq", "that it was made from (its card names it; transformers has no way back from gptq)"),
+        ("awq", "that it was made from (its card names it; transformers has no way back from awq)"),
+    ],
+)
+def test_quantised_by_name(tmp_path: Path, method: str, words: str) -> None:
+    save_file({"w": torch.zeros(2, dtype=torch.uint8)}, tmp_path / "model.safetensors")
+    config = {"model_type": "llama", "quantization_config": {"quant_method": method, "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    said = refusal(tmp_path)
+    assert "is quantised (config.json says so)" in said
+    assert words.format(folder=str(tmp_path)) in said
+    assert "\n" not in said
