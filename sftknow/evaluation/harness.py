@@ -76,7 +76,7 @@ class Harness:
         dataset: folder of the data set, its name on the Hub, or what `find_dataset` found.
         splits: which parts to score: ``test`` and ``testood`` are the group ``cbqa_mastery``.
         batch_size: questions a batch; ``auto`` is `AUTO_BATCH`.
-        device: where `score_path` loads to: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU where there is one.
+        device: where `score_path` loads to: as `load_model` takes it; ``auto`` is a GPU where there is one.
         limit: score only the first questions of every bucket, as lm-eval's ``--limit``; for trying things out.
         few_shot: solved training facts before every question, as lm-eval's ``--num_fewshot``.
 
@@ -102,7 +102,8 @@ class Harness:
         self.questions = dataset if isinstance(dataset, Questions) else open_dataset(str(dataset))
         self._splits = tuple(split for split in SPLITS if split in splits)
         self._batch_size = AUTO_BATCH if batch_size == "auto" else batch_size
-        self._device = str(find_device(device))
+        find_device(device)  # refused before any work
+        self._device = device
         self._limit = limit
         self._few_shot = few_shot
         self._tasks: dict[Split, _Tasks] = {}

@@ -68,7 +68,9 @@ def room_for(model: Any, columns: int, *, each: int, memory: int | None, most: i
     token = (8 * config.hidden_size + 3 * inner) * size
     least = max(_LEAST_ROWS, 2 * torch.get_num_threads()) if kind == "cpu" else 1
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    budget = _budget(model.device, weights, memory)
+    # Of a model that is spread over several GPUs only a part lies on the one that the logits come to.
+    here = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.device == model.device)
+    budget = _budget(model.device, here, memory)
     needed = (each + least) * kept + least * (row + token)
     if memory is not None and budget < needed:
         raise DeviceError(

@@ -23,7 +23,7 @@ from sftknow.grading.decoding import decoder_for
 from sftknow.grading.encoding import encode_statements
 from sftknow.grading.sampling import SampleRequest
 from sftknow.models.limits import end_ids, most_positions
-from sftknow.models.loading import load_tokenizer, quiet_libraries
+from sftknow.models.loading import SPREAD, load_tokenizer, quiet_libraries
 from sftknow.records import ModelRef, SampleTally, SamplingPolicy
 
 _IN_FLIGHT = 8192
@@ -250,7 +250,7 @@ def _stop_strings(answers: Sequence[str]) -> list[str]:
 
 
 def _check_device(device: str, *, on_cpu: bool) -> None:
-    if device == "auto":
+    if device in ("auto", SPREAD):  # it spreads by tensor_parallel
         return
     if device != "cpu" and not device.startswith("cuda"):
         raise DeviceError(f"vLLM takes the device auto, cpu or cuda, not {device!r}")

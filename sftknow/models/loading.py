@@ -30,6 +30,9 @@ from sftknow.resources import lab_folder
 _UNLOADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 """What transformers raises for folders and repositories that hold no model it can load."""
 
+SPREAD = "spread"
+"""A device's name: all GPUs of this machine together, whole layers on each."""
+
 _SAVE_IT = "save the tokenizer that the model was trained with beside its weights (tokenizer.save_pretrained)"
 
 
@@ -49,11 +52,15 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name, ``auto`` being CUDA where there is some.
+    """The device of that name, ``auto`` being CUDA where there is some, and ``spread`` CUDA.
 
     Raises:
         DeviceError: this machine does not have it.
     """
+    if name == SPREAD:
+        if not torch.cuda.is_available():
+            raise DeviceError("this machine has no GPUs to spread a model over; use cpu or auto")
+        return torch.device("cuda")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -126,13 +133,14 @@ def load_model(model: str | Path | ModelRef, *, dtype: str | None = None, device
     Args:
         model: see `reference`.
         dtype: name of a torch dtype; None takes that of the reference, and where it has none the stored one.
-        device: see `find_device`.
+        device: see `find_device`; ``spread`` puts whole layers on each GPU, as evenly as they go (accelerate's
+            ``balanced``), so that a model runs which no single one holds. One GPU works at a time.
 
     Raises:
         ModelError: there is no such model or revision; weights are missing (transformers would fill them with random
             numbers) or only there as pickles, which may run code; the dtype is none; an adapter's base is not found.
         CheckpointError: an adapter that cannot be merged into its base exactly.
-        DeviceError: the device is not there.
+        DeviceError: the device is not there, or all GPUs together do not hold the model.
     """
     ref, target = reference(model), find_device(device)
     wanted = dtype or ref.dtype
@@ -151,13 +159,27 @@ def load_model(model: str | Path | ModelRef, *, dtype: str | None = None, device
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **({"device_map": "balanced"} if device == SPREAD else {}),
             )
         except _UNLOADABLE as error:
             raise ModelError(f"{ref} cannot be loaded as a causal language model ({_why(error)})") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(f"{ref} lacks {len(missing)} tensors, such as {missing[0]}, which would be random; mend it")
+    if device == SPREAD:
+        return _on_gpus_alone(loaded, ref).eval()
     return loaded.to(target).eval()
+
+
+def _on_gpus_alone(model: Any, ref: ModelRef) -> Any:
+    """The model, unless some of it did not fit: accelerate leaves that in main memory or on disk, without a word."""
+    outside = [name for name, weight in model.named_parameters() if weight.device.type != "cuda"]
+    if outside:
+        raise DeviceError(
+            f"the GPUs of this machine do not hold {ref}: {listed(outside)} would stay in main memory; load it in "
+            "fewer bits (dtype), free the GPUs of other programs, or use device cpu"
+        )
+    return model
 
 
 def _load_merged(folder: Path, *, dtype: str | None, device: str) -> Any:

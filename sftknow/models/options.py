@@ -14,6 +14,6 @@ class ModelOptions(Options):
     dtype: Dtype | None = field(default=None, metadata=NOT_IN_RECIPES)
     """Load in that dtype; None for what the model's config names, as lm_eval does."""
     device: str = field(default="auto", metadata=NOT_IN_RECIPES)
-    """``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1`` …"""
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1`` …, or ``spread``: layers over all GPUs."""
     batch_size: Count = field(default=64, metadata=NOT_IN_RECIPES)
     """Prompts at once."""

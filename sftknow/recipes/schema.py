@@ -35,7 +35,7 @@ class ModelSection(Options):
     batch_size: Count = 128
     """Questions at once in evaluation and divergence."""
     device: str = "auto"
-    """``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1`` …"""
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda``, ``cuda:1`` …, or ``spread``: layers over all GPUs."""
 
     @property
     def named_dtype(self) -> Dtype | None:

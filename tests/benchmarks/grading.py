@@ -64,7 +64,8 @@ def with_generate(
     ordered = sorted(requests, key=lambda request: len(request.prompt))
     for start in range(0, len(ordered), batch):
         part = ordered[start : start + batch]
-        inputs = tokenizer([request.prompt for request in part], return_tensors="pt", padding=True, padding_side="left")
+        prompts = [request.prompt for request in part]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
         output = model.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
