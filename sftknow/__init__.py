@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from sftknow.training.recipe import SFTRecipe as SFTRecipe
     from sftknow.training.train import fine_tune as fine_tune
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "CheckOptions": "sftknow.checking.options",

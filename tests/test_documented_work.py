@@ -33,6 +33,7 @@ ELSEWHERE = {
     r"ray": "tests/test_cluster.py, tests/grading (ray)",
     r"org/|-ORG|publish|leaderboard": "tests/publishing/test_circle.py, tests/leaderboard",
     r"adapter": "tests/cli/test_adapters.py",
+    r"select ": "tests/run/test_selecting.py",
     r"repair .*--keep": "tests/run/test_repairing.py",
     r"smallest-base|NAME|capitals|ability|xsum|--task": "tests/run/test_plug_ins.py, tests/evaluation/general",
     r"lab pretrain|small/model": "tests/lab/test_pretrain.py",
