@@ -91,6 +91,6 @@ def _budget(device: torch.device, weights: int, memory: int | None) -> int:
         _, there = torch.cuda.mem_get_info(device)
         return (there - weights) // 2 if memory is None else memory - weights
     if memory is not None:
-        return memory - used_memory()
+        return memory - max(used_memory(), weights)  # not every system says what is used
     free = free_memory()
     return _BESIDE_MODEL if free is None else min(_BESIDE_MODEL, free // 2)
