@@ -72,8 +72,9 @@ def _verdicts(results: Mapping[str, Any]) -> str:
 
 
 def _chosen(results: Mapping[str, Any]) -> str:
-    sheet = {row[0]["text"]: row[1]["text"] for row in results["tables"]["run-sheet"]["rows"]}
-    return f"Restored: {sheet['Restoration chosen']}.\n\n{table(results, 'table-h-chosen')}"
+    """The sentence that answers, and the restoration that was chosen by containment and exact match."""
+    rows = [line for line in table(results, "table-h-chosen").splitlines() if "| whole word |" not in line]
+    return "\n".join([*textwrap.wrap(results["answer"], _WIDTH), "", *rows])
 
 
 def figure_of(results: Mapping[str, Any]) -> str:

@@ -105,3 +105,12 @@ def test_the_picture_is_a_figure_of_the_report() -> None:
     results = {"figures": {"figure-2": {"alt": {"figure-2-accuracy-test": "Accuracy: 48.9."}}}}
     assert figure_of(results) == "figure-2-accuracy-test"
     assert PARTS["picture"](results) == "![Accuracy: 48.9.](docs/pictures/lab-full.svg)"
+
+
+def test_the_answer_stands_before_what_was_chosen() -> None:
+    cells = [
+        [{"text": text, "value": None} for text in row] for row in (("test", "exact match"), ("test", "whole word"))
+    ]
+    chosen = {"columns": ["Split", "Measure"], "rows": cells}
+    shown = PARTS["chosen"]({"answer": "It harms.", "tables": {"table-h-chosen": chosen}})
+    assert shown.splitlines() == ["It harms.", "", "| Split | Measure |", "| :-- | :-- |", "| test | exact match |"]
