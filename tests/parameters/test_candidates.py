@@ -161,7 +161,12 @@ def test_thirds_of_the_layers_are_all_layers_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtypes", [("BF16", "BF16", torch.bfloat16), ("F32", "BF16", torch.float32), ("F32", "F32", torch.float32)]
+    "dtypes",
+    [
+        ("F32", "BF16", torch.float32),
+        pytest.param(("BF16", "BF16", torch.bfloat16), marks=pytest.mark.slow),
+        pytest.param(("F32", "F32", torch.float32), marks=pytest.mark.slow),
+    ],
 )
 def test_a_moved_model_is_what_is_written_and_patched(tmp_path: Path, dtypes: tuple[str, str, torch.dtype]) -> None:
     base, tuned = save_pair(tmp_path, llama(), *dtypes[:2])
