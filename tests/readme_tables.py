@@ -243,6 +243,9 @@ def main() -> None:
     folders = {"lab": asked.run, "lab-full": asked.full}
     reports = {name: folder / "report" / "results.json" for name, folder in folders.items() if folder}
     sources = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in reports.items()}
+    for name, results in sources.items():
+        if "answer" not in results:
+            parser.error(f"the report of {folders[name]} is of an earlier version: sftknow report {folders[name]}")
     sources |= {path.name: json.loads(path.read_text(encoding="utf-8")) for path in asked.bench}
     if asked.terminal:
         sources["terminal"] = terminal(asked.run)
