@@ -31,7 +31,7 @@ class Shot:
 
 
 SHOTS = (
-    Shot(name="report-top", height=900),
+    Shot(name="report-top", height=1010),
     Shot(name="report-phone-dark", anchor="figure-2-accuracy", width=390, height=1010, dark=True),
 )
 
