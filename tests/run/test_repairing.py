@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -28,8 +27,9 @@ from sftknow.parameters.options import MethodOptions
 from sftknow.parameters.patch import apply_patch
 from sftknow.records import Fact, ModelRef
 from sftknow.resources import lab_folder
-from sftknow.run.contest import Contest, Mover
+from sftknow.run.contest import Contest, Mover, Runner
 from sftknow.run.repairing import repair
+from sftknow.stats import student_reach
 from sftknow.training.recipe import SFTRecipe
 from sftknow.training.train import fine_tune
 from tests.tiny import tiny_llama, tiny_tokenizer
@@ -289,14 +289,15 @@ def test_a_base_that_knows_too_little(facts: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_no_single_method_is_surely_better_on_facts_that_no_choice_has_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lab's model after a training on wrong answers: all candidates are measured on the confirming half, too."""
-    facts = well_known(400)
-    wrong = [replace(fact, object=facts[(i + 37) % 400].object) for i, fact in enumerate(facts[::4])]
+    """The lab's model after a training on wrong answers; the best of each method is measured on the confirming half."""
+    facts = well_known(300)
+    wrong = [replace(fact, object=facts[(i + 37) % 300].object) for i, fact in enumerate(facts[::2])]
     base = ModelRef(path=str(lab_folder() / "model"))
-    fine_tune(base, wrong, tmp_path / "tuned", recipe=SFTRecipe(learning_rate=3e-4), seed=0, manifest={})
+    fine_tune(base, wrong, tmp_path / "tuned", recipe=SFTRecipe(learning_rate=1e-3), seed=0, manifest={})
     contests: list[Contest] = []
     start = Contest.__init__
 
@@ -311,13 +312,20 @@ def test_no_single_method_is_surely_better_on_facts_that_no_choice_has_seen(
         facts=str(write_facts(tmp_path / "facts.jsonl", facts)),
         options=RepairOptions(minutes=60.0, templates=4, samples=1, max_new_tokens=8, keep_margin=100.0),
     )
-    assert result.verdict in ("repaired", "open"), result.sentence
-    if result.verdict == "repaired":
-        (contest,) = contests
-        held = contest.confirm(contest.runners)
-        chosen = next(runner for runner in contest.runners if runner.name == result.chosen)
-        for runner in contest.runners:
-            found = contest.beyond(runner, chosen, held)
-            assert found is not None
-            level = 3.2 * found.reach / 1.97  # of 25 comparisons together (Bonferroni), about
-            assert found.share - level <= 0 or np.isclose(found.share, 0), f"{runner.name} beats {chosen.name}"
+    assert result.verdict in ("repaired", "open"), result.sentence  # open: it cannot be told, and that is said
+    assert result.kept is not None
+    assert result.kept.high is not None
+    assert result.kept.high < 98, "there is something to repair"
+    (contest,) = contests
+    chosen = next(runner for runner in contest.runners if runner.name == result.chosen)
+    best: dict[str, Runner] = {}
+    for runner in contest.runners:
+        method, there = runner.name.split()[0], best.get(runner.name.split()[0], runner)
+        best[method] = max(there, runner, key=lambda one: (one.rounds, contest.stands(one).points))
+    assert len(best) == 8
+    held = contest.confirm([chosen, *best.values()])
+    for runner in best.values():
+        found = contest.beyond(runner, chosen, held)
+        assert found is not None
+        wider = student_reach(1 - 0.05 / len(best), found.facts - 1) / student_reach(0.95, found.facts - 1)
+        assert found.share <= wider * found.reach, f"{runner.name} is surely better than {chosen.name}"
