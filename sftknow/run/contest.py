@@ -53,7 +53,7 @@ class Mover:
                 f"{what}, so that it cannot be moved from candidate to candidate; write levels to folders with "
                 "`sftknow restore --top` and ask each with `sftknow check`"
             ) from None
-        self._sampler, self._pair, self._at = sampler, pair, TUNED
+        self.loaded, self._pair, self._at = sampler, pair, TUNED
 
     def at(self, name: str, maker: Callable[[], Maker | None], pair: CheckpointPair | None = None) -> Moved:
         """A sampler of the model at the weights of that name.
@@ -68,9 +68,9 @@ class Mover:
     def sampler(self, name: str, maker: Callable[[], Maker | None], pair: CheckpointPair | None) -> Any:
         if self._at != name:
             self._at = "between two candidates"
-            move_(self._sampler.model, pair or self._pair, maker())
+            move_(self.loaded.model, pair or self._pair, maker())
             self._at = name
-        return self._sampler
+        return self.loaded
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,11 @@ class Moved:
     def model(self) -> Any:
         """The loaded model, moved."""
         return self.mover.sampler(self.name, self.maker, self.pair).model
+
+    @property
+    def stops(self) -> bool:
+        """Whether the sampler may be left amid its work; see `sftknow.grading.estimate.seconds_each`."""
+        return bool(getattr(self.mover.loaded, "stops", False))
 
     def sample(self, *given: Any, **more: Any) -> Any:
         """See `sftknow.grading.sampling.Sampler.sample`."""
