@@ -24,10 +24,13 @@ from sftknow.cli.options import (
 from sftknow.errors import RecipeError
 from sftknow.evaluation.options import AbilityOptions, GeneralOptions
 from sftknow.records import ModelRef, TrainedModel
-from sftknow.training.recipe import AccelerateOptions, LoraSettings, SFTRecipe, TrainingOptions
+from sftknow.training.recipe import STRATEGIES, AccelerateOptions, LoraSettings, SFTRecipe, Strategy, TrainingOptions
 
 if TYPE_CHECKING:
     from sftknow.run.training import Material, TrainingSetup
+
+_STRATEGY = "strategy."
+"""Begins the settings of the strategy that ``--strategy`` names."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -41,6 +44,8 @@ def add_parser(commands: Commands) -> None:
         "--set learning_rate=3e-4\n"
         "  sftknow sft --model org/base --mastery graded --bucket 2 --size 240 --out tuned --processes 8 "
         "--accelerate fsdp-8b\n"
+        "  sftknow sft --model lab --mastery runs/lab/mastery/dataset --bucket 2 --size 240 --out tuned "
+        "--strategy l2-sp --set strategy.strength=0.01\n"
         "  sftknow sft --model org/base --task gsm8k --data gsm8k=path/to/gsm8k --size 1920 --out tuned",
     )
     parser.add_argument(
@@ -57,6 +62,13 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the fine-tuned checkpoint")
     parser.add_argument("--lora", action="store_true", help="train low-rank adapters and merge them in")
     parser.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        metavar="NAME",
+        help="a way to fine-tune that changes less of what was known (docs/strategies.md), its options by --set "
+        "strategy.KEY=VALUE; there are %(choices)s",
+    )
+    parser.add_argument(
         "--show-batch",
         action="store_true",
         help="print the first batch as text, in [[brackets]] what counts in the loss, and train nothing",
@@ -67,6 +79,7 @@ def add_parser(commands: Commands) -> None:
     no_effect(parser, "--mastery", "--bucket", beside=("--task",))
     no_effect(parser, "--data", "--article-words", needs=("--task",))
     no_effect(parser, "--article-words", beside=("--task=gsm8k",))
+    no_effect(parser, "--lora", beside=("--strategy",))
     no_effect(
         parser,
         *("--out", "--lora", "--save-steps", "--report-to", "--processes", "--accelerate"),
@@ -109,7 +122,7 @@ def train_facts(
     from sftknow.run.training import FactDraw, TrainingSetup
 
     cell = Cell(bucket=parse_bucket(arguments.bucket), size=parse_size(arguments.size), seed=arguments.seed)
-    recipe = training_recipe(arguments.settings, lora=arguments.lora)
+    recipe = training_recipe(arguments.settings, lora=arguments.lora, strategy=arguments.strategy)
     setup = TrainingSetup(recipe=recipe, options=tracking, accelerate=accelerate)
     setup.check()
     return _train(arguments, FactDraw(dataset=MasteryData(resolve_dataset(arguments.mastery)), cell=cell), setup)
@@ -124,7 +137,9 @@ def train_task(
 
     size = parse_size(arguments.size)
     data = data_folders(arguments.data, [arguments.task])
-    recipe = training_recipe(arguments.settings, lora=arguments.lora, max_length=AbilityOptions.max_length)
+    recipe = training_recipe(
+        arguments.settings, lora=arguments.lora, strategy=arguments.strategy, max_length=AbilityOptions.max_length
+    )
     setup = TrainingSetup(recipe=recipe, options=tracking, accelerate=accelerate)
     setup.check()
     harness = open_task(arguments.task, data, options_of(GeneralOptions, arguments, few_shot=0))
@@ -170,9 +185,16 @@ def parse_size(text: str) -> int | None:
     return None if text == "all" else int(text)
 
 
-def training_recipe(settings: list[str], *, lora: bool = False, **given: Any) -> SFTRecipe:
-    """How to train, with ``--set`` on top of the defaults."""
+def training_recipe(settings: list[str], *, lora: bool = False, strategy: str | None = None, **given: Any) -> SFTRecipe:
+    """How to train, with ``--set`` on top of the defaults; what begins with ``strategy.`` is an option of that one."""
     from sftknow.recipes.load import override_section
 
+    chosen: Strategy | None = None
+    if strategy is not None:
+        own = [each for each in settings if each.startswith(_STRATEGY)]
+        settings = [each for each in settings if each not in own]
+        chosen = override_section(STRATEGIES.get(strategy), [each.removeprefix(_STRATEGY) for each in own])
+    elif any(each.startswith(_STRATEGY) for each in settings):
+        raise RecipeError("--set strategy.… does nothing without --strategy; add that or leave it out")
     recipe = override_section(SFTRecipe, settings, **given)
-    return replace(recipe, lora=LoraSettings()) if lora else recipe
+    return replace(recipe, lora=LoraSettings() if lora else None, strategy=chosen)

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from sftknow.checkpoints.adapters import is_adapter
 from sftknow.checkpoints.reader import narrow, read_index, widen
+from sftknow.checkpoints.regions import OUTPUT_HEADS
 from sftknow.parameters.in_memory import loaded_parameters, stored_values
 from sftknow.parameters.leveling import LevelSelector
 from sftknow.parameters.methods import between
 from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints, pair_of
 from sftknow.parameters.passes import Bits, Chunk, for_each_chunk
-from sftknow.parameters.regions import OUTPUT_HEADS
 from sftknow.parameters.restore import find_cut, in_tuned_dtype
 from sftknow.records import RestorePlan
 

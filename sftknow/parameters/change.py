@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sftknow.artifacts.levels import parse_levels
+from sftknow.checkpoints.regions import OUTSIDE
 from sftknow.errors import CheckpointError
 from sftknow.models.resolving import model_folder
 from sftknow.parameters.compiled import compiling_announced
@@ -26,7 +27,6 @@ from sftknow.parameters.options import Resources
 from sftknow.parameters.pairs import CheckpointPair, pair_checkpoints
 from sftknow.parameters.passes import PIECE
 from sftknow.parameters.ranking import LevelCounts, rank_by_change, rank_by_keys
-from sftknow.parameters.regions import OUTSIDE
 from sftknow.parameters.relative import Measure
 from sftknow.parameters.statistics import QuarterDecades, histogram_sum, share_of
 from sftknow.parameters.strategies import BY_CHANGE, check_strategy
@@ -96,7 +96,7 @@ def analyse(
         base: the pretrained checkpoint, safetensors: a folder, ``org/name[@revision]`` or ``lab``.
         tuned: the fine-tuned one. Shards and dtypes may differ from the base's.
         levels: shares of the region, such as ``20%``, ``0.5%`` or ``1/8``.
-        region: see `sftknow.parameters.regions`.
+        region: see `sftknow.checkpoints.regions`.
         layers: narrows the region to a range of layers, such as ``0-3``.
         strategy: ``top`` (largest r first), ``bottom`` (smallest first), ``random`` or another one that is registered
             (`sftknow.parameters.strategies`).

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sftknow.artifacts.files import atomic_file
+from sftknow.checkpoints.regions import OUTSIDE, parse_layers
 from sftknow.errors import CheckpointError
 from sftknow.parameters.change import Analysis, TensorChange
-from sftknow.parameters.regions import OUTSIDE, parse_layers
 from sftknow.records import ParameterChange
 
 Value = str | int | float | None

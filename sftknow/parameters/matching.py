@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointIndex, TensorEntry
-from sftknow.parameters.regions import OUTPUT_HEADS
+from sftknow.checkpoints.regions import OUTPUT_HEADS
 
 if TYPE_CHECKING:
     from sftknow.models.loader_names import Landing, LoaderNames

@@ -18,9 +18,9 @@ from sftknow.checkpoints.reader import (
     listed,
     read_index,
 )
+from sftknow.checkpoints.regions import OUTPUT_HEADS, Place, Region, named_part, natural_order, parse_region, place_of
 from sftknow.errors import CheckpointError, RunError
 from sftknow.parameters.matching import Partners, match_by_loader, match_by_name
-from sftknow.parameters.regions import OUTPUT_HEADS, Place, Region, named_part, natural_order, parse_region, place_of
 from sftknow.records import RestorePlan
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "lm_head.bias")

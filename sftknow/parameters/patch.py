@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sftknow.artifacts.files import atomic_file
 from sftknow.checkpoints.layout import OutputShard, safetensors_header
 from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointIndex, listed, read_index, widen
+from sftknow.checkpoints.regions import place_of
 from sftknow.errors import CheckpointError
 from sftknow.machine import free_space
 from sftknow.parameters.hashing import RegionHash, hash_side, verify_pair
@@ -33,7 +34,6 @@ from sftknow.parameters.patch_file import (
     packed_blocks,
     patch_metadata,
 )
-from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import Finishing, WriteJob, described, find_cut, in_tuned_dtype
 from sftknow.records import RestoredCheckpoint, RestorePlan, to_json
 

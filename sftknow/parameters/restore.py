@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.layout import OutputShard, layout_in_shards, layout_like
 from sftknow.checkpoints.reader import narrow, nonfinite, widen
+from sftknow.checkpoints.regions import parse_layers, place_of
 from sftknow.errors import CheckpointError
 from sftknow.models.resolving import model_folder
 from sftknow.parameters.hashing import verify_pair
@@ -24,7 +25,6 @@ from sftknow.parameters.options import Resources
 from sftknow.parameters.outputs import Output, OutputFolders
 from sftknow.parameters.pairs import CheckpointPair, TensorPair, pair_checkpoints, pair_of
 from sftknow.parameters.passes import Bits, Chunk, for_each_chunk, shown
-from sftknow.parameters.regions import parse_layers, place_of
 from sftknow.parameters.strategies import BY_CHANGE, check_strategy
 from sftknow.parameters.sweep import Painter, Sweep
 from sftknow.records import LevelCut, RestoredCheckpoint, RestorePlan

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from sftknow.artifacts.choice import ChooseBy
 from sftknow.cluster import Cluster
 from sftknow.divergence.options import DivergenceOptions
+from sftknow.errors import OptionError
 from sftknow.evaluation.options import AbilityOptions, EvaluationOptions
 from sftknow.grading.options import GradingOptions
-from sftknow.options import Bucket, Count, Dtype, Level, Limits, Options, Pattern, shown_as
+from sftknow.options import Bucket, Count, Dtype, Level, Limits, Options, Pattern, from_settings, shown_as
 from sftknow.parameters.options import PairOptions
 from sftknow.prompts import CHAT
 from sftknow.records import BUCKETS
-from sftknow.training.recipe import AccelerateOptions, LoraSettings, SFTRecipe, TrainingOptions
+from sftknow.registry import Registered
+from sftknow.training.recipe import (
+    STRATEGIES,
+    AccelerateOptions,
+    LoraSettings,
+    SFTRecipe,
+    Strategy,
+    TrainingOptions,
+)
 
 ModelName = Annotated[str, Pattern(r"[A-Za-z][A-Za-z0-9_.-]*", "a name of letters, digits, '_', '.' and '-'")]
 RunName = Annotated[str, Pattern(r"[A-Za-z0-9][A-Za-z0-9._-]*", "a name of letters, digits, '_', '.' and '-'")]
@@ -86,6 +95,10 @@ class GridSection(Options):
     """Also draw over all buckets at random (the paper's SFT (Mixed))."""
     lora: bool = False
     """Also train the mixed draws with LoRA (paper, Table 7)."""
+    strategies: tuple[Annotated[str, Registered(STRATEGIES)], ...] = ()
+    """Also train by these strategies (docs/strategies.md); their options stand under ``strategies``."""
+    strategies_on: tuple[Bucket | Literal["mixed"], ...] = ("mixed",)
+    """On what: draws over all buckets (``mixed``), and buckets by number."""
     baselines: Mapping[ModelName, str] = field(default_factory=dict)
     """Models that are only evaluated, by a name of your own: ``{instruct: org/name}`` (paper, Table 7)."""
     chat_template: bool = False
@@ -153,6 +166,9 @@ class Recipe(Options):
     grading: GradingOptions = field(default_factory=GradingOptions)
     sft: SFTRecipe = field(default_factory=SFTRecipe)
     lora: LoraSettings = field(default_factory=LoraSettings)
+    strategies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of the grid's strategies by their names: ``{l2-sp: {strength: 0.01}}``; a strategy without any has its
+    defaults."""
     tracking: TrainingOptions = field(default_factory=TrainingOptions)
     accelerate: AccelerateOptions = field(default_factory=AccelerateOptions)
     grid: GridSection = field(default_factory=GridSection)
@@ -161,3 +177,19 @@ class Recipe(Options):
     parameters: PairOptions = field(default_factory=PairOptions)
     restore: RestoreSection = field(default_factory=RestoreSection)
     general: AbilityOptions = field(default_factory=AbilityOptions)
+
+    def check(self) -> None:
+        for name in self.strategies:
+            if name not in self.grid.strategies:
+                raise OptionError("{key} has no effect: grid.strategies does not name it", ("strategies", name))
+            self.strategy(name)
+        if not self.grid.strategies and self.grid.strategies_on != GridSection().strategies_on:
+            raise OptionError("{key} has no effect without grid.strategies; leave it out", ("grid", "strategies_on"))
+
+    def strategy(self, name: str) -> Strategy:
+        """A training strategy with the options that this recipe gives it.
+
+        Raises:
+            OptionError: an option that it does not have, or a value that does not fit.
+        """
+        return from_settings(STRATEGIES.get(name), self.strategies.get(name, {}), ("strategies", name))

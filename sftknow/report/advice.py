@@ -23,7 +23,7 @@ def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
         found: what `findings` gives.
     """
     # On a bucket or a mixed draw, by the split that choices are made on.
-    own = (t for t in report.trainings if t.source != "lora")
+    own = (t for t in report.trainings if t.bucket is not None or t.source == "mixed")
     order = [t for t, _ in ranked(report, own, report.choosing_split, "both")]
     if not order:
         return []

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 _CELL = re.compile(r"(?P<source>.+)-n(?P<size>\d+|all)-s(?P<seed>\d+)")
 _BUCKET_SOURCE = re.compile(r"b([0-4])")
+_STRATEGY_SOURCE = re.compile(r"(?P<strategy>.+?)(?:-b(?P<bucket>[0-4]))?")
 _LAYERS = re.compile(r"layers-(\d+(?:-\d+)?)")
 
 
@@ -16,7 +17,7 @@ class Kind:
     """A kind of training: what on, and on how much."""
 
     source: str
-    """What it was trained on: ``b0`` to ``b4``, ``mixed``, or another strategy's name."""
+    """What it was trained on: ``b0`` to ``b4``, ``mixed``, or how: ``lora``, ``dft``, ``dft-b2``."""
     size: int
     """Training facts."""
     all: bool
@@ -33,7 +34,7 @@ class Kind:
         """Such as ``bucket 2``."""
         if self.bucket is not None:
             return f"bucket {self.bucket}"
-        return {"mixed": "all buckets mixed", "lora": "LoRA, all buckets"}.get(self.source, self.source)
+        return "all buckets mixed" if self.source == "mixed" else ", ".join(self._strategy)
 
     @property
     def phrase(self) -> str:
@@ -41,8 +42,18 @@ class Kind:
         facts = f"{self.size:,} facts"
         if self.bucket is not None:
             return f"{facts} of bucket {self.bucket}"
-        known = {"mixed": f"{facts} of all buckets", "lora": f"{facts} of all buckets with LoRA"}
-        return known.get(self.source, f"{facts} ({self.source})")
+        if self.source == "mixed":
+            return f"{facts} of all buckets"
+        strategy, of = self._strategy
+        return f"{facts} of {of} with {strategy}"
+
+    @property
+    def _strategy(self) -> tuple[str, str]:
+        """Another way of training, and which buckets' facts it is given."""
+        match = _STRATEGY_SOURCE.fullmatch(self.source)
+        bucket = match["bucket"] if match else None
+        name = match["strategy"] if match else self.source
+        return "LoRA" if name == "lora" else name, "all buckets" if bucket is None else f"bucket {bucket}"
 
     @property
     def title(self) -> str:

@@ -69,6 +69,9 @@ def asked_cells(recipe: Mapping[str, Any] | None) -> list[str]:
     if not all(isinstance(grid.get(key), list) for key in ("buckets", "sizes", "seeds")):
         return []
     sources = [f"b{bucket}" for bucket in grid["buckets"]] + [s for s in ("mixed", "lora") if grid.get(s)]
+    for strategy in grid.get("strategies") or ():
+        on = grid.get("strategies_on") or ["mixed"]
+        sources += [strategy if each == "mixed" else f"{strategy}-b{each}" for each in on]
     return [f"{source}-n{size}-s{seed}" for source in sources for size in grid["sizes"] for seed in grid["seeds"]]
 
 

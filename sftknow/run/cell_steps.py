@@ -6,7 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -216,8 +216,8 @@ class CellSteps:
         inputs = {
             "base": bench.base.sha256,
             "data": bench.dataset.fingerprint,
-            "cell": asdict(self.cell),
-            "sft": asdict(setup.recipe),
+            "cell": self.cell.record(),
+            "sft": setup.recipe.record(),
         }
         return Step.of(bench.directory.stage(f"models/{self.name}", inputs), f"fine-tuning {self.name}", work)
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sftknow.errors import RecipeError
 from sftknow.recipes.schema import GridSection, Recipe
+from sftknow.training.recipe import STRATEGIES
 
-_NAME = re.compile(r"^(?:b(?P<bucket>[0-4])|mixed|(?P<lora>lora))-n(?P<size>\d+|all)-s(?P<seed>\d+)$")
+_NAME = re.compile(
+    r"(?:b(?P<bucket>[0-4])|mixed|(?P<lora>lora)|(?P<strategy>[a-z0-9-]+?)(?:-b(?P<its_bucket>[0-4]))?)"
+    r"-n(?P<size>\d+|all)-s(?P<seed>\d+)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,39 +28,50 @@ class Cell:
     seed: int
     lora: bool = False
     """Trained with LoRA; such a cell draws over all buckets (paper, Table 7)."""
+    strategy: str | None = None
+    """The training strategy by its name; None for plain fine-tuning and LoRA."""
 
     @property
     def name(self) -> str:
-        """Such as ``b2-n240-s0``, ``mixed-nall-s1`` or ``lora-n240-s0``."""
+        """Such as ``b2-n240-s0``, ``mixed-nall-s1``, ``lora-n240-s0``, ``dft-n240-s0`` or ``dft-b2-n240-s0``."""
         source = "lora" if self.lora else "mixed" if self.bucket is None else f"b{self.bucket}"
+        if self.strategy is not None:
+            source = self.strategy if self.bucket is None else f"{self.strategy}-{source}"
         return f"{source}-n{'all' if self.size is None else self.size}-s{self.seed}"
 
     def fits(self, counts: Sequence[int]) -> bool:
         """Whether there are as many training facts, given those of each bucket."""
         return (sum(counts) if self.bucket is None else counts[self.bucket]) >= (self.size or 1)
 
+    def record(self) -> dict[str, Any]:
+        """All of it, for keys; a cell without a strategy is written as it was before there were any."""
+        content = asdict(self)
+        return {name: value for name, value in content.items() if name != "strategy" or value is not None}
+
     @classmethod
     def parse(cls, name: str) -> Cell:
         """The inverse of `name`. Raises RecipeError for anything else."""
-        match = _NAME.match(name)
-        if not match:
+        match = _NAME.fullmatch(name)
+        if not match or (match["strategy"] is not None and match["strategy"] not in STRATEGIES):
             raise RecipeError(f"{name} is no cell of a grid; cells are called like b2-n240-s0 or mixed-nall-s1")
-        bucket, size = match["bucket"], match["size"]
+        bucket, size = match["bucket"] or match["its_bucket"], match["size"]
         return cls(
             bucket=None if bucket is None else int(bucket),
             size=None if size == "all" else int(size),
             seed=int(match["seed"]),
             lora=match["lora"] is not None,
+            strategy=match["strategy"],
         )
 
 
 def grid_cells(grid: GridSection) -> list[Cell]:
-    """All cells of the grid, bucket by bucket, small sizes first."""
-    sources: list[tuple[int | None, bool]] = [(bucket, False) for bucket in grid.buckets]
-    sources += [(None, False)] * grid.mixed + [(None, True)] * grid.lora
+    """All cells of the grid, bucket by bucket, then the mixed draws, LoRA and the strategies; small sizes first."""
+    sources: list[tuple[int | None, bool, str | None]] = [(bucket, False, None) for bucket in grid.buckets]
+    sources += [(None, False, None)] * grid.mixed + [(None, True, None)] * grid.lora
+    sources += [(None if on == "mixed" else on, False, name) for name in grid.strategies for on in grid.strategies_on]
     return [
-        Cell(bucket=bucket, size=None if size == "all" else size, seed=seed, lora=lora)
-        for bucket, lora in sources
+        Cell(bucket=bucket, size=None if size == "all" else size, seed=seed, lora=lora, strategy=strategy)
+        for bucket, lora, strategy in sources
         for size in grid.sizes
         for seed in grid.seeds
     ]

@@ -13,6 +13,7 @@ from sftknow.artifacts.levels import level_name, parse_levels
 from sftknow.artifacts.manifests import read_manifest
 from sftknow.checkpoints.adapters import is_adapter
 from sftknow.checkpoints.reader import read_index
+from sftknow.checkpoints.regions import place_of
 from sftknow.errors import CheckpointError, RunError
 from sftknow.models.identity import weights_sha256
 from sftknow.models.references import restored_manifest
@@ -21,7 +22,6 @@ from sftknow.parameters.change import Analysis, analyse, dtype_note, unchanged_m
 from sftknow.parameters.options import PairOptions, WriteOptions
 from sftknow.parameters.pairs import pair_of
 from sftknow.parameters.patch import PatchedCheckpoint, apply_patch, write_patch
-from sftknow.parameters.regions import place_of
 from sftknow.parameters.restore import find_cut, refuse_equal, restore_layers, restore_levels
 from sftknow.parameters.tables import read_plan
 from sftknow.records import ModelRef, RestoredCheckpoint, RestorePlan

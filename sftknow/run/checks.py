@@ -9,12 +9,12 @@ from pathlib import Path
 
 from sftknow.artifacts.levels import parse_levels
 from sftknow.checkpoints.index import read_index
+from sftknow.checkpoints.regions import parse_region
 from sftknow.errors import GeneralTaskError, ModelError, RecipeError
 from sftknow.evaluation.general.tasks import TASKS
 from sftknow.models.limits import most_positions
 from sftknow.models.loading import find_device, load_config, load_tokenizer
 from sftknow.models.resolving import BaseModel
-from sftknow.parameters.regions import parse_region
 from sftknow.parameters.strategies import check_strategy
 from sftknow.progress import progress
 from sftknow.prompts import CHAT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,7 @@ class _TaskSteps:
             "article_words": ability.asked.shown_words,
             "size": ability.size,
             "seed": ability.seed,
-            "sft": asdict(ability.training.recipe),
+            "sft": ability.training.recipe.record(),
         }
 
         def work(folder: Path) -> dict[str, Any]:
@@ -303,6 +303,6 @@ class _TaskSteps:
             "limit": ability.asked.limit,
             "trained_on": ability.size if ability.size is not None else "all",
             "seed": ability.seed,
-            "recipe": asdict(ability.training.recipe),
+            "recipe": ability.training.recipe.record(),
             "rows": rows,
         }

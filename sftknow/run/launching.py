@@ -32,7 +32,7 @@ from sftknow.errors import DeviceError, MissingExtraError, RecipeError, RunError
 from sftknow.machine import available_processors
 from sftknow.records import TrainedModel
 from sftknow.resources import recipe_folder
-from sftknow.training.distributed import batch_parts, check_deepspeed
+from sftknow.training.distributed import batch_parts, check_deepspeed, check_spread
 from sftknow.training.recipe import AccelerateOptions, OnStep, SFTRecipe, TrainingOptions
 from sftknow.training.trainer import step_bar
 
@@ -86,6 +86,7 @@ def plan_launch(section: AccelerateOptions, recipe: SFTRecipe) -> Launch:
     kind = str(content.get("distributed_type") or "MULTI_GPU")
     if kind == "DEEPSPEED":
         check_deepspeed(recipe)
+    check_spread(recipe, kind in SHARDED)
     return Launch(processes=processes, config=config, kind=kind)
 
 

@@ -156,13 +156,14 @@ class Workbench:
         """How a cell, or another task, is trained.
 
         Args:
-            cell: of the grid; one with LoRA has the recipe's adapters.
+            cell: of the grid; one with LoRA or a strategy has the recipe's settings of it.
             max_length: longest example in tokens; None for the recipe's.
         """
         recipe = self.recipe
         lora = recipe.lora if cell is not None and cell.lora else None
         known = recipe.sft.saving_like(stored_dtype(Path(self.base.ref.path)))
-        sft = replace(known, lora=lora, max_length=max_length or recipe.sft.max_length)
+        strategy = recipe.strategy(cell.strategy) if cell is not None and cell.strategy else None
+        sft = replace(known, lora=lora, strategy=strategy, max_length=max_length or recipe.sft.max_length)
         return TrainingSetup(recipe=sft, options=recipe.tracking, accelerate=recipe.accelerate)
 
     @property

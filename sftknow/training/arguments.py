@@ -59,7 +59,7 @@ def training_arguments(
     options: dict[str, Any] = {
         "output_dir": str(scratch),
         "seed": seed,
-        "learning_rate": (recipe.lora and recipe.lora.learning_rate) or recipe.learning_rate,
+        "learning_rate": recipe.peak_learning_rate,
         "per_device_train_batch_size": parts.at_once,
         "gradient_accumulation_steps": parts.passes,
         "average_tokens_across_devices": True,
@@ -88,6 +88,7 @@ def training_arguments(
         "log_level": "error",
         "log_level_replica": "error",
         "disable_tqdm": True,
+        **(recipe.strategy.trainer_settings() if recipe.strategy else {}),
     }
     if unknown := sorted(set(options) - set(known)):
         raise unsuitable("trl", f"SFTConfig({', '.join(unknown)})")

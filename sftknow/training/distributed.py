@@ -133,6 +133,15 @@ def check_deepspeed(recipe: SFTRecipe) -> None:
         )
 
 
+def check_spread(recipe: SFTRecipe, spread: bool) -> None:
+    """Raise RecipeError for a strategy that needs whole weights where they are spread over several devices."""
+    if spread and recipe.strategy is not None and not recipe.strategy.spreads:
+        raise RecipeError(
+            f"the strategy {recipe.strategy.name} needs the whole model on each device, and FSDP or DeepSpeed "
+            "spread it; train without accelerate's configuration for them"
+        )
+
+
 def whole_weights(trainer: Any) -> dict[str, torch.Tensor] | None:
     """The trained weights on the CPU, gathered from all processes; every process must call it.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal, cast
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Literal, cast
 
 from sftknow.errors import OptionError
 from sftknow.options import NOT_IN_RECIPES, Count, Dtype, Limits, NotNegative, Options, Positive, Share, shown_as
+from sftknow.training.strategies import STRATEGIES as STRATEGIES, Strategy as Strategy
 
 Optimizer = Literal["adamw_torch", "adamw_torch_fused", "adafactor", "sgd"]
 """Optimizers, by their names in transformers, that need no further package."""
@@ -107,8 +108,14 @@ class SFTRecipe(Options):
 
     lora: LoraSettings | None = field(default=None, metadata=NOT_IN_RECIPES)
     """Train low-rank adapters and merge them in, instead of training the weights themselves."""
+    strategy: Strategy | None = field(default=None, metadata=NOT_IN_RECIPES)
+    """Fine-tune by this strategy (`sftknow.training.strategies`); None is plain fine-tuning."""
 
     def check(self) -> None:
+        if self.strategy is not None:
+            if self.lora is not None:
+                raise OptionError(f"LoRA and the strategy {self.strategy.name} do not go together; take one of them")
+            self.strategy.check_recipe(self)
         if self.load_dtype == "float16":
             raise OptionError(
                 "{key} float16 cannot be trained: AdamW's steps underflow in it; "
@@ -135,6 +142,19 @@ class SFTRecipe(Options):
             stored: dtype that the base is stored in; None, where it is none of the three, saves in ``bfloat16``.
         """
         return self if self.save_dtype else replace(self, save_dtype=cast(Dtype, stored or "bfloat16"))
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for manifests and keys; plain fine-tuning is written as it was before there were strategies."""
+        content = asdict(self)
+        del content["strategy"]
+        return content if self.strategy is None else {**content, "strategy": self.strategy.record()}
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """That of the adapters or the strategy where they have their own."""
+        return next((own.learning_rate for own in (self.lora, self.strategy) if own and own.learning_rate), None) or (
+            self.learning_rate
+        )
 
     @property
     def autocast(self) -> str | None:

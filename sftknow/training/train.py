@@ -11,12 +11,13 @@ import gc
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sftknow import processes
 from sftknow.artifacts.files import atomic_folder, digest, write_json
 from sftknow.artifacts.manifests import write_manifest
 from sftknow.errors import MasteryDataError
@@ -26,11 +27,12 @@ from sftknow.records import Fact, ModelRef, TrainedModel
 from sftknow.training import checkpoint
 from sftknow.training.arguments import training_arguments
 from sftknow.training.base import LoadedBase, check_device, load_base, parameter_count
-from sftknow.training.distributed import Ranks, check_deepspeed
+from sftknow.training.distributed import Ranks, check_deepspeed, check_spread
 from sftknow.training.examples import Example, encode
 from sftknow.training.lora import prepare
 from sftknow.training.recipe import SFTRecipe, TrainingOptions
 from sftknow.training.snapshots import Snapshots
+from sftknow.training.strategies import Scene
 from sftknow.training.trainer import Training, train_in_place
 
 __all__ = ["LoadedBase", "TrainingSet", "fact_encoder", "fine_tune", "fine_tune_on", "load_base"]
@@ -159,6 +161,7 @@ def fine_tune_on(
     """
     options = options or TrainingOptions()
     check_device(recipe)
+    check_spread(recipe, bool(processes.sharding_switches()))
     kept = out.with_name(f".{out.name}.trainer")
     arguments = training_arguments(
         recipe,
@@ -172,7 +175,7 @@ def fine_tune_on(
     ranks.on_main(lambda: checkpoint.check_place(out, base))
     if loaded is None:
         loaded = load_base(base, recipe)
-        model = loaded.model
+        model = loaded.copy_model() if recipe.strategy and recipe.strategy.keeps_base else loaded.model
     else:
         if loaded.ref != base or loaded.dtype != recipe.load_dtype:
             raise ValueError(f"loaded is {loaded.ref} in {loaded.dtype}, not {base} in {recipe.load_dtype}")
@@ -193,13 +196,19 @@ def fine_tune_on(
                 every=options.save_steps,
                 key=digest(
                     # What several processes left, each its part, is of no use to another number of them.
-                    [asdict(recipe), seed, data.record, str(base), manifest.get("base"), *ranks.kind]
+                    [recipe.record(), seed, data.record, str(base), manifest.get("base"), *ranks.kind]
                 ),
             )
         )
         if not options.save_steps:
             arguments.output_dir = str(partial / "trainer")
         adapters = prepare(model, recipe.lora, seed)
+        hooks = None
+        if recipe.strategy is not None:
+            base_model = loaded.model if recipe.strategy.keeps_base else None
+            hooks = recipe.strategy.start(
+                Scene(model=model, base=base_model, tokenizer=loaded.tokenizer, recipe=recipe, seed=seed)
+            )
         training = train_in_place(
             adapters.model,
             loaded.tokenizer,
@@ -208,6 +217,7 @@ def fine_tune_on(
             ranks=ranks,
             snapshots=snapshots,
             recipe=recipe,
+            hooks=hooks,
             on_step=options.on_step,
         )
         if ranks.main:
@@ -219,18 +229,18 @@ def fine_tune_on(
             # nothing, and others then score it in the arithmetic that it was scored in here.
             name_dtype(partial, "float32" if loaded.named_dtype == "float32" else None)
             write_json(partial / LOSS_CURVE, training.curve)
-            sft = {"recipe": asdict(recipe), "seed": seed, **data.record, **_outcome(training, ranks)}
+            sft = {"recipe": recipe.record(), "seed": seed, **data.record, **_outcome(training, ranks)}
             origin = {"path": base.path, "revision": loaded.revision, **manifest.get("base", {})}
             write_manifest(partial, "model", {**manifest, "base": origin, "sft": sft})
     if ranks.main:
         snapshots.clear()
     # The trainer's patches make cycles out of the model; without this a grid would hold several models at a time.
-    del model, adapters
+    del model, adapters, hooks
     gc.collect()
     return TrainedModel(
         checkpoint=out,
         base=ModelRef(path=base.path, revision=loaded.revision, dtype=recipe.load_dtype),
-        recipe=asdict(recipe),
+        recipe=recipe.record(),
         steps=len(training.curve),
         final_loss=training.curve[-1]["loss"],
     )

@@ -18,9 +18,10 @@ from sftknow.errors import ModelError
 from sftknow.progress import progress
 from sftknow.training.determinism import deterministic_algorithms
 from sftknow.training.distributed import Ranks, filled, sharding, whole_weights
-from sftknow.training.examples import Example
+from sftknow.training.examples import IGNORED, Example
 from sftknow.training.recipe import OnStep, SFTRecipe
 from sftknow.training.snapshots import Snapshots
+from sftknow.training.strategies import Hooks, Pass
 
 with needs("trl"):
     from trl import SFTTrainer
@@ -42,11 +43,46 @@ class Training:
     model itself holds them."""
 
 
-class _SilentTrainer(SFTTrainer):  # type: ignore[misc]
-    """TRL's trainer without its report of every training to the Hub: nothing leaves the machine unasked."""
+class _Trainer(SFTTrainer):  # type: ignore[misc]
+    """TRL's trainer with a strategy's hooks, and without its report of every training to the Hub."""
 
-    def _send_telemetry(self) -> None:
+    hooks = Hooks()
+
+    def _send_telemetry(self) -> None:  # nothing leaves the machine unasked
         return
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        counted = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        here = Pass(
+            model=model,
+            inputs={name: inputs[name] for name in ("input_ids", "attention_mask", "labels")},
+            tokens=torch.as_tensor(counted, device=loss.device).clamp(min=1) / self.accelerator.num_processes,
+            passes=self.current_gradient_accumulation_steps,
+        )
+        penalty = self.hooks.penalty(here)
+        return loss if penalty is None else loss + penalty
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().training_step(*args, **kwargs)
+        self.hooks.after_backward(self.state.global_step + 1)
+        return loss
+
+
+class _Updates(TrainerCallback):  # type: ignore[misc]
+    """Tells a strategy's hooks of each update."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks = hooks
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.hooks.before_update(kwargs["optimizer"], state.global_step + 1)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        with torch.no_grad():
+            self.hooks.after_update(kwargs["optimizer"], state.global_step + 1)
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
@@ -67,7 +103,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         self.tell(state.global_step, state.max_steps, loss)
 
 
-def build_trainer(model: Any, tokenizer: Any, examples: Sequence[Example], arguments: Any) -> Any:
+def build_trainer(
+    model: Any, tokenizer: Any, examples: Sequence[Example], arguments: Any, hooks: Hooks | None = None
+) -> Any:
     """The SFTTrainer of one training, its collator and order of examples included.
 
     Args:
@@ -75,6 +113,7 @@ def build_trainer(model: Any, tokenizer: Any, examples: Sequence[Example], argum
         tokenizer: the model's.
         examples: in training order.
         arguments: see `sftknow.training.arguments.training_arguments`.
+        hooks: of a strategy; None for plain fine-tuning.
 
     Raises:
         DependencyError: TRL reports trainings to the Hub in a way that is not known here.
@@ -82,7 +121,7 @@ def build_trainer(model: Any, tokenizer: Any, examples: Sequence[Example], argum
     if not hasattr(SFTTrainer, "_send_telemetry"):  # another name would let a report of every training out
         raise unsuitable("trl", "SFTTrainer._send_telemetry, which is switched off here")
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    trainer = _SilentTrainer(
+    trainer = _Trainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_dict(
@@ -92,6 +131,9 @@ def build_trainer(model: Any, tokenizer: Any, examples: Sequence[Example], argum
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
+    if hooks is not None:
+        trainer.hooks = hooks
+        trainer.add_callback(_Updates(hooks))
     return trainer
 
 
@@ -104,6 +146,7 @@ def train_in_place(
     ranks: Ranks,
     snapshots: Snapshots,
     recipe: SFTRecipe,
+    hooks: Hooks | None = None,
     on_step: OnStep | None = None,
 ) -> Training:
     """Train a model where it is, from its last snapshot where there is one.
@@ -116,6 +159,7 @@ def train_in_place(
         ranks: the processes.
         snapshots: where to go on from, and where to keep the next ones.
         recipe: how to train.
+        hooks: of the recipe's strategy.
         on_step: is told in the main process how far it is; None shows a bar.
 
     Raises:
@@ -126,7 +170,7 @@ def train_in_place(
     done = int(resume.name.rpartition("-")[2]) if resume else 0
     with deterministic_algorithms(), _told(ranks, on_step, steps, done) as tell:
         trainer = build_trainer(
-            model, tokenizer, filled(examples, recipe, ranks.count, tokenizer.eos_token_id), arguments
+            model, tokenizer, filled(examples, recipe, ranks.count, tokenizer.eos_token_id), arguments, hooks
         )
         trainer.add_callback(Watch(tell))
         if ranks.count > 1:

@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 from sftknow.checkpoints.reader import read_index
-from sftknow.parameters.regions import OUTPUT_HEADS, parse_region, place_of
+from sftknow.checkpoints.regions import OUTPUT_HEADS, parse_region, place_of
 
 LLAMA = {
     "vocab_size": 32,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,8 @@ def test_what_finished_stages_stand_on_is_what_it_was() -> None:
     asked = {name: getattr(grading, name) for name in ("templates", "keep_texts", "shard_size", "sampler")}
     inputs = {
         "grading": {**asked, "policy": grading.policy, "match": grading.rule},
-        "training": asdict(recipe.sft.saving_like("bfloat16")),
-        "adapters": asdict(replace(recipe.sft.saving_like("bfloat16"), lora=recipe.lora)),
+        "training": recipe.sft.saving_like("bfloat16").record(),
+        "adapters": replace(recipe.sft.saving_like("bfloat16"), lora=recipe.lora).record(),
         "divergence": recipe.divergence.settings(),
         "changes": recipe.parameters.settings(),
     }
@@ -99,3 +100,28 @@ def test_override_section() -> None:
         override_section(SFTRecipe, ["rate=1"])
     with pytest.raises(RecipeError, match="epochs"):
         override_section(SFTRecipe, ["epochs=0"])
+
+
+def test_a_strategys_options_stand_in_its_own_section() -> None:
+    recipe = load_recipe("lab", ["grid.strategies=[l2-sp,dft]", "strategies.l2-sp.strength=0.5"])
+    assert recipe.strategy("l2-sp").record() == {"name": "l2-sp", "learning_rate": None, "strength": 0.5}
+    assert recipe.strategy("dft").record() == {"name": "dft", "learning_rate": None}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["grid.strategies=[no-such]"], "grid.strategies.0 should be 'dft', "),
+        (["strategies.dft.learning_rate=1"], "strategies.dft has no effect: grid.strategies does not name it"),
+        (
+            ["grid.strategies=[dft]", "strategies.dft.strength=1"],
+            "unknown key strategies.dft.strength; known here: lear",
+        ),
+        (["grid.strategies=[l2-sp]", "strategies.l2-sp.strength=-1"], "strategies.l2-sp.strength should be greater th"),
+        (["grid.strategies=[l2-sp]", "strategies.l2-sp=3"], "strategies.l2-sp"),
+        (["grid.strategies_on=[2]"], "grid.strategies_on has no effect without grid.strategies"),
+    ],
+)
+def test_mistakes_about_strategies(settings: list[str], words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        load_recipe("lab", settings)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sftknow.errors import RecipeError
@@ -14,12 +16,28 @@ def test_grid_has_every_combination_once() -> None:
     assert cells[-1].name == "mixed-nall-s1"
 
 
-@pytest.mark.parametrize("name", ["b0-n60-s0", "b4-nall-s12", "mixed-n1920-s3"])
+def test_strategies_come_last_on_what_they_are_asked_for() -> None:
+    grid = GridSection(buckets=(0,), sizes=(60,), seeds=(0,), lora=True, strategies=("l2-sp", "dft"))
+    assert [cell.name for cell in grid_cells(grid)] == ["b0-n60-s0", "lora-n60-s0", "l2-sp-n60-s0", "dft-n60-s0"]
+    on = grid_cells(replace(grid, strategies=("l2-sp",), strategies_on=(2, "mixed")))[2:]
+    assert [(cell.name, cell.bucket) for cell in on] == [("l2-sp-b2-n60-s0", 2), ("l2-sp-n60-s0", None)]
+    assert {cell.strategy for cell in on} == {"l2-sp"}
+
+
+def test_keys_of_cells_without_a_strategy_are_what_they_were() -> None:
+    assert Cell(bucket=2, size=60, seed=0).record() == {"bucket": 2, "size": 60, "seed": 0, "lora": False}
+    assert Cell(bucket=None, size=60, seed=0, strategy="dft").record()["strategy"] == "dft"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["b0-n60-s0", "b4-nall-s12", "mixed-n1920-s3", "lora-n60-s0", "dft-n60-s0", "l2-sp-nall-s1", "l2-sp-b2-n60-s0"],
+)
 def test_names_are_read_back(name: str) -> None:
     assert Cell.parse(name).name == name
 
 
-@pytest.mark.parametrize("name", ["b5-n60-s0", "b0-n60", "best", "b0-n-s0", ""])
+@pytest.mark.parametrize("name", ["b5-n60-s0", "no-such-n60-s0", "b0-n60", "best", "b0-n-s0", ""])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(RecipeError, match="no cell"):
         Cell.parse(name)

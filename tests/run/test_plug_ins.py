@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.cli.main import main
@@ -17,6 +19,7 @@ from sftknow.facts.sources import SOURCES
 from sftknow.grading.samplers import SAMPLERS
 from sftknow.recipes.load import load_recipe
 from sftknow.registry import Registry
+from sftknow.training.strategies import STRATEGIES
 from tests.test_registry import plug_in
 
 Install = Callable[[str, Registry[Any], str], None]
@@ -64,6 +67,27 @@ def test_a_facts_source_of_another_package(
     assert [row.fact.subject for row in data.split("train")] == ["Olympus Mons"]
     assert data.manifest["facts"]["source"] == "planets"
     assert load_recipe("lab", ["facts.source=planets"]).facts.source == "planets"
+
+
+def test_a_training_strategy_of_another_package(
+    installed: Install, tiny_model: Path, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin = ["sft", "--model", str(tiny_model), "--mastery", str(tiny_dataset), "--bucket", "2", "--size", "4"]
+    begin += ["--set", "learning_rate=1e-2"]
+    asked = [*begin, "--strategy", "pull-back", "--set", "strategy.share=0.5", "--out", str(tmp_path / "pulled")]
+    with pytest.raises(SystemExit):
+        main(asked)
+    assert "argument --strategy: invalid choice: 'pull-back' (choose from" in capsys.readouterr().err
+    installed("training-strategy.md", STRATEGIES, "pull-back")
+    assert main(asked) == 0
+    assert main([*begin, "--out", str(tmp_path / "plain")]) == 0
+    base, plain, pulled = (
+        load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path / "plain", tmp_path / "pulled")
+    )
+    for name, tensor in pulled.items():
+        torch.testing.assert_close(tensor, (base[name] + plain[name]) / 2)
+    recipe = load_recipe("lab", ["grid.strategies=[pull-back]", "strategies.pull-back.share=0.5"])
+    assert recipe.strategy("pull-back").record()["share"] == 0.5
 
 
 def test_a_source_of_topics_that_are_not_there(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from sftknow.checkpoints.regions import natural_order, parse_layers, parse_region, place_of
 from sftknow.errors import CheckpointError
-from sftknow.parameters.regions import natural_order, parse_layers, parse_region, place_of
 
 
 @pytest.mark.parametrize(

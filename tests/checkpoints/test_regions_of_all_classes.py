@@ -11,8 +11,8 @@ import torch
 import transformers
 from transformers.models.auto import modeling_auto
 
+from sftknow.checkpoints.regions import named_part, place_of
 from sftknow.models.loader_names import LoaderNames
-from sftknow.parameters.regions import named_part, place_of
 
 CLASSES = sorted(
     {

@@ -1,0 +1,10 @@
+"""Training strategies: ways to fine-tune that change less of what a model knew, beside plain fine-tuning and LoRA.
+
+Each is one class whose fields are its options (`sftknow.training.strategies.base`); docs/strategies.md lists them and
+docs/extending/training-strategy.md adds one. Importing this package loads no torch.
+"""
+
+from sftknow.training.strategies import frozen, losses, penalties, updates  # each registers its own
+from sftknow.training.strategies.base import STRATEGIES, Hooks, Pass, Scene, Strategy
+
+__all__ = ["STRATEGIES", "Hooks", "Pass", "Scene", "Strategy", "frozen", "losses", "penalties", "updates"]
