@@ -23,6 +23,7 @@ from sftknow.cli.options import (
 )
 from sftknow.errors import RecipeError
 from sftknow.evaluation.options import AbilityOptions, GeneralOptions
+from sftknow.recipes.schema import FactsSection
 from sftknow.records import ModelRef, TrainedModel
 from sftknow.training.recipe import STRATEGIES, AccelerateOptions, LoraSettings, SFTRecipe, Strategy, TrainingOptions
 
@@ -79,10 +80,12 @@ def add_parser(commands: Commands) -> None:
     no_effect(parser, "--mastery", "--bucket", beside=("--task",))
     no_effect(parser, "--data", "--article-words", needs=("--task",))
     no_effect(parser, "--article-words", beside=("--task=gsm8k",))
+    add_options(parser, FactsSection, "topics", otherwise="the paper's")
     no_effect(parser, "--lora", beside=("--strategy",))
+    no_effect(parser, "--topics", needs=("--strategy",), beside=("--task",))
     no_effect(
         parser,
-        *("--out", "--lora", "--save-steps", "--report-to", "--processes", "--accelerate"),
+        *("--out", "--lora", "--strategy", "--topics", "--save-steps", "--report-to", "--processes", "--accelerate"),
         beside=("--show-batch",),
     )
     parser.set_defaults(run=run, goes_on=lambda given: "--save-steps" in given)
@@ -125,7 +128,11 @@ def train_facts(
     recipe = training_recipe(arguments.settings, lora=arguments.lora, strategy=arguments.strategy)
     setup = TrainingSetup(recipe=recipe, options=tracking, accelerate=accelerate)
     setup.check()
-    return _train(arguments, FactDraw(dataset=MasteryData(resolve_dataset(arguments.mastery)), cell=cell), setup)
+    dataset = MasteryData(resolve_dataset(arguments.mastery))
+    topics: str | None = getattr(arguments, "topics", None)
+    if topics is not None and not (recipe.strategy and recipe.strategy.knows):
+        raise RecipeError(f"--topics does nothing here: {arguments.strategy} uses no statements; leave it out")
+    return _train(arguments, FactDraw(dataset=dataset, cell=cell, topics=topics), setup)
 
 
 def train_task(

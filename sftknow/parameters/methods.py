@@ -80,7 +80,7 @@ class Method:
     order: str | None = None
     """A strategy of `sftknow.parameters.strategies` by which `Part.selected` is chosen."""
     region: str = "all"
-    """What it changes, as `sftknow.parameters.regions` says it; an output head that is tied and stored twice counts
+    """What it changes, as `sftknow.checkpoints.regions` says it; an output head that is tied and stored twice counts
     once."""
     shares: bool = True
     """Whether strengths are shares between 0 and 1, so that others may be asked for."""

@@ -29,6 +29,7 @@ from sftknow.records import EvalRun, ModelRef, RestorePlan, Split
 from sftknow.run.cells import Cell
 from sftknow.run.checkpoint_pairs import layer_ranges
 from sftknow.run.controls import Controls, control_names
+from sftknow.run.grading import topics_sha256
 from sftknow.run.moving import MovedModel
 from sftknow.run.steps import Step
 from sftknow.run.stored_cells import store_small, whole
@@ -209,7 +210,8 @@ class CellSteps:
             # Whole weights that a kill left beside a model that is to be trained anew belong to the old one.
             shutil.rmtree(folder.with_name(f".{self.name}.whole"), ignore_errors=True)
             loaded = None if setup.accelerate.launches else bench.loaded_base
-            trained = train(bench.base, FactDraw(dataset=bench.dataset, cell=self.cell), folder, setup, loaded=loaded)
+            draw = FactDraw(dataset=bench.dataset, cell=self.cell, topics=bench.recipe.facts.topics)
+            trained = train(bench.base, draw, folder, setup, loaded=loaded)
             outputs = {"steps": trained.steps, "final_loss": trained.final_loss}
             return {**outputs, "weights": weights_sha256(folder)}
 
@@ -219,6 +221,8 @@ class CellSteps:
             "cell": self.cell.record(),
             "sft": setup.recipe.record(),
         }
+        if setup.recipe.strategy is not None and setup.recipe.strategy.knows:
+            inputs["topics"] = topics_sha256(bench.topics)
         return Step.of(bench.directory.stage(f"models/{self.name}", inputs), f"fine-tuning {self.name}", work)
 
     def evaluation(self, model: TunedModel) -> Step:

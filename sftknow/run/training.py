@@ -11,6 +11,9 @@ from typing import Any, Protocol
 from sftknow import processes
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.checkpoints.dtypes import stored_dtype
+from sftknow.errors import FactsError
+from sftknow.facts.prompts import statements_for
+from sftknow.facts.topics import load_topics
 from sftknow.models.references import base_reference, dataset_reference
 from sftknow.models.resolving import BaseModel
 from sftknow.records import DatasetManifest, Fact, ModelRef, TrainedModel, to_json
@@ -22,6 +25,7 @@ from sftknow.training.distributed import batch_parts
 from sftknow.training.draws import draw
 from sftknow.training.preview import preview
 from sftknow.training.recipe import AccelerateOptions, SFTRecipe, TrainingOptions
+from sftknow.training.strategies import Knowledge
 from sftknow.training.train import LoadedBase, TrainingSet, fact_encoder, fine_tune_on
 
 Encoder = Callable[[Any, int | None], TrainingSet]
@@ -77,6 +81,8 @@ class FactDraw:
 
     dataset: MasteryData
     cell: Cell
+    topics: str | None = None
+    """Topics file that the facts were graded with, for strategies that use their statements; None for the paper's."""
 
     @property
     def seed(self) -> int:
@@ -84,10 +90,26 @@ class FactDraw:
 
     def encoder(self, recipe: SFTRecipe) -> Encoder:
         """Raises MasteryDataError where the bucket has fewer facts than the cell asks for."""
-        return fact_encoder(self._drawn[1], recipe, bucket=self.cell.bucket)
+        knows = recipe.strategy is not None and recipe.strategy.knows
+        knowledge = self._knowledge() if knows else None
+        return fact_encoder(self._drawn[1], recipe, bucket=self.cell.bucket, knowledge=knowledge)
 
     def origin(self, out: Path) -> dict[str, Any]:
         return {"mastery_dataset": dataset_reference(self.dataset, out), "draw": to_json(self._drawn[0])}
+
+    def _knowledge(self) -> Knowledge:
+        """What the base was found to know; FactsError for the statements of a topic that is in no topics file."""
+        topics = load_topics(Path(self.topics) if self.topics else None)
+
+        def statements(fact: Fact) -> tuple[str, ...]:
+            if fact.topic not in topics:
+                raise FactsError(
+                    f"{fact.id} has the topic {fact.topic}, which no topics file has; give the one that it was graded "
+                    "with (--topics FILE, or facts.topics in a recipe)"
+                )
+            return statements_for(topics[fact.topic], fact.subject)
+
+        return Knowledge(rows=self.dataset.split("train"), statements=statements)
 
     @cached_property
     def _drawn(self) -> tuple[DatasetManifest, list[Fact]]:

@@ -28,6 +28,8 @@ class Example:
     """(T,) prompt, answer, end token."""
     labels: list[int]
     """(T,) the same ids, `IGNORED` where a token does not count in the loss."""
+    weight: float = 1.0
+    """Factor of the losses of its tokens; they are still divided by the number of tokens."""
 
 
 def chat_template() -> str:

@@ -25,9 +25,11 @@ class Adapters:
     model: Any
     """The model itself, or peft's around it."""
     settings: LoraSettings | None
-    """None without adapters."""
+    """Of LoRA; None for other adapters, and without any."""
     transposed: frozenset[str]
     """Adapted layers that store their weight as (inputs, outputs), as GPT-2 does; names within the model."""
+    wrapped: bool = False
+    """Whether the model is peft's around the model itself."""
 
     def merged(self, weights: dict[str, torch.Tensor] | None) -> tuple[Any, dict[str, torch.Tensor] | None]:
         """The model with its adapters added into its weights, in the dtype that they were trained in.
@@ -39,9 +41,9 @@ class Adapters:
         Returns:
             The model, and the merged weights by its own names, or None where the model has them.
         """
-        if self.settings is None:
+        if not self.wrapped:
             return self.model, weights
-        if weights is None:
+        if weights is None or self.settings is None:  # others than LoRA are trained where the weights are whole
             return self.model.merge_and_unload(), None
         return self.model.get_base_model(), merge_weights(weights, self.settings, self.transposed)
 
@@ -76,7 +78,7 @@ def prepare(model: Any, settings: LoraSettings | None, seed: int) -> Adapters:
         for name, module in adapted.named_modules()
         if hasattr(module, "lora_A") and getattr(module, "fan_in_fan_out", False)
     }
-    return Adapters(model=adapted, settings=settings, transposed=frozenset(transposed))
+    return Adapters(model=adapted, settings=settings, transposed=frozenset(transposed), wrapped=True)
 
 
 def merge_weights(

@@ -32,7 +32,7 @@ from sftknow.training.examples import Example, encode
 from sftknow.training.lora import prepare
 from sftknow.training.recipe import SFTRecipe, TrainingOptions
 from sftknow.training.snapshots import Snapshots
-from sftknow.training.strategies import Scene
+from sftknow.training.strategies import Knowledge, Scene
 from sftknow.training.trainer import Training, train_in_place
 
 __all__ = ["LoadedBase", "TrainingSet", "fact_encoder", "fine_tune", "fine_tune_on", "load_base"]
@@ -50,6 +50,7 @@ def fine_tune(
     manifest: Mapping[str, Any],
     loaded: LoadedBase | None = None,
     options: TrainingOptions | None = None,
+    knowledge: Knowledge | None = None,
 ) -> TrainedModel:
     """Fine-tune a base on facts and write the whole checkpoint to `out`, or nothing.
 
@@ -69,6 +70,7 @@ def fine_tune(
             and versions, is its ``bucket``, or that of its ``draw``, or null.
         loaded: the same base from `load_base`, to train many models from one load; it is not changed. None loads it.
         options: what goes on beside the training: tracking, snapshots. None for neither.
+        knowledge: what the base was found to know, for the strategies that use it.
 
     Raises:
         MasteryDataError: no facts.
@@ -82,8 +84,18 @@ def fine_tune(
         raise MasteryDataError("there are no facts to train on; draw at least one")
 
     return fine_tune_on(
+<<<<<<< HEAD
         reference(base),
         fact_encoder(facts, recipe, bucket=manifest.get("bucket", manifest.get("draw", {}).get("bucket"))),
+=======
+        base,
+        fact_encoder(
+            facts,
+            recipe,
+            bucket=manifest.get("bucket", manifest.get("draw", {}).get("bucket")),
+            knowledge=knowledge,
+        ),
+>>>>>>> 8fe2b57 (More training strategies: token masking, FLOW, KL, EWC, restoring while training, replay, mastery-weighted sampling, DoRA, OFT, CorDA, OSF)
         out,
         recipe=recipe,
         seed=seed,
@@ -101,10 +113,12 @@ class TrainingSet:
     """In training order, at least one."""
     record: Mapping[str, Any]
     """Goes into ``sft``: ``size`` and ``data_sha256`` at least."""
+    knowledge: Knowledge | None = None
+    """What the base was found to know, for strategies that use it."""
 
 
 def fact_encoder(
-    facts: Sequence[Fact], recipe: SFTRecipe, *, bucket: int | None
+    facts: Sequence[Fact], recipe: SFTRecipe, *, bucket: int | None, knowledge: Knowledge | None = None
 ) -> Callable[[Any, int | None], TrainingSet]:
     """What makes facts into training sequences, for `fine_tune_on`.
 
@@ -112,6 +126,7 @@ def fact_encoder(
         facts: in training order.
         recipe: what counts in the loss, and how long a sequence may be.
         bucket: of the facts, for the record; None for several.
+        knowledge: what the base was found to know.
     """
 
     def encoded(tokenizer: Any, positions: int | None) -> TrainingSet:
@@ -130,6 +145,7 @@ def fact_encoder(
                 "fact_ids": [fact.id for fact in facts],
                 "data_sha256": digest([[fact.question, fact.object] for fact in facts]),
             },
+            knowledge=knowledge,
         )
 
     return encoded
@@ -184,6 +200,17 @@ def fine_tune_on(
     if arguments.deepspeed_plugin is not None:
         check_deepspeed(recipe)
     data = encoded(loaded.tokenizer, most_positions(model.config))
+    strategy = recipe.strategy
+    scene = Scene(
+        model=model,
+        base=loaded.model if strategy is not None and strategy.keeps_base else None,
+        tokenizer=loaded.tokenizer,
+        recipe=recipe,
+        seed=seed,
+        knowledge=data.knowledge,
+    )
+    if strategy is not None:
+        data = strategy.prepare(data, scene)
     parameters, dtype = parameter_count(model), getattr(torch, str(recipe.save_dtype))
     ranks.on_main(lambda: checkpoint.check_space(out, parameters, dtype))
     # What the checkpoint says about itself is the base's; the trainer writes its own notes into the model's.
@@ -202,13 +229,8 @@ def fine_tune_on(
         )
         if not options.save_steps:
             arguments.output_dir = str(partial / "trainer")
-        adapters = prepare(model, recipe.lora, seed)
-        hooks = None
-        if recipe.strategy is not None:
-            base_model = loaded.model if recipe.strategy.keeps_base else None
-            hooks = recipe.strategy.start(
-                Scene(model=model, base=base_model, tokenizer=loaded.tokenizer, recipe=recipe, seed=seed)
-            )
+        adapters = (strategy and strategy.adapt(scene)) or prepare(model, recipe.lora, seed)
+        hooks = strategy and strategy.start(scene)
         training = train_in_place(
             adapters.model,
             loaded.tokenizer,
@@ -235,7 +257,7 @@ def fine_tune_on(
     if ranks.main:
         snapshots.clear()
     # The trainer's patches make cycles out of the model; without this a grid would hold several models at a time.
-    del model, adapters, hooks
+    del model, adapters, hooks, scene
     gc.collect()
     return TrainedModel(
         checkpoint=out,

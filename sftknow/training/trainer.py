@@ -28,6 +28,10 @@ with needs("trl"):
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 
+_WEIGHT = "weight"
+"""Column of the examples' weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """What a training gave, beside the model that it changed."""
@@ -54,7 +58,9 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        weights = inputs.pop(_WEIGHT, None)
+        called = model if weights is None else _Weighed(model, weights)
+        loss = super().compute_loss(called, inputs, return_outputs, num_items_in_batch)
         counted = (inputs["labels"] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         here = Pass(
             model=model,
@@ -69,6 +75,30 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
         loss = super().training_step(*args, **kwargs)
         self.hooks.after_backward(self.state.global_step + 1)
         return loss
+
+
+class _Collator(DataCollatorForLanguageModeling):  # type: ignore[misc]
+    """Passes the weights of examples on, where there are any."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = super().torch_call(examples)
+        if _WEIGHT in examples[0]:
+            batch[_WEIGHT] = torch.tensor([example[_WEIGHT] for example in examples])
+        return batch
+
+
+class _Weighed:
+    """A model as TRL's trainer calls it for the log-probabilities of tokens, each times the weight of its example."""
+
+    def __init__(self, model: Any, weights: torch.Tensor) -> None:
+        self._model, self._weights = model, weights
+
+    def __call__(self, **inputs: Any) -> Any:
+        outputs = self._model(**inputs)
+        if getattr(outputs, "log_probs", None) is None:
+            raise unsuitable("trl", "outputs.log_probs, by which examples are weighed")
+        outputs.log_probs = outputs.log_probs * self._weights[:, None].to(outputs.log_probs.dtype)
+        return outputs
 
 
 class _Updates(TrainerCallback):  # type: ignore[misc]
@@ -121,13 +151,18 @@ def build_trainer(
     if not hasattr(SFTTrainer, "_send_telemetry"):  # another name would let a report of every training out
         raise unsuitable("trl", "SFTTrainer._send_telemetry, which is switched off here")
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    columns: dict[str, list[Any]] = {
+        "input_ids": [e.input_ids for e in examples],
+        "labels": [e.labels for e in examples],
+    }
+    if any(e.weight != 1 for e in examples):
+        columns[_WEIGHT] = [e.weight for e in examples]
+        arguments.remove_unused_columns = False  # TRL knows of no such column
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_dict(
-            {"input_ids": [e.input_ids for e in examples], "labels": [e.labels for e in examples]}
-        ),
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=pad),
+        train_dataset=Dataset.from_dict(columns),
+        data_collator=_Collator(pad_token_id=pad),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)

@@ -20,23 +20,21 @@ from sftknow.training.arguments import training_arguments
 from sftknow.training.distributed import check_spread
 from sftknow.training.examples import encode
 from sftknow.training.recipe import LoraSettings, SFTRecipe, TrainingOptions
-from sftknow.training.strategies import STRATEGIES, Pass, Scene, Strategy
+from sftknow.training.strategies import STRATEGIES, Strategy
+from sftknow.training.strategies.adapters import OSF
+from sftknow.training.strategies.data import MasterySampling, Replay
 from sftknow.training.strategies.frozen import (
     AttentionOnly,
     FeedForwardOnly,
     FrozenRounds,
     HalfFineTuning,
     LastLayers,
-    TrainRegion,
 )
-from sftknow.training.strategies.losses import DynamicFineTuning
-from sftknow.training.strategies.penalties import L2SP, WeightPenalty
-from sftknow.training.strategies.updates import MoFO
-from sftknow.training.train import LoadedBase, fine_tune, load_base
-from tests.tiny import tiny_facts
-
-RECIPE = SFTRecipe(learning_rate=1e-2, batch_size=4, save_dtype="float32", max_grad_norm=100)
-FACTS = tiny_facts(16)
+from sftknow.training.strategies.losses import DynamicFineTuning, Flow, SelectiveTokenMasking
+from sftknow.training.strategies.penalties import EWC, L2SP, KLToBase, WeightPenalty
+from sftknow.training.strategies.updates import MoFO, Restoring
+from sftknow.training.train import LoadedBase, load_base
+from tests.training.small_strategies import FACTS, RECIPE, a_pass, raw, scene_of, tensors, tuned
 
 
 @pytest.fixture(scope="module")
@@ -60,56 +58,29 @@ def plain(ref: ModelRef, loaded: LoadedBase, tmp_path_factory: pytest.TempPathFa
     return tuned(ref, loaded, tmp_path_factory.mktemp("plain") / "out", None)
 
 
-def tuned(
-    ref: ModelRef,
-    loaded: LoadedBase | None,
-    out: Path,
-    strategy: Strategy | None,
-    recipe: SFTRecipe = RECIPE,
-    **more: Any,
-) -> TrainedModel:
-    recipe = replace(recipe, strategy=strategy)
-    return fine_tune(ref, FACTS, out, recipe=recipe, seed=0, manifest={}, loaded=loaded, **more)
-
-
-def tensors(model: TrainedModel) -> dict[str, torch.Tensor]:
-    return load_file(model.checkpoint / "model.safetensors")
-
-
-def raw(model: TrainedModel) -> bytes:
-    return (model.checkpoint / "model.safetensors").read_bytes()
-
-
-def scene_of(loaded: LoadedBase, seed: int = 0) -> Scene:
-    return Scene(model=loaded.copy_model(), base=loaded.model, tokenizer=loaded.tokenizer, recipe=RECIPE, seed=seed)
-
-
-def a_pass(loaded: LoadedBase, model: Any, passes: int = 1) -> Pass:
-    """The first batch, in one pass."""
-    examples = encode(loaded.tokenizer, FACTS[:4], answer_only_loss=True, max_length=256)
-    length = max(len(e.input_ids) for e in examples)
-    rows = {
-        "input_ids": [e.input_ids + [0] * (length - len(e.input_ids)) for e in examples],
-        "attention_mask": [[1] * len(e.input_ids) + [0] * (length - len(e.input_ids)) for e in examples],
-        "labels": [e.labels + [-100] * (length - len(e.labels)) for e in examples],
-    }
-    inputs = {name: torch.tensor(values) for name, values in rows.items()}
-    return Pass(model=model, inputs=inputs, tokens=(inputs["labels"] != -100).sum(), passes=passes)
-
-
 # ---- what all have in common -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "strategy",
-    [L2SP(strength=0), TrainRegion(region="all"), HalfFineTuning(share=0), MoFO(share=1)],
+    [
+        L2SP(strength=0),
+        EWC(strength=0),
+        KLToBase(strength=0),
+        AttentionOnly(region="all"),
+        HalfFineTuning(share=0),
+        MoFO(share=1),
+        Restoring(share="0%"),
+        SelectiveTokenMasking(perplexity=1e30),
+        Flow(strength=0),
+        Replay(ratio=0),
+        MasterySampling(strength=0),
+    ],
     ids=lambda strategy: type(strategy).__name__,
 )
 def test_at_no_strength_it_is_plain_fine_tuning(
     ref: ModelRef, loaded: LoadedBase, plain: TrainedModel, tmp_path: Path, strategy: Strategy
 ) -> None:
-    if type(strategy) is TrainRegion:  # the parent of two that are registered
-        strategy = AttentionOnly(region="all")
     assert raw(tuned(ref, loaded, tmp_path / "out", strategy)) == raw(plain)
 
 
@@ -118,12 +89,15 @@ def test_the_defaults_change_something_and_are_noted(
     ref: ModelRef, loaded: LoadedBase, plain: TrainedModel, tmp_path: Path, name: str
 ) -> None:
     kept = {key: tensor.clone() for key, tensor in loaded.model.state_dict().items()}
-    made = tuned(ref, loaded, tmp_path / "out", STRATEGIES.get(name)())
+    # A base that knows nothing finds no token likely.
+    more = {"stm": {"perplexity": 380.0}}.get(name, {})
+    strategy = STRATEGIES.get(name)(**more)
+    made = tuned(ref, loaded, tmp_path / "out", strategy)
     assert raw(made) != raw(plain)
     assert all(torch.equal(tensor, kept[key]) for key, tensor in loaded.model.state_dict().items())
     assert all(parameter.requires_grad for parameter in loaded.model.parameters())
     noted = read_json(made.checkpoint / "sftknow.json")["sft"]["recipe"]["strategy"]
-    assert noted == STRATEGIES.get(name)().record()
+    assert noted == strategy.record()
     assert noted["name"] == name
 
 
@@ -144,7 +118,7 @@ def test_plain_fine_tuning_is_noted_as_ever() -> None:
 
 @pytest.mark.parametrize(
     "strategy",
-    [HalfFineTuning(round_steps=2), MoFO(), L2SP(strength=3)],
+    [HalfFineTuning(round_steps=2), MoFO(), Restoring(every=2), EWC(statements=4), Flow(), Replay(), OSF()],
     ids=lambda strategy: type(strategy).__name__,
 )
 def test_a_training_goes_on_from_its_snapshot_to_the_same_bytes(

@@ -4,7 +4,28 @@ Each is one class whose fields are its options (`sftknow.training.strategies.bas
 docs/extending/training-strategy.md adds one. Importing this package loads no torch.
 """
 
-from sftknow.training.strategies import frozen, losses, penalties, updates  # each registers its own
+from sftknow.training.strategies import (  # each registers its own, in the order of docs/strategies.md
+    adapters,
+    data,
+    frozen,
+    losses,
+    penalties,
+    updates,
+)
 from sftknow.training.strategies.base import STRATEGIES, Hooks, Pass, Scene, Strategy
+from sftknow.training.strategies.knowledge import Knowledge
 
-__all__ = ["STRATEGIES", "Hooks", "Pass", "Scene", "Strategy", "frozen", "losses", "penalties", "updates"]
+__all__ = [
+    "STRATEGIES",
+    "Hooks",
+    "Knowledge",
+    "Pass",
+    "Scene",
+    "Strategy",
+    "adapters",
+    "data",
+    "frozen",
+    "losses",
+    "penalties",
+    "updates",
+]

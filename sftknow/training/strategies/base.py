@@ -20,7 +20,10 @@ from sftknow.registry import Registry
 if TYPE_CHECKING:
     import torch
 
+    from sftknow.training.lora import Adapters
     from sftknow.training.recipe import SFTRecipe
+    from sftknow.training.strategies.knowledge import Knowledge
+    from sftknow.training.train import TrainingSet
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _TAKEN = re.compile(r"base|mixed|lora|(?:.*-)?b\d")
@@ -53,6 +56,8 @@ class Scene:
     recipe: SFTRecipe
     seed: int
     """Of the training."""
+    knowledge: Knowledge | None = None
+    """What the base was found to know; None where the training data are no graded facts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +107,8 @@ class Strategy(Options):
 
     keeps_base: ClassVar[bool] = False
     """Whether it looks at the base while it trains; that takes the memory of a second model."""
+    knows: ClassVar[bool] = False
+    """Whether it uses what the base was found to know: `Scene.knowledge`."""
     spreads: ClassVar[bool] = False
     """Whether it works where the weights of one model are spread over several devices (FSDP, DeepSpeed)."""
 
@@ -124,6 +131,23 @@ class Strategy(Options):
             DependencyError: an installed package lacks what the strategy needs.
         """
         return {}
+
+    def prepare(self, data: TrainingSet, scene: Scene) -> TrainingSet:
+        """What is trained on, from the data that plain fine-tuning trains on; ``scene.model`` is still the base.
+
+        Raises:
+            SftknowError: the data have nothing of what the strategy works on.
+        """
+        return data
+
+    def adapt(self, scene: Scene) -> Adapters | None:
+        """The model with adapters of peft's in it; None trains the weights themselves.
+
+        Raises:
+            DependencyError: the installed peft has no such adapters.
+            ModelError: they cannot be put onto this model.
+        """
+        return None
 
     def start(self, scene: Scene) -> Hooks:
         """Get ready to train: freeze what is not to be trained, remember what will be needed.

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from sftknow.options import NotNegative
+from sftknow.errors import OptionError
+from sftknow.options import Count, Limits, NotNegative
 from sftknow.training.strategies.base import STRATEGIES, Hooks, Pass, Scene, Strategy
+from sftknow.training.strategies.knowledge import known_statements
 
 if TYPE_CHECKING:
     import torch
+
+    from sftknow.training.recipe import SFTRecipe
 
 
 @STRATEGIES.register("l2-sp")
@@ -60,3 +65,84 @@ class WeightPenalty(Hooks):
                 squares = squares * self._importance[name]
             total = total + squares.sum()
         return self._strength / (2 * here.passes) * total  # type: ignore[no-any-return]
+
+
+@STRATEGIES.register("ewc")
+@dataclass(frozen=True, kw_only=True)
+class EWC(Strategy):
+    """As l2-sp, with each weight's distance weighed by how much what the base knows depends on it.
+
+    Elastic weight consolidation with a diagonal Fisher information, Kirkpatrick et al. 2017, arXiv 1612.00796. What the
+    base knows are statements that it completes by itself.
+    """
+
+    strength: NotNegative = 1000.0
+    """Factor of the penalty; 0 is plain fine-tuning."""
+    statements: Count = 64
+    """Statements that the Fisher information is taken from."""
+    known: Annotated[float, Limits(ge=0, le=1)] = 0.5
+    """Least R of a fact whose statements are taken, and least share of a statement's own continuations."""
+
+    keeps_base: ClassVar[bool] = True
+    knows: ClassVar[bool] = True
+
+    def start(self, scene: Scene) -> Hooks:
+        if not self.strength:
+            return Hooks()
+        from sftknow.training.strategies.measures import fisher_diagonal
+
+        examples = known_statements(scene, "ewc", known=self.known, count=self.statements, without=(), object_only=True)
+        return WeightPenalty(scene, self.strength, fisher_diagonal(scene.base, examples))
+
+
+@STRATEGIES.register("kl")
+@dataclass(frozen=True, kw_only=True)
+class KLToBase(Strategy):
+    """Adds KL(base || model) of the next-token distributions over the training prompts to the loss.
+
+    Learning without forgetting, Li and Hoiem 2016, arXiv 1606.09282: distillation on the new data.
+    """
+
+    strength: NotNegative = 1.0
+    """Nats of the loss for one nat of divergence, summed over the positions and divided by the tokens that count in the
+    loss; 0 is plain fine-tuning."""
+    positions: Literal["prompt", "all"] = "prompt"
+    """Where: at positions whose next token is the prompt's, or at all."""
+
+    keeps_base: ClassVar[bool] = True
+
+    def check_recipe(self, recipe: SFTRecipe) -> None:
+        if self.positions == "prompt" and not recipe.answer_only_loss:
+            raise OptionError(
+                "the strategy kl looks at prompts that do not count in the loss, and answer_only_loss is false; set "
+                "it to true, or positions to all"
+            )
+
+    def start(self, scene: Scene) -> Hooks:
+        return Divergence(scene, self) if self.strength else Hooks()
+
+
+class Divergence(Hooks):
+    """KL(base || model) over positions of the batch, in nats."""
+
+    def __init__(self, scene: Scene, options: KLToBase) -> None:
+        self._options = options
+        self._base = copy.deepcopy(scene.base).requires_grad_(False).eval()
+
+    def penalty(self, here: Pass) -> torch.Tensor | None:
+        import torch
+        from torch.nn.functional import kl_div
+
+        from sftknow.training.examples import IGNORED
+
+        where = here.inputs["attention_mask"][:, 1:] == 1
+        if self._options.positions == "prompt":
+            where = where & (here.inputs["labels"][:, 1:] == IGNORED)
+        rows = {name: here.inputs[name] for name in ("input_ids", "attention_mask")}
+        self._base.to(where.device)  # where the model is by now
+        with torch.no_grad():
+            before = self._base(**rows, use_cache=False).logits[:, :-1][where].float().log_softmax(-1)
+        # Past the wrapper of several processes, which expects one forward pass for each backward one.
+        model = getattr(here.model, "module", here.model)
+        now = model(**rows, use_cache=False).logits[:, :-1][where].float().log_softmax(-1)
+        return self._options.strength * kl_div(now, before, log_target=True, reduction="sum") / here.tokens
