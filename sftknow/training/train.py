@@ -84,18 +84,13 @@ def fine_tune(
         raise MasteryDataError("there are no facts to train on; draw at least one")
 
     return fine_tune_on(
-<<<<<<< HEAD
         reference(base),
-        fact_encoder(facts, recipe, bucket=manifest.get("bucket", manifest.get("draw", {}).get("bucket"))),
-=======
-        base,
         fact_encoder(
             facts,
             recipe,
             bucket=manifest.get("bucket", manifest.get("draw", {}).get("bucket")),
             knowledge=knowledge,
         ),
->>>>>>> 8fe2b57 (More training strategies: token masking, FLOW, KL, EWC, restoring while training, replay, mastery-weighted sampling, DoRA, OFT, CorDA, OSF)
         out,
         recipe=recipe,
         seed=seed,
