@@ -24,7 +24,7 @@ from tests.documented import DOCS, PAGES, ROOT, Code, anchors, blocks, command_l
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted({code.name: code for page in PAGES for code in command_lines(page)}.values(), key=lambda c: c.name)
-ADDED = {"smallest-base": "top"}
+ADDED = {"smallest-base": "top", "pull-back": "dft"}
 """What a page adds in the example before its command, by something of the same kind."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 

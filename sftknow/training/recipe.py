@@ -152,9 +152,8 @@ class SFTRecipe(Options):
     @property
     def peak_learning_rate(self) -> float:
         """That of the adapters or the strategy where they have their own."""
-        return next((own.learning_rate for own in (self.lora, self.strategy) if own and own.learning_rate), None) or (
-            self.learning_rate
-        )
+        own = self.lora or self.strategy
+        return (own.learning_rate if own else None) or self.learning_rate
 
     @property
     def autocast(self) -> str | None:

@@ -224,8 +224,10 @@ def fine_tune_on(
         )
         if not options.save_steps:
             arguments.output_dir = str(partial / "trainer")
-        adapters = (strategy and strategy.adapt(scene)) or prepare(model, recipe.lora, seed)
-        hooks = strategy and strategy.start(scene)
+        adapters = None if strategy is None else strategy.adapt(scene)
+        if adapters is None:
+            adapters = prepare(model, recipe.lora, seed)
+        hooks = None if strategy is None else strategy.start(scene)
         training = train_in_place(
             adapters.model,
             loaded.tokenizer,

@@ -111,14 +111,14 @@ def test_a_strategys_options_stand_in_its_own_section() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["grid.strategies=[no-such]"], "grid.strategies.0 should be 'dft', "),
+        (["grid.strategies=[no-such]"], "grid.strategies.0 should be 'dora', "),
         (["strategies.dft.learning_rate=1"], "strategies.dft has no effect: grid.strategies does not name it"),
         (
             ["grid.strategies=[dft]", "strategies.dft.strength=1"],
             "unknown key strategies.dft.strength; known here: lear",
         ),
         (["grid.strategies=[l2-sp]", "strategies.l2-sp.strength=-1"], "strategies.l2-sp.strength should be greater th"),
-        (["grid.strategies=[l2-sp]", "strategies.l2-sp=3"], "strategies.l2-sp"),
+        (["grid.strategies=[l2-sp]", "strategies.l2-sp=3"], "strategies should be a valid dictionary, not 3"),
         (["grid.strategies_on=[2]"], "grid.strategies_on has no effect without grid.strategies"),
     ],
 )

@@ -4,7 +4,7 @@ Each is one class whose fields are its options (`sftknow.training.strategies.bas
 docs/extending/training-strategy.md adds one. Importing this package loads no torch.
 """
 
-from sftknow.training.strategies import (  # each registers its own, in the order of docs/strategies.md
+from sftknow.training.strategies import (  # each registers its own
     adapters,
     data,
     frozen,

@@ -12,6 +12,7 @@ from sftknow.options import NotNegative, Positive
 from sftknow.training.strategies.base import STRATEGIES, Scene, Strategy
 
 if TYPE_CHECKING:
+    from sftknow.training.examples import Example
     from sftknow.training.train import TrainingSet
 
 
@@ -46,7 +47,8 @@ class SelectiveTokenMasking(Strategy):
         from sftknow.training.strategies.measures import token_losses
 
         losses = token_losses(scene.model, data.examples, scene.recipe.batch_size)
-        limit, masked, examples = math.log(self.perplexity), 0, []
+        examples: list[Example] = []
+        limit, masked = math.log(self.perplexity), 0
         for example, known in zip(data.examples, losses, strict=True):
             high = iter((known > limit).tolist())
             # The first token of a sequence is never predicted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.regions import natural_order, parse_region
@@ -137,9 +137,9 @@ def restore_most_changed(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], cou
         r = torch.where(change == 0, 0.0, change / (p.abs() + 1e-8))
         return r.view(torch.int32).flatten()  # r is never negative, and such numbers order as their bits do
 
-    upper = sum(torch.bincount(bits(*pair) >> 16, minlength=1 << 15) for pair in pairs)
+    upper: Any = sum(torch.bincount(bits(*pair) >> 16, minlength=1 << 15) for pair in pairs)
     high, left = _bin_of(upper, count)
-    lower = 0
+    lower: Any = 0
     for pair in pairs:
         found = bits(*pair)
         lower = lower + torch.bincount(found[found >> 16 == high] & 0xFFFF, minlength=1 << 16)
