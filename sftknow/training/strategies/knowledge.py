@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sftknow.errors import MasteryDataError, RecipeError
+from sftknow.prompts import completion_ids, text_ids
 
 if TYPE_CHECKING:
     from sftknow.records import Fact, GradedFact
@@ -78,7 +79,6 @@ def _encoded(
     object_only: bool,
 ) -> Iterator[Example]:
     from sftknow.training.examples import IGNORED, Example
-    from sftknow.training.task_examples import completion_ids, task_prompt_ids
 
     ranked = [(row.fact, _by_hits(row, known)) for row in rows]
     for place in range(max((len(templates) for _, templates in ranked), default=0)):
@@ -92,7 +92,7 @@ def _encoded(
                     "that it was graded with"
                 )
             statement = statements[templates[place]]
-            prompt = task_prompt_ids(tokenizer, statement)
+            prompt = text_ids(tokenizer, statement)
             answer = completion_ids(tokenizer, statement, f" {fact.object}")[:-1]  # a statement may go on
             if len(prompt) + len(answer) <= recipe.max_length:
                 labels = [IGNORED] * len(prompt) + answer if object_only else [*prompt, *answer]
