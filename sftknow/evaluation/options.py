@@ -25,6 +25,12 @@ class EvaluationOptions(Options):
     """Only the first questions of each leaf task; None for all."""
     dataset: str | None = None
     """Graded data set (folder or Hub id) that `sftknow evaluate --recipe` takes for models that name none."""
+    examples: Annotated[int, Limits(ge=0)] = 4
+    """A run also asks the base with so many solved training questions before each test question, which tells the format
+    of an answer from knowledge; 0 for not."""
+    regrade: Annotated[int, Limits(ge=0)] = 300
+    """In-domain test facts that the chosen model, unrestored and restored, completes again as the base did; 0 for
+    none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from sftknow.report.entries import percent, signed
 from sftknow.report.frame import Score
 from sftknow.report.layout import Figure, Row, figure
 from sftknow.report.style import GREEN, INK, MUTED, RED, chart
-from sftknow.report.summary import broken_words
+from sftknow.report.summary import broken_words, format_words
 from sftknow.report.words import hedge
 from sftknow.stats import NORMAL_95, wilson
 
@@ -101,7 +101,8 @@ def answer(report: Report, found: Mapping[str, Any]) -> str:
         )
         said += ", but breaks the form of answers" if tuned.broken(before) else ""
         said += f" ({values})" if values else ""
-    return f"{said}; {_restoring(found)}."
+    form = format_words(found.get("format", {}))
+    return f"{said}; {f'{form}; ' if form else ''}{_restoring(found)}."
 
 
 def _restoring(found: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import yaml
 
 from sftknow.artifacts.files import read_json
+from sftknow.artifacts.knowledge import KNOWLEDGE
 from sftknow.artifacts.manifests import MANIFEST
 from sftknow.artifacts.mastery_data import MasteryData, bucket_file
 from sftknow.errors import RunError
@@ -94,6 +95,7 @@ def collect(run: Path) -> Report:
         base_name=base,
         beside=Beside(model=_paper_model(run, base), unlike=unlike(recipe)),
         texts=Texts(run / "mastery" / "dataset", ("dev", "test", "testood")),
+        knowledge={p.parent.name: _mapping(p) for p in _found(run, f"knowledge/*/{KNOWLEDGE}")},
     )
     if graded is None and not models and not changes and not divergences and report.recipe is None:
         raise RunError(f"{run} holds nothing of a run yet; start one with: sftknow run lab --out {run}")

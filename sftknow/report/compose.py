@@ -20,6 +20,7 @@ from sftknow.report import (  # noqa: F401
     claims,
     divergence,
     facts_sheet,
+    knowledge,
     mastery,
     pairs,
     restoration,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from sftknow.artifacts.choice import ChooseBy
+from sftknow.artifacts.knowledge import EXAMPLES
 from sftknow.artifacts.levels import by_share, level_of_folder, read_control
 from sftknow.records import ParameterChange, TokenDivergence
 from sftknow.report.by_fact import FactDivergences, MovedExample, Questions, Texts
@@ -175,6 +176,8 @@ class Report:
     """Which of the paper's numbers stand beside this run's."""
     texts: Texts
     """Questions and answers of the test facts."""
+    knowledge: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Mastery before and after, of models that were graded as the base was: ``knowledge.json`` by model."""
     missing: tuple[Missing, ...] = field(default=())
     """Parts of the run that are not there yet."""
     unasked: tuple[Missing, ...] = field(default=())
@@ -226,7 +229,8 @@ class Report:
     @property
     def other_models(self) -> dict[str, Model]:
         """Models beside the grid, such as an instruct version."""
-        return {n: m for n, m in self.models.items() if n != BASE and "@" not in n and n not in self.cells}
+        own = {BASE, EXAMPLES, *self.cells}
+        return {n: m for n, m in self.models.items() if "@" not in n and n not in own}
 
     @property
     def several_seeds(self) -> bool:

@@ -19,6 +19,7 @@ from sftknow.report.claims import correlation
 from sftknow.report.contents import BASE, Model, Report
 from sftknow.report.controls import controlled, ranking_gains
 from sftknow.report.divergence import beside_words, bucket_of, reading
+from sftknow.report.knowledge import format_part
 from sftknow.report.layout import finite
 from sftknow.report.mastery import exposure_bins
 from sftknow.report.words import LEAST_DRAWS, Difference, together
@@ -258,6 +259,7 @@ PARTS: dict[str, Callable[[Report], Any]] = {
     "exposure": _exposure,
     "base": _base,
     "best_training": _best_training,
+    "format": format_part,
     "more_data": _more_data,
     "source_effect": _source_effect,
     "divergence": _divergence,

@@ -25,6 +25,7 @@ def plain_words(results: Mapping[str, Any]) -> list[str]:
     makers = (
         ("base", _say_base),
         ("best_training", _say_best),
+        ("format", say_format),
         ("more_data", _say_more_data),
         ("source_effect", _say_source),
         ("divergence", _say_divergence),
@@ -124,6 +125,43 @@ def _say_best(part: Mapping[str, Any]) -> list[str]:
         said.append(
             f"The weakest, on {worst['title']}, reaches {percent(worst['test'])} %: "
             f"{percent(lead['value'])} points ± {error_text(lead)} behind the best."
+        )
+    return said
+
+
+def format_words(part: Mapping[str, Any]) -> str:
+    """Which part of the gain over the base is format; empty where that was not measured."""
+    if "beyond" not in part:
+        return ""
+    gain, form = part["tuned"] - part["base"], part["format"]
+    shown = f"{part['examples']} solved examples and no training"
+    if not form["sure"]:
+        told = f"none can be told to be format ({shown} give {signed(form['value'])})"
+    else:
+        told = f"{signed(form['value'])} are format ({shown} give them)"
+    return f"of the {signed(gain)} points over the base {told}"
+
+
+def say_format(part: Mapping[str, Any]) -> list[str]:
+    """What of the gain is format, and what grading before and after says of knowledge."""
+    said = []
+    words = format_words(part)
+    if words:
+        beyond = part["beyond"]
+        said.append(
+            f"After {part['title']}, {words}; {_points(beyond)} are left beyond that on the in-domain test"
+            f"{hedge(beyond)} (Table V)."
+        )
+    graded = part.get("statements")
+    if graded:
+        kept = ""
+        if graded["kept"] is not None:
+            kept = f"; it keeps {percent(graded['kept'])} % of what the base knows"
+            if graded["low"] is not None:
+                kept += f" (95 % interval {percent(graded['low'])} to {percent(graded['high'])})"
+        said.append(
+            f"In statements, where the format of an answer plays no part, mean R over {graded['facts']:,} test facts "
+            f"is {graded['before']:.3f} before and {graded['after']:.3f} after{kept} (Table U)."
         )
     return said
 

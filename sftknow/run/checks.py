@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from sftknow.artifacts.knowledge import EXAMPLES
 from sftknow.artifacts.levels import parse_levels
 from sftknow.checkpoints.index import read_index
 from sftknow.checkpoints.regions import parse_region
@@ -42,7 +43,7 @@ def check_words(recipe: Recipe) -> None:
         raise RecipeError(f"grid: {repeated} comes twice; name every bucket, size and seed once")
     grid = recipe.grid
     for name in grid.baselines:
-        if name in ("base", *names) or (grid.chat_template and f"{name}{CHAT}" in grid.baselines):
+        if name in ("base", EXAMPLES, *names) or (grid.chat_template and f"{name}{CHAT}" in grid.baselines):
             raise RecipeError(f"grid.baselines: {name} is the name of another model of the run; take another")
     if grid.chat_template and not grid.baselines:
         raise RecipeError("grid.chat_template: there is no model to ask in it; name one under grid.baselines")

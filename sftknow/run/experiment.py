@@ -14,7 +14,7 @@ from sftknow.artifacts.levels import UNTOUCHED
 from sftknow.artifacts.scores import read_scores
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.cluster import Outcome
-from sftknow.errors import CheckpointError, RunError, SftknowError
+from sftknow.errors import CheckpointError, MasteryDataError, RunError, SftknowError
 from sftknow.models.references import dataset_reference
 from sftknow.models.resolving import place_base
 from sftknow.recipes.load import dump_recipe
@@ -36,8 +36,10 @@ from sftknow.run.exposures import write_exposures
 from sftknow.run.general_ability import ABILITY, Ability, general_ability
 from sftknow.run.grading import describe_facts, topics_sha256
 from sftknow.run.provenance import provenance
+from sftknow.run.regrading import graded_again, shown_examples
 from sftknow.run.space import check_space, model_size, parts
 from sftknow.run.standing import Standing, left_to_write, standing
+from sftknow.run.stored_cells import whole
 from sftknow.run.time_left import TimeLeft
 from sftknow.run.workbench import PROVENANCE, Workbench, restored_name
 
@@ -77,6 +79,7 @@ class Experiment:
         now = standing(bench)
         self._check_disk(now)
         model_evaluation(bench, "base", self.path / "models" / "base", bench.base.sha256).do(self.say)
+        self._guarded("the base with examples", self.show_examples)
         for name, model in bench.baselines.items():
             step = model_evaluation(bench, name, Path(model.ref.path), model.sha256)
             self._guarded(name, partial(step.do, self.say))
@@ -90,6 +93,7 @@ class Experiment:
             restored = [c for c in chosen(cells_named(recipe)) if self._guarded(f"restoring {c.name}", c.restore)]
             if best in restored:
                 self.choose(best.name)
+            self._guarded(f"grading {best.name}", partial(self.grade_again, best))
             for cell in restored if recipe.restore.controls else ():
                 self._guarded(f"controls of {cell.name}", partial(self.control, cell))
             for cell in chosen(cells_to_sweep(recipe)):
@@ -148,6 +152,28 @@ class Experiment:
         bench.grading.do(self.say)
         linked = self.path / "models" / "base"
         place_base(bench.base, linked, dataset_reference(bench.dataset, linked))
+
+    def show_examples(self) -> None:
+        """Score the base with solved examples before each question."""
+        step = shown_examples(self.bench) if self.recipe.grid.buckets else None
+        if step is not None:
+            try:
+                step.do(self.say)
+            except MasteryDataError as error:  # too few training facts to show; the rest of the run does without
+                self.say(f"the base is not asked with solved examples: {error}")
+
+    def grade_again(self, cell: CellSteps) -> None:
+        """Grade test facts by the best model, and by its chosen level: what is knowledge in what it gained."""
+        level = self._level(cell.name) if (self.path / "restored" / cell.name).is_dir() else UNTOUCHED
+        with whole(self.bench.base, cell.folder) as folder:
+            asked = [(cell.name, folder, cell.weights)]
+            if level != UNTOUCHED:
+                stage = cell.restored[level]
+                asked.append((restored_name(cell.name, level), stage.folder, stage.inputs["weights"]))
+            for name, place, weights in asked:
+                step = graded_again(self.bench, name, place, weights)
+                if step is not None:
+                    step.do(self.say)
 
     # ---- the grid -------------------------------------------------------------------------------------------------
 

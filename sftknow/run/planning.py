@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
+from sftknow.artifacts.knowledge import EXAMPLES, KNOWLEDGE
 from sftknow.artifacts.levels import UNTOUCHED
+from sftknow.artifacts.scores import SCORES
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import FactsAwayError, FactsError, HubError
 from sftknow.grading.estimate import SECONDS
@@ -358,8 +360,24 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
         units = None if ranges is None or test is None else cells * ranges * test
         words = f"{cells} models × {ranges or '?'} ranges × {'?' if test is None else format(test, ',')} questions"
         yield "layer ranges", "evaluation", words, cells, units
+    yield from _format(plan)
     if recipe.general.tasks:
         yield "other tasks", "-", ", ".join(recipe.general.tasks), 0, None
+
+
+def _format(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
+    """What tells format from knowledge (`sftknow.run.regrading`), as `_stages`."""
+    section, facts = plan.recipe.evaluation, plan.facts
+    if section.examples and plan.now.cells and not (plan.path / "evaluation" / EXAMPLES / SCORES).is_file():
+        questions = None if facts is None else sum(facts[s] for s in ("test", "testood") if s in section.splits)
+        words = f"{'?' if questions is None else format(questions, ',')} questions, {section.examples} before each"
+        yield "base with examples", "evaluation", words, 1, questions
+    if section.regrade and plan.now.cells and not any((plan.path / "knowledge").glob(f"*/{KNOWLEDGE}")):
+        count = None if facts is None else min(section.regrade, facts["test"])
+        units = None
+        if facts is not None and count is not None and plan.statements is not None:
+            units = 2 * count * plan.statements / sum(facts.values()) * plan.recipe.grading.samples
+        yield "grading again", "grading", f"2 models × {'?' if count is None else count} facts", 2, units
 
 
 def _total(counts: list[int | None]) -> str:

@@ -38,8 +38,8 @@ def run(out: Path, *more: str) -> Path:
 def graded_copy(finished: Path, out: Path) -> Path:
     """The finished run without anything after the grading."""
     shutil.copytree(finished, out, symlinks=True)
-    for name in ("models", "evaluation", "divergence", "changes", "restored", "report"):
-        shutil.rmtree(out / name)
+    for name in ("models", "evaluation", "divergence", "changes", "restored", "knowledge", "report"):
+        shutil.rmtree(out / name, ignore_errors=name == "knowledge")
         shutil.rmtree(out / "stages" / name, ignore_errors=True)
     (out / "choice.json").unlink()
     return out

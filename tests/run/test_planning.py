@@ -69,6 +69,9 @@ def test_counts_are_those_that_the_run_would_have(tmp_path: Path) -> None:
             "restoring": 0.01 * 2,
             # Two kinds at random in three draws, and two blends, on the test split.
             "controls": 1 + 0.01 * 8 * 30,
+            "base with examples": 1 + 0.01 * 60,
+            # The best model, unrestored and restored: 30 facts, two statements of each, five samples.
+            "grading again": 2 + 0.01 * 2 * 30 * 2 * 5,
         }
     )
     assert not (tmp_path / "run").exists()
