@@ -87,7 +87,7 @@ def _ask(bench: Workbench, splits: Sequence[Split], folder: Path) -> EvalRun:
 def _longest(bench: Workbench) -> int:
     """Tokens of the longest solved example, near enough: the longest question's prompt and as long an answer."""
     tokenizer = load_tokenizer(bench.base.ref)
-    rows = [row.fact for split in ("train", "test", "testood") for row in bench.dataset.split(split)]  # type: ignore[arg-type]
+    rows = [row.fact for split in ("train", "test", "testood") for row in bench.dataset.split(split)]
     longest = sorted(rows, key=lambda fact: -len(fact.question) - len(fact.object))[:8]
     return max((len(prompt_ids(tokenizer, f"{fact.question} {fact.object}")) for fact in longest), default=0) + 4
 
