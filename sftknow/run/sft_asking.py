@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftknow.answers import Matcher
+from sftknow.answers import Matcher, normalize
 from sftknow.artifacts.files import digest, read_json, write_json
 from sftknow.artifacts.selections import Form, SelectedExample, SelectResult
 from sftknow.errors import FactsError, RunError
@@ -42,6 +44,9 @@ _BLOCK = 64
 """Examples that are asked at once: what a kill can cost."""
 _ANSWER = 16
 """Longest answer of a model without a chat template, in tokens: the line of an answer of a few words."""
+_HABIT = 5
+_HARDLY = 0.1
+"""Share of right answers below which the form of asking may be the reason."""
 _TOO_LONG = "longer than the model's context"
 
 
@@ -97,6 +102,8 @@ class SFTAsking:
             notes += more
         if long:
             found |= self._long(long)
+        found, more = without_habits(found)
+        notes += more
         if not found:
             raise FactsError(f"no example of {self.data.name} fits into the context of {self.given}")
         return SelectResult(
@@ -207,6 +214,11 @@ class SFTAsking:
                 against = one.surely and not any(other.hits for other in forms.values())
                 found[example.id] = self._graded(example, one.hits, one.tries, one, against=against)
         notes = []
+        if best is not None and rates[best] < _HARDLY:
+            notes.append(
+                "the model is hardly ever right in any form of asking: it may not understand these prompts rather than "
+                "not know the answers"
+            )
         if are_labels(examples) and len(examples) > 1:
             labels = len({example.answer for example in examples})
             notes.append(f"the short answers are {labels} different ones only: guessing among them counts as knowing")
@@ -318,6 +330,24 @@ class SFTAsking:
             says_share=said.count / said.tries if said is not None and said.text else None,
             contradicts=against,
         )
+
+
+def without_habits(found: Mapping[str, SelectedExample]) -> tuple[dict[str, SelectedExample], list[str]]:
+    """The examples, where an answer that a model gives to whatever it is asked contradicts none of them; and notes.
+
+    A habit is an answer that would contradict more than five examples and a tenth of them all.
+    """
+    against = Counter(normalize(example.says) for example in found.values() if example.contradicts)
+    habits = {said for said, count in against.items() if count > max(_HABIT, len(found) / 10)}
+    kept = {
+        name: replace(example, contradicts=example.contradicts and normalize(example.says) not in habits)
+        for name, example in found.items()
+    }
+    notes = [
+        f"the model says {said!r} surely to {against[said]:,} of them, whatever is asked: that contradicts nothing"
+        for said in sorted(habits)
+    ]
+    return kept, notes
 
 
 def _kept_sums(file: Path, count: int) -> list[float] | None:

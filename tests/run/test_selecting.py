@@ -134,6 +134,14 @@ def test_plain_counts_where_solved_examples_do_not_help(tiny_model: Path, tmp_pa
     assert "(there are no more; 240 were asked for)" in result.sentence
 
 
+def test_what_is_said_to_everything_contradicts_nothing(tiny_model: Path, tmp_path: Path, asks: Any) -> None:
+    asks(lambda prompt, i: "County." if last_number(prompt) < 9 else f"no{last_number(prompt)}")
+    result = select(written(tmp_path, numbered(12)), str(tiny_model), say=lambda line: None)
+    assert [example.says for example in result.contradicting] == ["no9", "no10", "no11"]
+    assert any("'County.' surely to 9 of them" in note for note in result.notes)
+    assert any("hardly ever right" in note for note in result.notes)
+
+
 def test_what_is_drawn(tiny_model: Path, tmp_path: Path, asks: Any) -> None:
     asked = asks(knows)
     data = written(tmp_path, numbered(18))
