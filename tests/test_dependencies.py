@@ -128,8 +128,8 @@ def inside_uses(path: Path) -> Iterator[str]:
             )
         elif isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
             own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "other", "os")
-            # A named tuple's own names are public; argparse has no public way to the options of a parser.
-            if not own and node.attr not in ("_replace", "_fields", "_actions"):
+            # A named tuple's own names are public; argparse has no public way to a parser's options and wrapping.
+            if not own and node.attr not in ("_replace", "_fields", "_actions", "_fill_text"):
                 yield node.attr
         elif (
             isinstance(node, ast.Constant)

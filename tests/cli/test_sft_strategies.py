@@ -27,7 +27,7 @@ def test_statements_that_the_base_knows_are_replayed(begin: list[str], tmp_path:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--strategy", "no-such"], "invalid choice: 'no-such' (choose from"),
+        (["--strategy", "no-such"], "--strategy: there is no 'no-such'; there are dora, "),
         (["--set", "strategy.ratio=1"], "--set strategy.… does nothing without --strategy; add that or leave it out"),
         (["--strategy", "dft", "--set", "strategy.ratio=1"], "--set: unknown key ratio; known here: learning_rate"),
         (["--strategy", "replay", "--set", "strategy.ratio=-1"], "--set: ratio should be greater than or equal to 0"),

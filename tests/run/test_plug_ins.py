@@ -76,7 +76,7 @@ def test_a_training_strategy_of_another_package(
     begin += ["--set", "learning_rate=1e-2"]
     asked = [*begin, "--strategy", "pull-back", "--set", "strategy.share=0.5", "--out", str(tmp_path / "pulled")]
     assert main(asked) == 2
-    assert "argument --strategy: invalid choice: 'pull-back' (choose from" in capsys.readouterr().err
+    assert "--strategy: there is no 'pull-back'; there are dora, " in capsys.readouterr().err
     installed("training-strategy.md", STRATEGIES, "pull-back")
     assert main(asked) == 0
     assert main([*begin, "--out", str(tmp_path / "plain")]) == 0

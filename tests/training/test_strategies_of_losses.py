@@ -120,7 +120,7 @@ def test_replay_mixes_known_statements_evenly_into_the_facts(loaded: LoadedBase,
 
 def test_too_few_known_statements_and_no_graded_facts_are_refused(loaded: LoadedBase, data: TrainingSet) -> None:
     with pytest.raises(
-        MasteryDataError, match=r"replay wants 1600 statements .* R of at least 0.5\) and there are \d+ of"
+        MasteryDataError, match=r"replay wants 1600 statements .*R of at least 0.5\) and there are \d+ of"
     ):
         Replay(ratio=100).prepare(data, scene_of(loaded))
     for strategy in (Replay(), MasterySampling()):
