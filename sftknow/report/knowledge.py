@@ -78,7 +78,8 @@ def what_is_format(report: Report) -> Table | None:
         title="Table V · How much of the gain is format",
         note=f"The base has never seen the prompt of fine-tuning. With {count} solved training questions before each "
         "question (another draw for each, by a fixed seed) it sees what an answer looks like and learns no fact: "
-        "what it gains is format. What the fine-tuned model has beyond that is not.",
+        "what it gains is format. What the fine-tuned model has beyond that is not. A base that is too small to read "
+        "examples loses by them; then nothing is told of format.",
         stacked=True,
     )
 

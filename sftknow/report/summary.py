@@ -135,6 +135,13 @@ def format_words(part: Mapping[str, Any]) -> str:
         return ""
     gain, form = part["tuned"] - part["base"], part["format"]
     shown = f"{part['examples']} solved examples and no training"
+    if form["value"] < 0:
+        # A base that examples confuse shows nothing of format; a negative part of a gain would mean nothing either.
+        return (
+            f"how much of the {signed(gain)} points over the base is format cannot be told: {part['examples']} solved "
+            f"examples do not help this base ({percent(part['with_examples'])} % with them, {percent(part['base'])} % "
+            "without)"
+        )
     if not form["sure"]:
         told = f"none can be told to be format ({shown} give {signed(form['value'])})"
     else:
@@ -148,10 +155,8 @@ def say_format(part: Mapping[str, Any]) -> list[str]:
     words = format_words(part)
     if words:
         beyond = part["beyond"]
-        said.append(
-            f"After {part['title']}, {words}; {_points(beyond)} are left beyond that on the in-domain test"
-            f"{hedge(beyond)} (Table V)."
-        )
+        left = f"; {_points(beyond)} are left beyond that on the in-domain test{hedge(beyond)}"
+        said.append(f"After {part['title']}, {words}{left if part['format']['value'] >= 0 else ''} (Table V).")
     graded = part.get("statements")
     if graded:
         kept = ""

@@ -51,6 +51,11 @@ def test_statements_of_topics_that_are_nowhere(
 ) -> None:
     own = {"P17": {"question": "Where is {subject}?", "templates": ["{subject} is in"]}}
     (tmp_path / "topics.json").write_text(json.dumps(own))
-    more = ["--set", "strategy.ratio=5", "--topics", str(tmp_path / "topics.json")]  # second statements are asked for, too
+    more = [
+        "--set",
+        "strategy.ratio=5",
+        "--topics",
+        str(tmp_path / "topics.json"),
+    ]  # second statements are asked for, too
     assert main([*begin, "--strategy", "replay", *more]) == 2
     assert "was graded with more statements than its topic P17 has; give the topics file" in capsys.readouterr().err

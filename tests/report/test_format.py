@@ -14,7 +14,7 @@ from sftknow.report.answer import answer
 from sftknow.report.collect import collect
 from sftknow.report.compose import write_report
 from sftknow.report.findings import findings
-from sftknow.report.summary import plain_words
+from sftknow.report.summary import plain_words, say_format
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,15 @@ def test_the_part_that_is_format_is_said(told: Path) -> None:
     assert f"{gain} (4 solved examples and no training give them)" in words
     assert gain in answer(report, found)
     assert "mean R over 50 test facts is 0.410 before and 0.390 after; it keeps 95.0 % of what the base knows" in words
+
+
+def test_a_base_that_examples_confuse_tells_nothing_of_format() -> None:
+    lower = {"value": -0.2, "stderr": 0.01, "sure": True}
+    part = {"title": "60 facts", "examples": 4, "base": 0.3, "with_examples": 0.1, "tuned": 0.5, "format": lower}
+    assert say_format({**part, "beyond": {"value": 0.4, "stderr": 0.02, "sure": True}}) == [
+        "After 60 facts, how much of the +20.0 points over the base is format cannot be told: 4 solved examples do not "
+        "help this base (10.0 % with them, 30.0 % without) (Table V)."
+    ]
 
 
 def test_without_them_nothing_is_said_of_format(run: Path) -> None:
