@@ -79,7 +79,11 @@ def _can_be_filled(report: Report, name: str) -> bool:
     """False for a cell that was left out, as its bucket has fewer training facts than it asks for."""
     counts = report.graded.counts["train"] if report.graded else {}
     cell = Cell.read(name, None, counts)
-    if cell is None or not counts:
+    if (
+        cell is None
+        or not counts
+        or any(name.rpartition("-s")[0] == other.rpartition("-s")[0] for other in report.cells)
+    ):
         return True
     return max(cell.size, 1) <= (sum(counts.values()) if cell.bucket is None else counts[cell.bucket])
 

@@ -72,7 +72,9 @@ def test_in_process_as_by_lm_eval(count: int, tiny_dataset: Path, tiny_model: Pa
         assert prompt.endswith(f"<|question|> {facts[question.fact_id].question} <|answer|>")
     note = f"{count} solved training questions stand before each question (seed 1234)"
     assert (note in ours.notes) == bool(count)
-    assert all(value.value == theirs["results"][value.task][f"{value.metric},none"] for value in ours.metrics)
+    # lm-eval hands out texts without their end tokens, so that only we can tell which answers ended by themselves.
+    shared = [value for value in ours.metrics if value.metric != "ended"]
+    assert all(value.value == theirs["results"][value.task][f"{value.metric},none"] for value in shared)
 
 
 def test_not_in_a_chat_template(tiny_dataset: Path, tiny_model: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,10 @@ def test_hashes_know_the_bytes_and_not_the_shards(tmp_path: Path) -> None:
     assert whole.base_sha256 != whole.tuned_sha256
 
 
-def test_long_work_shows_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_work_shows_a_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     write_checkpoint(tmp_path / "base", {Q: stored([1, 2], "BF16")})
     write_checkpoint(tmp_path / "tuned", {Q: stored([1, 3], "BF16")})
     analyse(tmp_path / "base", tmp_path / "tuned", ["50%"])

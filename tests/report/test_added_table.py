@@ -60,7 +60,7 @@ def test_a_table_from_outside_is_everywhere(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_section_that_is_not_there() -> None:
-    with pytest.raises(RunError, match="no section mine; there are run, mastery"):
+    with pytest.raises(RunError, match="no section mine; there are mastery, accuracy"):
         report_block("mine", section="mine")
 
 

@@ -179,8 +179,9 @@ def test_a_changed_recipe_redoes_what_depends_on_it(
     assert re.fullmatch(r"cell 2 of 2: b4-n8-s0, (about|at least) .* left", second)
     best = json.loads((copy / "choice.json").read_text())["cell"]
     other = next(name for name in ("b0-n8-s0", "b4-n8-s0") if name != best)
-    # The base to train from and to diverge from; a cell to score and diverge; the best once more to restore.
-    assert Counter(loads) == {"model": 2, best: 2, other: 1}
+    # The base to train from and to diverge from; a cell to score and diverge; the best once more to restore and once
+    # more to grade.
+    assert Counter(loads) == {"model": 2, best: 3, other: 1}
     assert (copy / "models/b0-n8-s0/model.safetensors").read_bytes() != (
         finished / "models/b0-n8-s0/model.safetensors"
     ).read_bytes()

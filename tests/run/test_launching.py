@@ -66,9 +66,12 @@ with (folder / "reports.jsonl").open("a") as file:
 """
 
 
-def test_progress_and_the_result_come_back(children: object, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_and_the_result_come_back(
+    children: object, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = TrainedModel(checkpoint=tmp_path / "m", base=ModelRef(path="b"), recipe={}, steps=3, final_loss=0.5)
     (tmp_path / "made.pickle").write_bytes(__import__("pickle").dumps(made))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     children(  # type: ignore[operator]
         f"print('noise'); print('more', file=sys.stderr)\n{STEPS}\n"
         f"(folder / 'result.pickle').write_bytes(pathlib.Path({str(tmp_path / 'made.pickle')!r}).read_bytes())"

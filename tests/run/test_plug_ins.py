@@ -41,9 +41,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     def install(page: str, registry: Registry[Any], name: str) -> None:
         folder = tmp_path / "site"
         folder.mkdir(exist_ok=True)
-        plug_in(folder, f"example_{name}", example(page))
+        module = f"example_{name.replace('-', '_')}"
+        plug_in(folder, module, example(page))
         monkeypatch.syspath_prepend(str(folder))
-        monkeypatch.delitem(sys.modules, f"example_{name}", raising=False)
+        monkeypatch.delitem(sys.modules, module, raising=False)
         named.append((registry, name))
 
     yield install
