@@ -29,6 +29,7 @@ def link(hub: HubServer, token: str = "hf_test") -> Connection:
     return Connection.open(endpoint=hub.endpoint, token=token)
 
 
+@pytest.mark.slow
 def test_thirty_models(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

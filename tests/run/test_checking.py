@@ -122,6 +122,7 @@ def test_a_model_that_forgot(
     assert again["facts"] == json.loads(result.to_json())["facts"]
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_gives_the_same(
     facts: Path, noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

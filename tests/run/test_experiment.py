@@ -230,6 +230,7 @@ def test_restored_checkpoints_give_the_scores_of_the_model_in_memory(finished: P
         assert fresh.metrics == kept.metrics
 
 
+@pytest.mark.slow
 def test_small_storage_changes_nothing_but_the_weights_files(finished: Path, tmp_path: Path) -> None:
     run(graded_copy(finished, tmp_path / "run"), "grid.storage=delta", "restore.cells=all")
     small, full = substance(tmp_path / "run"), substance(finished)
