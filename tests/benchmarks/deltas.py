@@ -24,7 +24,8 @@ import zstandard
 from safetensors.torch import save_file
 
 from sftknow.answers import Synonyms
-from sftknow.checkpoints.deltas import BLOCKS, LEVEL, materialize, write_delta
+from sftknow.checkpoints.deltas import BLOCKS, materialize, write_delta
+from sftknow.checkpoints.packing import LEVEL
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.records import ModelRef

@@ -147,7 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         theirs = commands(levels, data, given.batch_size, given.dtype, folder / "theirs")
         their_seconds = time.perf_counter() - start
-    for level, mine, other in zip(levels, ours, theirs, strict=True):
+    for level, told, other in zip(levels, ours, theirs, strict=True):
+        # Only in process are end tokens seen, so lm-eval has no share of answers that end by themselves.
+        mine = {key: value for key, value in told.items() if not key.endswith(" ended")}
         same = mine.keys() == other.keys() and all(
             math.isclose(a, b, rel_tol=0, abs_tol=0) for key in mine for a, b in zip(mine[key], other[key], strict=True)
         )
