@@ -170,6 +170,11 @@ def markdown_text(text: str, more: str = "") -> str:
     return text.translate(table | {ord(sign): f"\\{sign}" for sign in more})
 
 
+def markdown_line(text: str, more: str = "") -> str:
+    """The same on one line, whatever breaks the text has."""
+    return " ".join(markdown_text(text, more).split())
+
+
 def _shaped(value: Any, kind: Any, place: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:

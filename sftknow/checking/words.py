@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sftknow.artifacts.checks import FATES, FINDINGS, CheckedFact, CheckResult
 from sftknow.checking.kept import FEWEST, Kept
-from sftknow.untrusted import markdown_text
+from sftknow.untrusted import markdown_line
 
 _SHOWN, LISTED = 8, 50
 """Relations and facts that a terminal and a page list; the file has all."""
@@ -163,4 +163,4 @@ def _interval(kept: Kept) -> str:
 
 def quoted(text: str) -> str:
     """Without what Markdown or HTML would take for its own, on one line."""
-    return " ".join(markdown_text(text, "*_").split())
+    return markdown_line(text, "*_")

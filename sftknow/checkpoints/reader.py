@@ -133,6 +133,12 @@ def widen(bits: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     return bits.view(np.float32)
 
 
+def values_differing(first: NDArray[Any], second: NDArray[Any], dtype: str) -> int:
+    """How many stored values of one dtype, shape (count,), differ; equal bits never do, ±0 are one value."""
+    index = np.flatnonzero(first != second)
+    return int((widen(first[index], dtype) != widen(second[index], dtype)).sum())
+
+
 def narrow(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     """float32 values as the bits of a dtype of `FLOAT_BITS`, rounded to nearest, ties to even.
 

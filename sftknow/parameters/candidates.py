@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.layout import OutputShard
-from sftknow.checkpoints.reader import narrow, nonfinite, widen
+from sftknow.checkpoints.reader import narrow, nonfinite, values_differing, widen
 from sftknow.errors import CheckpointError
 from sftknow.parameters.between import all_weights, stream_
 from sftknow.parameters.change import analyse
@@ -336,13 +336,7 @@ class _Painter:
     ) -> None:
         made = self._maker.bits(tensor, first, base, tuned)
         rows[0, start : start + tuned.size] = made
-        counts[0] += differing(made, tuned, tensor.tuned.dtype)
-
-
-def differing(first: NDArray[Any], second: NDArray[Any], dtype: str) -> int:
-    """How many stored values differ; ±0 are one value."""
-    index = np.flatnonzero(first != second)
-    return int((widen(first[index], dtype) != widen(second[index], dtype)).sum())
+        counts[0] += values_differing(made, tuned, tensor.tuned.dtype)
 
 
 def write_candidate_patch(
@@ -371,7 +365,7 @@ def write_candidate_patch(
 
     def make(tensor: TensorPair, first: int, base: NDArray[Any], tuned: NDArray[Any]) -> tuple[NDArray[Any], int]:
         made = maker.bits(tensor, first, base, tuned)
-        return made, differing(made, tuned, tensor.tuned.dtype)
+        return made, values_differing(made, tuned, tensor.tuned.dtype)
 
     return write_made_patch(
         region,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sftknow.artifacts.files import atomic_file
 from sftknow.checkpoints.layout import OutputShard, safetensors_header
-from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointIndex, listed, read_index, widen
+from sftknow.checkpoints.reader import FLOAT_BITS, CheckpointIndex, listed, read_index, values_differing
 from sftknow.checkpoints.regions import place_of
 from sftknow.errors import CheckpointError
 from sftknow.machine import free_space
@@ -292,8 +292,7 @@ class _PatchWriter:
         def count(chunk: Chunk, bits: Bits) -> None:
             restored, selected, index = self._made(chunk, bits)
             after, before = restored[index], bits[1][index]
-            dtype = self._pair.tensors[chunk.position].tuned.dtype
-            differing = int((widen(after, dtype) != widen(before, dtype)).sum())
+            differing = values_differing(after, before, self._pair.tensors[chunk.position].tuned.dtype)
             number = self._numbers[chunk.position, chunk.piece]
             self.counts[:, number] = selected, differing, index.size
             self.after.add(chunk.position, chunk.piece, xxhash.xxh3_128(np.ascontiguousarray(restored).data).digest())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sftknow.artifacts.levels import parse_level
 from sftknow.checkpoints.layout import OutputShard, layout_in_shards, layout_like
-from sftknow.checkpoints.reader import narrow, nonfinite, widen
+from sftknow.checkpoints.reader import narrow, nonfinite, values_differing, widen
 from sftknow.checkpoints.regions import parse_layers, place_of
 from sftknow.errors import CheckpointError
 from sftknow.models.resolving import model_folder
@@ -357,9 +357,7 @@ class LayerPainter:
     ) -> None:
         broken = sum(nonfinite(base, tensor.base.dtype)) + sum(nonfinite(tuned, tensor.tuned.dtype))
         bits = tuned if broken else in_tuned_dtype(base, tensor, np.zeros(base.size, dtype=np.uint8), 1)
-        index = np.flatnonzero(bits != tuned)
-        dtype = tensor.tuned.dtype
-        differing = int((widen(bits[index], dtype) != widen(tuned[index], dtype)).sum())
+        differing = values_differing(bits, tuned, tensor.tuned.dtype)
         for i, layers in enumerate(self._layers):
             row = rows[i, start : start + tuned.size]
             if tensor.place.layer in layers:

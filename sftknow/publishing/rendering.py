@@ -18,7 +18,7 @@ from sftknow.prompts import question_prompt
 from sftknow.records import BUCKETS, MetricValue, Split
 from sftknow.resources import card_folder
 from sftknow.stats import NORMAL_95, wilson
-from sftknow.untrusted import markdown_text
+from sftknow.untrusted import markdown_line, markdown_text
 
 PAPER = "2509.16596"
 """arXiv number of the paper whose method this is."""
@@ -56,7 +56,7 @@ LINES: Mapping[str, Any] = {"lines": True}
 def quoted(value: Any, *, lines: bool = False) -> Any:
     """A context with its texts quoted: what a base's card or a manifest says stays text, no HTML, link or heading."""
     if isinstance(value, str):
-        return markdown_text(value) if lines else " ".join(markdown_text(value).split())
+        return markdown_text(value) if lines else markdown_line(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [field for field in dataclasses.fields(value) if not field.metadata.get("verbatim")]
         found = {f.name: quoted(getattr(value, f.name), lines=bool(f.metadata.get("lines"))) for f in fields}

@@ -101,8 +101,7 @@ def answer(report: Report, found: Mapping[str, Any]) -> str:
         )
         said += ", but breaks the form of answers" if tuned.broken(before) else ""
         said += f" ({values})" if values else ""
-    part = found.get("format", {})
-    form = format_words(part) if part.get("format", {}).get("value", -1) >= 0 else ""
+    form = format_words(found.get("format", {}))
     return f"{said}; {f'{form}; ' if form else ''}{_restoring(found)}."
 
 

@@ -130,18 +130,11 @@ def _say_best(part: Mapping[str, Any]) -> list[str]:
 
 
 def format_words(part: Mapping[str, Any]) -> str:
-    """Which part of the gain over the base is format; empty where that was not measured."""
-    if "beyond" not in part:
+    """Which part of the gain over the base is format; empty where examples do not help the base, or none were shown."""
+    if "beyond" not in part or part["format"]["value"] < 0:
         return ""
     gain, form = part["tuned"] - part["base"], part["format"]
     shown = f"{part['examples']} solved examples and no training"
-    if form["value"] < 0:
-        # A base that examples confuse shows nothing of format; a negative part of a gain would mean nothing either.
-        return (
-            f"how much of the {signed(gain)} points over the base is format cannot be told: {part['examples']} solved "
-            f"examples do not help this base ({percent(part['with_examples'])} % with them, {percent(part['base'])} % "
-            "without)"
-        )
     if not form["sure"]:
         told = f"none can be told to be format ({shown} give {signed(form['value'])})"
     else:
@@ -155,8 +148,17 @@ def say_format(part: Mapping[str, Any]) -> list[str]:
     words = format_words(part)
     if words:
         beyond = part["beyond"]
-        left = f"; {_points(beyond)} are left beyond that on the in-domain test{hedge(beyond)}"
-        said.append(f"After {part['title']}, {words}{left if part['format']['value'] >= 0 else ''} (Table V).")
+        said.append(
+            f"After {part['title']}, {words}; {_points(beyond)} are left beyond that on the in-domain test"
+            f"{hedge(beyond)} (Table V)."
+        )
+    elif "beyond" in part:
+        # A base that examples confuse shows nothing of format; a negative part of a gain would mean nothing either.
+        said.append(
+            f"After {part['title']}, how much of the {signed(part['tuned'] - part['base'])} points over the base is "
+            f"format cannot be told: {part['examples']} solved examples do not help this base "
+            f"({percent(part['with_examples'])} % with them, {percent(part['base'])} % without) (Table V)."
+        )
     graded = part.get("statements")
     if graded:
         kept = ""

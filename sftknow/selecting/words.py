@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from sftknow.artifacts.selections import DRAW, SelectedExample, SelectResult, Way
 from sftknow.records import BUCKETS
-from sftknow.untrusted import markdown_text
+from sftknow.untrusted import markdown_line
 
 _SHOWN, _LISTED, _WIDTH = 8, 50, 90
 """Contradicting examples that a terminal and Markdown list, and the characters of a text; the file has all."""
@@ -169,4 +169,4 @@ def _percent(share: float | None) -> str:
 
 
 def _quoted(words: str) -> str:
-    return " ".join(markdown_text(words, "*_").split())
+    return markdown_line(words, "*_")
