@@ -1,20 +1,20 @@
-"""The answers of an evaluation that is under way, saved batch by batch, so that a kill costs one batch.
+"""Work under way, kept line by line beside what it will become, so that a kill costs little of it.
 
-One line of JSON a batch behind a first line that says what the evaluation is. A line that a kill tore off does not
-count. Batches have a fixed make-up, so that an evaluation that was cut off ends with the same bytes.
+One entry of JSON a line behind a first line that says whose work it is. What a kill tore off, and all behind what is
+damaged, does not count. The answers of an evaluation are kept so batch by batch; batches have a fixed make-up, so that
+an evaluation that was cut off ends with the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 JOURNALS = "answers.*.partial.jsonl"
-"""Pattern of the files' names."""
+"""Pattern of the names of evaluations' files."""
 
 
 def journal_name(splits: Sequence[str]) -> str:
@@ -22,38 +22,59 @@ def journal_name(splits: Sequence[str]) -> str:
     return JOURNALS.replace("*", "-".join(splits))
 
 
-class Journal:
-    """The journal of one evaluation; a context manager.
+class KeyedLines:
+    """Entries of JSON that belong to one piece of work, added to a file and read again.
 
     Args:
-        path: the file; its folder is made where it is not there. None keeps nothing.
+        path: the file, there or not. That of other work is removed, a damaged one is cut behind its last whole entry.
+        head: the first line: identifies everything that the entries depend on.
+        take: is given every entry that is there; ValueError, TypeError or LookupError says that it is damaged.
+    """
+
+    def __init__(self, path: Path, head: Mapping[str, Any], take: Callable[[Any], object]) -> None:
+        self.path = path
+        self._head = dict(head)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return
+        whole = 0
+        for number, line in enumerate(content.splitlines(keepends=True)):
+            try:
+                entry = json.loads(line) if line.endswith(b"\n") else None
+                if entry is None or (number == 0 and entry != self._head):
+                    break
+                if number:
+                    take(entry)
+            except (ValueError, TypeError, LookupError):
+                break
+            whole += len(line)
+        if not whole:
+            path.unlink()
+        elif whole < len(content):
+            os.truncate(path, whole)
+
+    def append(self, entries: Sequence[Any]) -> None:
+        """Add entries; they are on disk when this returns. File and folder are made where they are not there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        heads = [] if self.path.exists() else [self._head]
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{json.dumps(entry)}\n" for entry in [*heads, *entries]))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class Journal:
+    """The answers of one evaluation.
+
+    Args:
+        path: the file. None keeps nothing.
         key: identifies everything that the answers depend on; a journal of another key is thrown away.
     """
 
     def __init__(self, path: Path | None, key: str) -> None:
-        self._path = path
-        self._key = key
-        self._file: IO[str] | None = None
         self._done: dict[int, list[Any]] = {}
-
-    def __enter__(self) -> Journal:
-        if self._path is None:
-            return self
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._done, whole = self._read(self._path)
-        self._file = self._path.open("r+" if whole else "w", encoding="utf-8")
-        self._file.truncate(whole)
-        self._file.seek(whole)
-        if not whole:
-            self._write({"key": self._key})
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._lines = None if path is None else KeyedLines(path, {"key": key}, self._take)
 
     def outputs(self, batch: int) -> list[Any] | None:
         """What `save` was given for a batch before the kill, as JSON has it; None where it was not asked yet."""
@@ -61,29 +82,8 @@ class Journal:
 
     def save(self, batch: int, outputs: Sequence[Any]) -> None:
         """Keep a batch's answers."""
-        if self._file is not None:
-            self._write({"batch": batch, "outputs": list(outputs)})
+        if self._lines is not None:
+            self._lines.append([{"batch": batch, "outputs": list(outputs)}])
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        assert self._file is not None, "a journal is written inside its block"
-        self._file.write(json.dumps(entry, ensure_ascii=True) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def _read(self, path: Path) -> tuple[dict[int, list[Any]], int]:
-        """The whole batches, and how many bytes they take together with the first line; 0 for another key's journal."""
-        done: dict[int, list[Any]] = {}
-        if not path.is_file():
-            return done, 0
-        whole = 0
-        for number, line in enumerate(path.read_bytes().splitlines(keepends=True)):
-            try:
-                entry = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict) or (number == 0 and entry.get("key") != self._key):
-                break
-            if number:
-                done[int(entry["batch"])] = list(entry["outputs"])
-            whole += len(line)
-        return done, whole
+    def _take(self, entry: Any) -> None:
+        self._done[int(entry["batch"])] = list(entry["outputs"])

@@ -167,8 +167,8 @@ class Harness:
                     whole_key = digest(
                         [key, made_of, str(getattr(model, "dtype", "")), str(model.device), _versions(), Said._fields]
                     )
-                    with Journal(work / journal_name(parts) if work else None, whole_key) as journal:
-                        answers = answer(model, padded, batches, journal=journal, tick=lambda count: bar.update(count))
+                    journal = Journal(work / journal_name(parts) if work else None, whole_key)
+                    answers = answer(model, padded, batches, journal=journal, tick=lambda count: bar.update(count))
                     if self._few_shot:
                         answers = [_first(said) for said in answers]
                     for leaf in leaves:

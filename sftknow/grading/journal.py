@@ -6,12 +6,12 @@ was never stopped: a statement's samples do not depend on which others are conti
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from sftknow.artifacts.journal import KeyedLines
 from sftknow.grading.sampling import SampleRequest
 from sftknow.records import SampleTally, SamplingPolicy
 
@@ -42,57 +42,34 @@ class Journal:
         every: float = EVERY,
     ) -> None:
         self.path, self.every = path, every
-        self._head = json.dumps({"key": key, "texts": keep_texts})
         self._requests, self._policy, self._keep_texts = requests, policy, keep_texts
-        self._lines: list[str] = []
+        self._entries: list[list[Any]] = []
         self._saved = time.monotonic()
-        self.known = self._read()
+        self.known: dict[int, SampleTally] = {}
         """What earlier starts found."""
+        self._lines = KeyedLines(path, {"key": key, "texts": keep_texts}, self._take)
 
     def add(self, place: int, tally: SampleTally) -> None:
         """Note what a request gave; on disk within a minute."""
-        self._lines.append(json.dumps([place, tally.hits, tally.texts]))
+        self._entries.append([place, tally.hits, tally.texts])
         if time.monotonic() - self._saved >= self.every:
             self.save()
 
     def save(self) -> None:
         """Write what was noted since the last time."""
-        if self._lines:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = not self.path.exists()
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(f"{line}\n" for line in ([self._head] if new else []) + self._lines))
-                file.flush()
-                os.fsync(file.fileno())
-            self._lines.clear()
+        if self._entries:
+            self._lines.append(self._entries)
+            self._entries.clear()
         self._saved = time.monotonic()
 
     def remove(self) -> None:
         """The shard is written."""
-        self._lines.clear()
+        self._entries.clear()
         self.path.unlink(missing_ok=True)
 
-    def _read(self) -> dict[int, SampleTally]:
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return {}
-        # A kill may have cut the last line; the next one would be written behind it.
-        whole = content[: content.rfind(b"\n") + 1]
-        head, *lines = whole.decode("utf-8", "replace").splitlines() or [""]
-        known: dict[int, SampleTally] = {}
-        if head != self._head:
-            self.path.unlink()
-            return known
-        try:
-            for line in lines:
-                place, hits, texts = json.loads(line)
-                known[place] = self._tally(place, hits, texts)
-        except (ValueError, TypeError, IndexError):  # damaged: what stands before holds
-            whole = "".join(f"{line}\n" for line in [head, *lines[: len(known)]]).encode()
-        if whole != content:
-            self.path.write_bytes(whole)
-        return known
+    def _take(self, entry: Any) -> None:
+        place, hits, texts = entry
+        self.known[place] = self._tally(place, hits, texts)
 
     def _tally(self, place: int, hits: int, texts: list[str] | None) -> SampleTally:
         request, tries = self._requests[place], self._policy.samples
