@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.gpu --json gpu.json             # on one GPU
     python -m tests.benchmarks.gpu --json gpu.json --docs      # its figures go to docs/gpu.md, with the card's name
+    python -m tests.benchmarks.gpu --from gpu.json --docs      # what was measured before, on a machine without one
     python -m tests.benchmarks.gpu --dry-run                   # the same, small, on the CPU: for typing errors
 
 It needs no network and no files but the checkout's: models are the lab's, and a random Llama of 1.0 B parameters in
@@ -305,6 +306,30 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join([head, "", "| part | what | figure |", "| :-- | :-- | --: |", *body])
 
 
+def joined(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Several calls' parts as one report; a part that was measured twice is taken from the later one.
+
+    Raises:
+        ValueError: they are not of one machine, or were small ones.
+    """
+    if any(report["small"] for report in reports):
+        raise ValueError("a small call has no figures to join")
+    if len({json.dumps({**report["machine"], "date": ""}, sort_keys=True) for report in reports}) > 1:
+        raise ValueError("the files are of different machines or versions")
+    parts = {name: part for report in reports for name, part in report["parts"].items()}
+    return {**reports[-1], "parts": {name: parts[name] for name in PARTS if name in parts}}
+
+
+def show(report: Mapping[str, Any], docs: bool) -> int:
+    """Print the table, write it into docs/gpu.md where asked; 1 where a part was not done."""
+    said = table(report)
+    print(said)
+    if docs:
+        path = ROOT / "docs" / "gpu.md"
+        path.write_text(replaced(path.read_text("utf-8"), "gpu", said), encoding="utf-8")
+    return int(any(part["failed"] for part in report["parts"].values()))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -319,10 +344,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--from", nargs="+", type=Path, dest="measured", metavar="FILE", help="measure nothing: join such JSON files"
+    )
     asked = parser.parse_args(arguments)
     if asked.part:
         one(asked.part, asked)
         return 0
+    if asked.measured:
+        try:
+            report = joined([json.loads(file.read_text(encoding="utf-8")) for file in asked.measured])
+        except ValueError as error:
+            parser.error(str(error))
+        return show(report, asked.docs)
     if asked.dry_run:
         asked.device, asked.small = "cpu", True
     names = asked.parts.split(",")
@@ -341,12 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report["parts"][name] = measured(name, asked, Path(scratch))
             if asked.json:
                 asked.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    said = table(report)
-    print(said)
-    if asked.docs:
-        path = ROOT / "docs" / "gpu.md"
-        path.write_text(replaced(path.read_text("utf-8"), "gpu", said), encoding="utf-8")
-    return int(any(part["failed"] for part in report["parts"].values()))
+    return show(report, asked.docs)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,19 @@ def test_a_part_that_fails_is_named_and_takes_no_other_down(
     assert "| run | not done | not done within 0.02 s |" in said
 
 
+def test_parts_of_several_calls_are_joined_and_of_several_machines_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    at = {"card": "A", "cores": 2, "versions": {"torch": "2"}, "date": "2026-01-01"}
+    done = {"seconds": 1.0, "failed": None}
+    first = {"machine": at, "small": False, "parts": {"sweep": {**done, "figures": {"x": 1.0}}}}
+    later = {"machine": {**at, "date": "2026-01-02"}, "small": False, "parts": {"tests": {**done, "figures": {}}}}
+    assert list(gpu.joined([first, later])["parts"]) == ["tests", "sweep"]
+    assert gpu.joined([first, later])["machine"]["date"] == "2026-01-02"
+    with pytest.raises(ValueError, match="different machines"):
+        gpu.joined([first, {**later, "machine": {**at, "card": "B"}}])
+    with pytest.raises(ValueError, match="no figures"):
+        gpu.joined([{**first, "small": True}])
+
+
 def test_together_the_parts_end_within_eight_minutes() -> None:
     assert sum(gpu.LIMITS.values()) < 8 * 60
 
