@@ -26,7 +26,8 @@ class Entry:
     """One model: as it was trained, or after a method was applied to it."""
 
     cell: str
-    """Name of the trained model; ``base`` for the base."""
+    """Name of the trained model; ``base`` for the base, which has one entry for each draw of training facts: bucket,
+    size and seed."""
     strategy: str
     """``base``, ``plain``, ``lora``, or the training strategy's name."""
     options: Mapping[str, Any]
@@ -39,12 +40,13 @@ class Entry:
     after: str
     """``nothing``, or the method that was applied to the trained model."""
     level: str | None
-    """Of the method; None for ``nothing``."""
+    """Of the method; None for ``nothing``. A share such as ``20%``, or ``as 20%``: so strong that it leaves the L2
+    distance from the base that ``relative`` leaves at that share."""
     chosen: bool
     """Whether this level was chosen on dev for its method; always True for ``nothing``."""
     scores: Mapping[str, tuple[int, int]]
-    """(right, asked) of ``learned``, ``kept/questions/1`` to ``4``, ``kept/statements/1`` to ``4``, ``new/questions/0``,
-    ``new/statements/0``, ``ood`` and ``dev``."""
+    """(right, asked) of ``learned``, ``kept/questions/1`` to ``4``, ``kept/statements/1`` to ``4``,
+    ``new/questions/0``, ``new/statements/0``, ``ood`` and ``dev``, as far as each was asked."""
     kl: float | None
     """Mean KL(base ‖ model) over the divergence's positions, in nats a token; None where there was none to measure."""
     changed: float
