@@ -74,7 +74,7 @@ def test_the_files_name_parts_that_there_are() -> None:
 
 
 def test_benchmarks_are_shown() -> None:
-    side = {"seconds": 2.0, "peak_mb": 1_500.0}
+    side = {"seconds": 2.0, "cpu_seconds": 1.5, "peak_mb": 1_500.0}
     restored = {
         "region": 4e8, "dtype": "bfloat16", "levels": [1, 2], "processors": 2, "disk_gb_per_s": 1.25,
         "sides": {"ours_analysis": side, "b_analysis": {**side, "seconds": 5.0}},
@@ -84,7 +84,8 @@ def test_benchmarks_are_shown() -> None:
         "400 M parameters in the region, bfloat16, 2 levels, 2 processors; the disk alone writes 1.2"
     )
     assert shown[-2:] == [
-        "| ranking, sftknow | 2.0 | 1.0 | 1,500 |", "| ranking, one load, one `topk` (b) | 5.0 | 2.5 | 1,500 |",
+        "| ranking, sftknow | 2.0 | 1.0 | 1.5 | 1,500 |",
+        "| ranking, one load, one `topk` (b) | 5.0 | 2.5 | 1.5 | 1,500 |",
     ]  # fmt: skip
     graded = {"dtype": "float32", "threads": 2, "max_new_tokens": 32}
     graded["allowed"] = {"sides": {"generate, batch 8": {"samples_per_second": [300, 400], "ratio": 9.71}}}

@@ -12,7 +12,7 @@ from sftknow.report.aggregate import broken_form, compare, estimate, measured, r
 from sftknow.report.contents import BASE, Model, Report, Training
 from sftknow.report.entries import percent, signed
 from sftknow.report.summary import broken_words, error_text, form_words, in_a_row, moved_words
-from sftknow.report.words import CHANCE, FEW, LEAST_DRAWS, RULE
+from sftknow.report.words import FEW, LEAST_DRAWS, RULE
 
 
 def advice(report: Report, found: Mapping[str, Any]) -> list[str]:
@@ -78,10 +78,9 @@ def _data(report: Report, order: Sequence[Training]) -> list[str]:
     elif BASE in report.models:
         gain = compare(least.models, [report.models[BASE]], "test")
         if gain is not None and not gain.among(len(order)).sure:
-            why = f"; {FEW}" if gain.few else ""
             said.append(
-                "Whether to fine-tune at all: on the in-domain test this training is not surely better than the base "
-                f"model ({signed(gain.value)} points ± {percent(gain.stderr)}{why})."
+                "Whether to fine-tune at all: in-domain, this training is at "
+                f"{signed(gain.value)} points ± {percent(gain.stderr)} from the base: {gain.among(len(order)).doubt}."
             )
         elif gain is not None and gain.value < 0:
             said.append(
@@ -129,7 +128,7 @@ def _level(found: Mapping[str, Any]) -> list[str]:
         f"{start}{part['level']} of the model trained on {part['title']}, chosen on {part['chosen_on']} ({effect})"
     )
     if not test["sure"]:
-        return [f"{sentence}; {CHANCE}, so leaving the model as it is does no harm either."]
+        return [f"{sentence}; {test['doubt']}, so leaving the model as it is does no harm either."]
     if test["value"] < 0:
         return [f"{start}none. {part['level']} looked best on {part['chosen_on']}, but it surely harms ({effect})."]
     if part["broken"]:

@@ -31,7 +31,7 @@ GLOSSARY = {
     "Restoring a level": "setting that share of the parameters, those that fine-tuning changed most, back to the "
     "base’s values.",
     "Surely": "chance would give such a difference in less than 5 % of cases, corrected for all that were compared. "
-    "Behind ± stands one standard error.",
+    "Behind ± stands one standard error; two or three seeds tell it only roughly, so that more is needed to be sure.",
 }
 """Five words that the page uses, in plain English."""
 

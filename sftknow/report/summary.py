@@ -13,7 +13,7 @@ from typing import Any
 from sftknow.artifacts.choice import FORM, rule_words
 from sftknow.artifacts.levels import CONTROLS
 from sftknow.report.entries import percent, plus_minus, signed
-from sftknow.report.words import FEW, UNTOLD, hedge
+from sftknow.report.words import CHANCE, FEW, SPREAD, UNTOLD, hedge
 
 
 def plain_words(results: Mapping[str, Any]) -> list[str]:
@@ -184,7 +184,8 @@ def _say_more_data(parts: Sequence[Mapping[str, Any]]) -> list[str]:
     helped = [p for p in parts if p["sure"] and p["value"] > 0]
     harmed = [p for p in parts if p["sure"] and p["value"] < 0]
     few = [p for p in parts if p["few_seeds"]]
-    unclear = [p for p in parts if not p["sure"] and p not in few]
+    spread = [p for p in parts if p["doubt"] == SPREAD]
+    unclear = [p for p in parts if p["doubt"] == CHANCE]
     clauses = []
     if helped:
         clauses.append(f"more training data helped with {named(helped)}")
@@ -192,8 +193,11 @@ def _say_more_data(parts: Sequence[Mapping[str, Any]]) -> list[str]:
         clauses.append(f"more training data did harm with {named(harmed)}")
     if unclear:
         clauses.append(f"whether more training data helps or harms {UNTOLD} with {named(unclear)}")
-    if few:
-        clauses.append(f"whether more training data helps or harms: {FEW} with {named(few)}")
+    clauses += [
+        f"whether more training data helps or harms: {doubt} with {named(some)}"
+        for doubt, some in ((SPREAD, spread), (FEW, few))
+        if some
+    ]
     low, high = min(spans)
     span = f"{low:,} to {high:,} facts" if together else "the smallest to the largest training of each source"
     return [f"From {span}, {'; '.join(clauses)}."]

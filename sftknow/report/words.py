@@ -21,11 +21,15 @@ LEAST_DRAWS = 2
 """Training draws that a statement about a kind of training needs."""
 
 FEW = "too few seeds to say"
+SPREAD = "too few seeds to be sure"
+"""Of a difference that is large for its standard error, which two or three seeds do not tell well enough."""
 CHANCE = "it may be chance"
 UNTOLD = "cannot be told"
 RULE = (
     "“Surely” means that chance would give such a difference in less than 5 % of cases, by Student’s t with the "
-    "degrees of freedom that the seeds leave, corrected for all comparisons of the same table or sentence (Holm)."
+    "degrees of freedom that the seeds leave, corrected for all comparisons of the same table or sentence (Holm). "
+    "Two or three seeds tell the error behind ± only roughly, so that with them even a difference of many errors may "
+    f"not be sure: “{SPREAD}”."
 )
 
 
@@ -65,6 +69,20 @@ class Difference:
         steady = self.without is None or self.without[0] * self.without[1] > 0
         return not self.few and steady and (self.p if self.adjusted is None else self.adjusted) < ALPHA
 
+    @property
+    def doubt(self) -> str:
+        """Why it is not called a difference, in words; empty where it is one.
+
+        With more seeds of the same spread a large one would be sure; one within the errors would not.
+        """
+        if self.sure:
+            return ""
+        if self.few:
+            return FEW
+        looks = 1.0 if self.adjusted is None or not self.p else self.adjusted / self.p
+        with_more = student_p(self.value, self.stderr, math.inf) * looks
+        return SPREAD if self.draws is not None and with_more < ALPHA else CHANCE
+
     def among(self, looks: int) -> Difference:
         """The same, picked out of so many by its value (Bonferroni)."""
         return replace(self, adjusted=min(1.0, self.p * max(1, looks)))
@@ -86,6 +104,7 @@ class Difference:
             "p": self.p if self.adjusted is None else self.adjusted,
             "sure": self.sure,
             "few_seeds": self.few,
+            "doubt": self.doubt,
         }
 
 
@@ -106,12 +125,12 @@ def tone(difference: Difference) -> str:
 
 
 TONES = (
-    "Green with +: better; orange with −: worse. The fullest colour: 5 points or more; the faintest: it may be chance, "
-    f"or {FEW} (Student’s t, corrected for all differences of the table by Holm)."
+    f"Green with +: better; orange with −: worse. The fullest colour: 5 points or more; the faintest: {CHANCE}, "
+    f"{FEW} or {SPREAD} (Student’s t, corrected for all differences of the table by Holm)."
 )
 """What the colours of `tone` mean."""
 
 
 def hedge(part: Mapping[str, Any]) -> str:
     """What stands behind a difference in a sentence: nothing where it is sure."""
-    return "" if part["sure"] else f" ({FEW if part.get('few_seeds') else CHANCE})"
+    return "" if part["sure"] else f" ({part['doubt']})"

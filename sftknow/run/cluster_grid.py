@@ -125,7 +125,8 @@ def train_on_cluster(
             again = f", going on from step {done.resumed}" if done.resumed else ""
             ahead = (time.monotonic() - began) / count * (len(left) - count)
             later = f"; about {_minutes(ahead)} left" if count < len(left) else ""
-            bench.say(f"{count} of {len(left)}: {name} is done ({_minutes(done.seconds)}{again}){later}")
+            number = len(cells) - len(left) + count
+            bench.say(f"cell {number} of {len(cells)}: {name} is done ({_minutes(done.seconds)}{again}){later}")
         shutil.rmtree(bench.path / LOCKS, ignore_errors=True)
     return [cell for cell in cells if cell.name not in lost]
 

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from sftknow.report.summary import plain_words
+from sftknow.report.words import CHANCE, FEW, SPREAD, Difference, together
 
 
 def joined(results: Any) -> str:
@@ -16,7 +17,9 @@ def test_the_made_up_truth_is_found(results: Any, rich_results: Any) -> None:
     said = joined(results)
     assert "of bucket 2 did best" in said
     assert "more training data did harm with bucket 0" in joined(rich_results)
-    assert "whether more training data helps or harms cannot be told with bucket 0" in said, "two draws are few"
+    assert "whether more training data helps or harms: too few seeds to be sure with bucket 0" in said, (
+        "two draws are few"
+    )
     assert "Restoring 20% of the model trained on 240 facts of bucket 0 (seed 0) (chosen on dev) helps" in said
     assert results["plain_words"] == plain_words(results) == plain_words(results["findings"])
 
@@ -30,12 +33,12 @@ def test_words_carry_the_numbers_of_the_findings(results: Any) -> None:
 
 def test_what_is_not_sure_is_hedged(results: Any) -> None:
     changed = copy.deepcopy(results["findings"])
-    changed["restoration"]["test"]["sure"] = False
-    changed["best_training"]["test_over_base"]["sure"] = False
+    changed["restoration"]["test"] |= {"sure": False, "doubt": CHANCE}
+    changed["best_training"]["test_over_base"] |= {"sure": False, "doubt": CHANCE}
     said = joined(changed)
     assert "makes no difference that this run could tell" in said
     assert "may be chance" in said
-    changed["best_training"]["test_over_base"]["few_seeds"] = True
+    changed["best_training"]["test_over_base"]["doubt"] = FEW
     assert "over the base (too few seeds to say)" in joined(changed)
     assert "helps on the in-domain test" not in said
 
@@ -68,3 +71,17 @@ def test_correlation_in_three_cases() -> None:
 def test_an_empty_run_says_so() -> None:
     assert plain_words({"findings": {}}) == plain_words({})
     assert "nothing to say" in plain_words({})[0]
+
+
+def test_why_a_difference_is_not_sure() -> None:
+    """Seven errors of two seeds are no chance that more questions could rule out, and no two seeds can rule it in."""
+    large = Difference(value=0.169, stderr=0.024, freedom=2, draws=2)
+    assert large.among(28).doubt == SPREAD
+    assert large.among(28).part()["doubt"] == SPREAD
+    assert Difference(value=0.169, stderr=0.024, freedom=40, draws=20).among(28).doubt == ""
+    assert Difference(value=0.03, stderr=0.024, freedom=2, draws=2).among(28).doubt == CHANCE
+    assert Difference(value=0.169, stderr=0.024, draws=1).doubt == FEW
+    few_questions = Difference(value=0.016, stderr=0.007, freedom=7)
+    assert few_questions.p > 0.05
+    assert few_questions.doubt == CHANCE
+    assert [d.doubt for d in together([large, Difference(value=0.5, stderr=0.01, freedom=30, draws=9)])] == ["", ""]

@@ -53,7 +53,7 @@ def test_two_nodes_give_the_bytes_of_one_machine(finished: Path, tmp_path: Path)
     with ray_cluster(1, 1) as cluster:
         said = on_ray(out, cluster.address)
         assert "Ray: 2 nodes, 2 workers of 1 CPU each" in said
-        assert any(line.startswith("2 of 2: b") and " is done (" in line for line in said)
+        assert any(line.startswith("cell 2 of 2: b") and " is done (" in line for line in said)
         same_but_for_the_recipe(out, finished)
         assert not (out / MARK).exists()
         assert not (out / LOCKS).exists()
