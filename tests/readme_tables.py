@@ -2,6 +2,7 @@
 
     sftknow run lab --out runs/lab && sftknow run lab-full --out runs/lab-full
     python -m tests.readme_tables runs/lab --full runs/lab-full
+    python -m tests.readme_tables --real runs/smollm2-135m         # docs/real-models.md
     python -m tests.readme_tables runs/lab --terminal              # what commands print, shown as they print it
     python -m tests.readme_tables --bench grading.json …           # what benchmarks wrote with --json
     python -m tests.benchmarks.machines runs/lab --docs            # how much they move from machine to machine
@@ -31,7 +32,7 @@ FILES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PICTURE = ROOT / "docs" / "pictures" / "lab-full.svg"
 FIGURES = ("figure-2-accuracy-test",)
 """Figures of a report for the README; the first that a run has."""
-_PART = re.compile(r"(<!-- from (?P<run>[a-z.-]+): (?P<part>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PART = re.compile(r"(<!-- from (?P<run>[a-z0-9.-]+): (?P<part>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PAPER = re.compile(r" (?:paper|pattern) [\d,.]+.*$")
 _WIDTH = 118
 
@@ -69,6 +70,19 @@ def _accuracy(results: Mapping[str, Any]) -> str:
 
 def _verdicts(results: Mapping[str, Any]) -> str:
     return table(results, "table-m-verdicts", ("Claim", "Here", "Why"))
+
+
+def _setting(results: Mapping[str, Any]) -> str:
+    """On what a run was made, and how long its parts took."""
+    told = {
+        name: {row[0]["text"]: row[1] for row in results["tables"][name]["rows"]}
+        for name in ("run-provenance", "run-times")
+    }
+    at, times = told["run-provenance"], told["run-times"]
+    packages = ", ".join(f"{name} {at[f'packages.{name}']['text']}" for name in ("torch", "transformers", "trl"))
+    parts = {"grading": "mastery", "training": "models", "scoring": "evaluation", "all that was timed": "all stages"}
+    seconds = ", ".join(f"{name} {times[stage]['value']:,.0f} s" for name, stage in parts.items())
+    return textwrap.fill(f"Made on: {at['device']['text']}, {packages}. {seconds[0].upper()}{seconds[1:]}.", _WIDTH)
 
 
 def _chosen(results: Mapping[str, Any]) -> str:
@@ -149,6 +163,8 @@ PARTS: dict[str, Callable[[Any], str]] = {
     "restoration": lambda results: table(results, "table-4a-restoration-test"),
     "controls": lambda results: table(results, "table-q-controls"),
     "verdicts": _verdicts,
+    "buckets": lambda results: table(results, "table-1-distribution"),
+    "setting": _setting,
     "chosen": _chosen,
     "picture": _picture,
     "sides": lambda result: _restoration(result) if "region" in result else _grading(result),
@@ -239,12 +255,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, nargs="?", help="a finished run of the recipe lab")
     parser.add_argument("--full", type=Path, help="a finished run of lab-full")
+    parser.add_argument("--real", type=Path, metavar="RUN", help="a finished run of smollm2-135m")
     parser.add_argument("--terminal", action="store_true", help="start the commands of COMMANDS in RUN's place")
     parser.add_argument("--bench", type=Path, nargs="+", default=[], metavar="FILE", help="JSON of benchmarks")
     asked = parser.parse_args()
     if asked.terminal and not asked.run:
         parser.error("--terminal needs RUN")
-    folders = {"lab": asked.run, "lab-full": asked.full}
+    folders = {"lab": asked.run, "lab-full": asked.full, "smollm2": asked.real}
     reports = {name: folder / "report" / "results.json" for name, folder in folders.items() if folder}
     sources = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in reports.items()}
     for name, results in sources.items():

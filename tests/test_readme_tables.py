@@ -66,11 +66,21 @@ def test_only_what_stands_between_the_comments_is_written() -> None:
 
 def test_the_files_name_parts_that_there_are() -> None:
     texts = [path.read_text("utf-8") for path in FILES]
-    named = [match for text in texts for match in re.findall(r"<!-- from ([a-z.-]+): ([a-z0-9-]+) -->", text)]
+    named = [match for text in texts for match in re.findall(r"<!-- from ([a-z0-9.-]+): ([a-z0-9-]+) -->", text)]
     benchmarks = {"grading.json", "evaluation.json", "restoration.json", "deltas.json"}
-    assert {run for run, _ in named} == {"lab", "lab-full", "terminal", *benchmarks}
+    assert {run for run, _ in named} == {"lab", "lab-full", "smollm2", "terminal", *benchmarks}
     assert {part for run, part in named if run == "terminal"} == set(COMMANDS)
     assert {part for _, part in named} == set(PARTS)
+
+
+def test_where_a_run_was_made_and_how_long_it_took() -> None:
+    def rows(**cells: object) -> dict[str, object]:
+        return {"columns": ["", ""], "rows": [[{"text": k}, {"text": str(v), "value": v}] for k, v in cells.items()]}
+
+    at = rows(**{"packages.torch": "2", "packages.transformers": "5", "packages.trl": "1", "device": "A card"})
+    times = rows(**{"mastery": 3.4, "models": 1000.0, "evaluation": 2.0, "all stages": 1010.0})
+    said = PARTS["setting"]({"tables": {"run-provenance": at, "run-times": times}})
+    assert said.startswith("Made on: A card, torch 2, transformers 5, trl 1. Grading 3 s, training 1,000 s,")
 
 
 def test_benchmarks_are_shown() -> None:
