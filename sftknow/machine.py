@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -66,6 +68,34 @@ _MMAP_THRESHOLD, _HANDED_BACK = -3, 128 * 1024
 """glibc's number for `mallopt` and the size in bytes of what it then always hands back."""
 
 
+@contextmanager
+def memory_peak() -> Iterator[list[int]]:
+    """Within the block the most memory is watched that this process takes on top of what it held before.
+
+    Yields:
+        A list, empty; when the block ends it holds the bytes, or 0 where the system does not say.
+    """
+    _trim()
+    found: list[int] = []
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # from now on VmHWM is counted anew
+        before = used_memory()
+    except OSError:
+        before = 0
+    try:
+        yield found
+    finally:
+        most = int(_status("/proc/self/status").get("VmHWM", "0").split()[0]) * 1024 if before else 0
+        found.append(max(0, most - before))
+
+
+def _trim() -> None:
+    """Hand back freed memory that the C library holds; what is freed later is not hurried."""
+    library = ctypes.CDLL(None) if os.name == "posix" else None
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(ctypes.c_size_t(0))  # type: ignore[union-attr]
+
+
 def give_back_memory() -> None:
     """Hand freed memory back to the system, where the C library keeps it for later (glibc, most of all after threads).
 
@@ -77,5 +107,4 @@ def give_back_memory() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         library.mallopt(_MMAP_THRESHOLD, _HANDED_BACK)
-    if hasattr(library, "malloc_trim"):
-        library.malloc_trim(ctypes.c_size_t(0))
+    _trim()

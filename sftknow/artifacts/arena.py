@@ -54,9 +54,10 @@ class Entry:
     distance: float
     """L2 distance of all weights from the base."""
     seconds: float
-    """Of training, and on top of it those that the method took; 0 for the base."""
+    """Of training, and on top of it those that the method took; 0 for the base. Of the processor, so that other work
+    beside it does not count; on a GPU of the clock."""
     peak_bytes: int
-    """Most memory that the training process took; 0 for the base."""
+    """Most memory that the training took on top of the loaded base; 0 for the base, and where it is not known."""
     relative_seconds: float | None
     """`seconds` ÷ those of plain fine-tuning of the same bucket, size and seed in this run; None without one."""
     relative_peak: float | None

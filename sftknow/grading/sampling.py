@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from sftknow.records import SampleTally, SamplingPolicy
 
+GREEDY = 1e-3
+"""A sampling temperature at which nothing but the likeliest token is drawn."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:

@@ -6,6 +6,7 @@ Nothing is kept of the weights, so that memory is bounded whatever the model's s
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -62,7 +63,7 @@ def grid(methods: Sequence[str] = (), strengths: Sequence[str] = ()) -> list[Can
     """The candidates that are tried.
 
     Args:
-        methods: names in `METHODS`; none for all. Controls are always among them.
+        methods: names in `METHODS`; none for all usual ones. Controls are always among them.
         strengths: shares such as ``20%`` in place of each method's own, for all methods that take shares.
 
     Raises:
@@ -73,7 +74,8 @@ def grid(methods: Sequence[str] = (), strengths: Sequence[str] = ()) -> list[Can
             raise CheckpointError(f"a strength of {text} changes nothing; give more")
     for name in methods:
         METHODS.get(name)
-    wanted = [name for name in METHODS if not methods or name in methods or METHODS.get(name).control]
+    every = {name: METHODS.get(name) for name in METHODS}
+    wanted = [n for n, how in every.items() if n in methods or how.control or (not methods and how.usual)]
     if all(METHODS.get(name).control for name in wanted):
         raise CheckpointError(f"{', '.join(wanted)} is what methods are compared with; give another one beside it")
     found = []
@@ -118,6 +120,10 @@ class Candidates:
         self._plans: dict[tuple[str, str], RestorePlan] = {}
         self.pair = pair_checkpoints(base, tuned, self._everything, None, **self._more)
 
+    def others(self, wanted: Sequence[Candidate]) -> Candidates:
+        """Other candidates of the same pair."""
+        return Candidates(self.base, self.tuned, wanted, seed=self.seed, resources=self.resources, **self._more)
+
     def maker(self, candidate: Candidate) -> Maker:
         """What makes a candidate.
 
@@ -128,19 +134,27 @@ class Candidates:
         region = self._everything if method.region == "all" else method.region
         if method.order is None:
             return Maker(candidate, pair_checkpoints(self.base, self.tuned, region, None, **self._more), self.pair)
-        plan = self._plan(method.order, region, candidate.strength)
+        if method.each:
+            pair = pair_checkpoints(self.base, self.tuned, region, None, **self._more)
+            alone = {t.name: self._plan(method, region, candidate.strength, t.name) for t in pair.tensors}
+            return Maker(candidate, pair, self.pair, each=alone)
+        plan = self._plan(method, region, candidate.strength)
         return Maker(candidate, pair_of(self.base, self.tuned, plan), self.pair, plan)
 
-    def _plan(self, order: str, region: str, strength: str) -> RestorePlan:
+    def _plan(self, method: Method, region: str, strength: str, tensor: str | None = None) -> RestorePlan:
+        """The plan of all strengths of a method, in its region or in one tensor of that."""
+        order = str(method.order)
+        wide, region = region, region if tensor is None else f"re:^{re.escape(tensor)}$"
         if (order, region) not in self._plans:
             levels = [strength]
             for other in self.wanted:
                 how = other.how
                 there = self._everything if how.region == "all" else how.region
-                if (how.order, there) == (order, region) and other.strength not in levels:
+                if (how.order, there, how.each) == (order, wide, method.each) and other.strength not in levels:
                     levels.append(other.strength)
             with warnings.catch_warnings():
-                warnings.simplefilter("error", UserWarning)  # that nothing changed
+                # That nothing changed is an error, but in one tensor of many.
+                warnings.simplefilter("error" if tensor is None else "ignore", UserWarning)
                 try:
                     found = analyse(
                         self.base,
@@ -166,18 +180,29 @@ class Maker:
         region: the tensors that the method changes; others stay as fine-tuned.
         pair: all tensors of the two checkpoints.
         plan: of the region in the method's order, where it has one.
+        each: plans of the region's tensors by their names, of a method that cuts each by itself.
     """
 
     def __init__(
-        self, candidate: Candidate, region: CheckpointPair, pair: CheckpointPair, plan: RestorePlan | None = None
+        self,
+        candidate: Candidate,
+        region: CheckpointPair,
+        pair: CheckpointPair,
+        plan: RestorePlan | None = None,
+        *,
+        each: Mapping[str, RestorePlan] | None = None,
     ) -> None:
         self.candidate, self.plan = candidate, plan
         self._method = candidate.how
         self._places = {tensor.name: tensor for tensor in region.tensors}
-        self._selector = None if plan is None else LevelSelector(plan, [find_cut(plan, candidate.strength)])
+        self._selector = None if plan is None else self._select(plan)
+        self._each = {name: self._select(alone) for name, alone in (each or {}).items()}
         self.region = region
         layers = [tensor.place.layer for tensor in pair.tensors if tensor.place.layer is not None]
         self._layers = max(layers, default=-1) + 1
+
+    def _select(self, plan: RestorePlan) -> LevelSelector:
+        return LevelSelector(plan, [find_cut(plan, self.candidate.strength)])
 
     def bits(self, tensor: TensorPair, first: int, base: NDArray[Any], tuned: NDArray[Any]) -> NDArray[Any]:
         """The new bits of a block, in the fine-tuned dtype, shape (count,); may be ``tuned`` itself.
@@ -241,11 +266,13 @@ class Maker:
     def _selected(
         self, tensor: TensorPair, first: int, base: NDArray[Any], tuned: NDArray[Any]
     ) -> NDArray[np.bool_] | None:
-        if self._selector is None:
+        selector = self._each.get(tensor.name, self._selector)
+        if selector is None:
             return None
         ranks: NDArray[np.uint8] = np.empty(base.size, dtype=np.uint8)
         place = self._places[tensor.name]
-        self._selector.ranks(base, place.base.dtype, tuned, place.tuned.dtype, place.first + first, ranks)
+        start = first if self._each else place.first + first
+        selector.ranks(base, place.base.dtype, tuned, place.tuned.dtype, start, ranks)
         return np.equal(ranks, 0)
 
     @cached_property

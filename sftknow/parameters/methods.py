@@ -1,4 +1,4 @@
-"""Methods of repair: ways to move a fine-tuned model towards its base. Eight ship; others can be registered.
+"""Methods of repair: ways to move a fine-tuned model towards its base. Ten ship; others can be registered.
 
 A method is a function from a `Part` of a tensor to its new values, float32, shape (count,). It sees the base's and the
 fine-tuned values, a strength, and where the part lies; where it names an order (`sftknow.parameters.strategies`) also
@@ -86,6 +86,10 @@ class Method:
     """Whether strengths are shares between 0 and 1, so that others may be asked for."""
     control: bool = False
     """Whether it is what others are compared with, and never chosen itself."""
+    each: bool = False
+    """Whether the order is cut in each tensor by itself, so that all of them lose the same share."""
+    usual: bool = True
+    """Whether it is among those that are tried where none is named."""
 
 
 METHODS: Registry[Method] = Registry("method of repair", CheckpointError)
@@ -220,5 +224,28 @@ METHODS.register("random")(
         control=True,
         title="{strength} of the parameters set back at random",
         source="the control: what any step back to the base would give",
+    )
+)
+METHODS.register("per-tensor")(
+    Method(
+        values=set_back,
+        order="top",
+        each=True,
+        usual=False,
+        region="transformer",
+        strengths=("5%", "20%", "40%", "60%"),
+        title="{strength} of the parameters of each tensor set back, those that changed most for their size",
+        source="the relative change ranked within each tensor in place of the whole model",
+    )
+)
+METHODS.register("smallest")(
+    Method(
+        values=set_back,
+        order="smallest",
+        usual=False,
+        region="transformer",
+        strengths=("5%", "20%", "40%", "60%"),
+        title="{strength} of the parameters set back, the smallest ones",
+        source="what the relative change divides by, alone: a check of the ranking",
     )
 )

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from sftknow.machine import available_processors
 from sftknow.options import NOT_IN_RECIPES, Bytes, Count, Level, Limits, NotNegative, Options, shown_as
+from sftknow.parameters.methods import METHODS as METHODS
 from sftknow.parameters.strategies import STRATEGIES
 from sftknow.registry import Registered
 

@@ -1,4 +1,4 @@
-"""Strategies: the orders in which parameters are set back. Five ship; others can be registered.
+"""Strategies: the orders in which parameters are set back. Six ship; others can be registered.
 
 A strategy is a function from a `Block` of parameters to their *keys*, uint32, shape (block.count,). The largest key is
 set back first; of equal keys the parameter that comes first in the region. Levels are shares of that one order, so they
@@ -153,6 +153,14 @@ def largest_difference(block: Block) -> NDArray[np.uint32]:
 def smallest_difference(block: Block) -> NDArray[np.uint32]:
     """Smallest |s − p| first: what TIES-Merging trims (Yadav et al. 2023, arXiv:2306.01708)."""
     return largest_first(-_difference(block))
+
+
+@STRATEGIES.register("smallest")
+def smallest_value(block: Block) -> NDArray[np.uint32]:
+    """Smallest |p| first, whatever became of it: what the relative change divides by."""
+    import numpy as np
+
+    return largest_first(-np.abs(block.compared[0]))
 
 
 def _difference(block: Block) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from sftknow.errors import OptionError
 from sftknow.evaluation.options import AbilityOptions, EvaluationOptions
 from sftknow.grading.options import GradingOptions
 from sftknow.options import Bucket, Count, Dtype, Level, Limits, Options, Pattern, from_settings, shown_as
-from sftknow.parameters.options import PairOptions
+from sftknow.parameters.options import METHODS, PairOptions
 from sftknow.prompts import CHAT
 from sftknow.records import BUCKETS
 from sftknow.registry import Registered
@@ -97,6 +97,8 @@ class GridSection(Options):
     """Also train the mixed draws with LoRA (paper, Table 7)."""
     strategies: tuple[Annotated[str, Registered(STRATEGIES)], ...] = ()
     """Also train by these strategies (docs/strategies.md); their options stand under ``strategies``."""
+    mixed_sizes: tuple[Count | Literal["all"], ...] | None = None
+    """Training facts of the draws over all buckets, whatever they are trained by; None for those of ``sizes``."""
     strategies_on: tuple[Bucket | Literal["mixed"], ...] = ("mixed",)
     """On what: draws over all buckets (``mixed``), and buckets by number."""
     baselines: Mapping[ModelName, str] = field(default_factory=dict)
@@ -113,6 +115,10 @@ class GridSection(Options):
     engine: Literal["local", "ray"] = "local"
     """Where cells are trained and measured: in this process one after the other, or each as one task of a Ray cluster
     whose nodes see the run directory. It has no bearing on the result."""
+    processes: Count = 1
+    """Cells that are trained and measured beside one another on this machine, each in a process with its share of the
+    cores; for small models, which leave cores idle. Float sums depend on the threads that share them, and with them the
+    last bits of a training."""
     ray: Cluster = field(default_factory=Cluster)
 
     @property
@@ -155,6 +161,51 @@ class RestoreSection(Options):
     accuracies that Table 4 has for 240 facts, so the recipe takes those."""
 
 
+From = Bucket | Literal["mixed"]
+"""Which draws: ``mixed``, over all buckets, or a bucket by its number."""
+AfterMethod = Annotated[str, Registered(METHODS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArenaSection(Options):
+    """Ways to fine-tune against one another: what was learned, what is kept (docs/strategies.md)."""
+
+    of: tuple[From, ...] = ()
+    """The models of which draws are measured, ``mixed`` and buckets by number, whatever they were trained by; none
+    where there is no arena."""
+    after: tuple[AfterMethod, ...] = (
+        *("relative", "absolute", "random", "smallest", "per-tensor"),
+        *("interpolation", "lines", "trim"),
+    )
+    """What is done to each of them afterwards, at a level that is chosen on the dev split."""
+    levels: Mapping[AfterMethod, tuple[Level, ...]] = field(default_factory=dict)
+    """Levels of such methods that compete, by name: ``{relative: ["5%", "20%"]}``; of the others those of `sftknow
+    repair`."""
+    ranking_of: tuple[From, ...] = ()
+    """The plain models of which draws also tell whether the ranking by relative change is worth anything."""
+    ranking: Annotated[tuple[Level, ...], Limits(min_length=1)] = ("20%", "50%")
+    """Shares at which that ranking is compared with others, and once more at the distance that each leaves."""
+    statements: Count = 2
+    """Statements of each fact that are completed."""
+
+    @property
+    def draws(self) -> tuple[From, ...]:
+        """All draws of which a model is measured."""
+        return tuple(dict.fromkeys((*self.of, *self.ranking_of)))
+
+    def check(self) -> None:
+        usual = type(self).__dataclass_fields__
+        for name, beside in (("after", "of"), ("levels", "of"), ("ranking", "ranking_of"), ("statements", "draws")):
+            default = {} if name == "levels" else usual[name].default
+            if getattr(self, name) != default and not getattr(self, beside):
+                raise OptionError(f"{{key}} has no effect without arena.{beside.replace('draws', 'of')}", (name,))
+        for name in self.levels:
+            if name not in self.after:
+                raise OptionError("{key} has no effect: arena.after does not name it", ("levels", name))
+            if not METHODS.get(name).shares:
+                raise OptionError("{key}: this method takes no shares; leave its levels out", ("levels", name))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Options):
     """One experiment, from facts to report."""
@@ -176,6 +227,7 @@ class Recipe(Options):
     divergence: DivergenceOptions = field(default_factory=DivergenceOptions)
     parameters: PairOptions = field(default_factory=PairOptions)
     restore: RestoreSection = field(default_factory=RestoreSection)
+    arena: ArenaSection = field(default_factory=ArenaSection)
     general: AbilityOptions = field(default_factory=AbilityOptions)
 
     def check(self) -> None:
@@ -185,6 +237,27 @@ class Recipe(Options):
             self.strategy(name)
         if not self.grid.strategies and self.grid.strategies_on != GridSection().strategies_on:
             raise OptionError("{key} has no effect without grid.strategies; leave it out", ("grid", "strategies_on"))
+        self._check_arena()
+
+    def _check_arena(self) -> None:
+        grid, arena = self.grid, self.arena
+        mixed = grid.mixed or grid.lora or (grid.strategies and "mixed" in grid.strategies_on)
+        plain = {*grid.buckets, *(("mixed",) if grid.mixed else ())}
+        trained = {*plain, *(("mixed",) if mixed else ()), *(grid.strategies_on if grid.strategies else ())}
+        for key, there in (("of", trained), ("ranking_of", plain)):
+            for draw in getattr(arena, key):
+                if draw not in there:
+                    raise OptionError(f"{{key}}: the grid trains no such model on {draw}", ("arena", key))
+        if grid.mixed_sizes is not None and not mixed:
+            raise OptionError("{key} has no effect: the grid has no mixed draws", ("grid", "mixed_sizes"))
+        if arena.draws and not {"dev", "test"} <= {*self.evaluation.splits}:
+            raise OptionError(
+                "{key} needs dev and test: an arena chooses on the one and measures on the other",
+                ("evaluation", "splits"),
+            )
+        if grid.processes > 1 and (grid.engine != "local" or self.accelerate.launches):
+            other = "grid.engine ray" if grid.engine != "local" else "accelerate"
+            raise OptionError(f"{{key}} and {other} do not go together; take one of them", ("grid", "processes"))
 
     def strategy(self, name: str) -> Strategy:
         """A training strategy with the options that this recipe gives it.

@@ -26,6 +26,7 @@ from sftknow.parameters.options import PairOptions
 from sftknow.parameters.tables import read_analysis, write_analysis
 from sftknow.prompts import CHAT
 from sftknow.records import EvalRun, ModelRef, RestorePlan, Split
+from sftknow.run.arena import CellArena, in_arena
 from sftknow.run.cells import Cell
 from sftknow.run.checkpoint_pairs import layer_ranges
 from sftknow.run.controls import Controls, control_names
@@ -34,7 +35,7 @@ from sftknow.run.moving import MovedModel
 from sftknow.run.steps import Step
 from sftknow.run.stored_cells import store_small, whole
 from sftknow.run.token_pairs import measure
-from sftknow.run.training import FactDraw, train
+from sftknow.run.training import FactDraw, train, training_cost
 from sftknow.run.workbench import Workbench, restored_name
 
 _ALL = "100%"
@@ -196,7 +197,8 @@ class CellSteps:
         return TunedModel(self.bench, self.folder)
 
     def _measuring(self, model: TunedModel) -> tuple[Step, ...]:
-        return self.evaluation(model), self.divergence(model), self.changes(model)
+        steps = self.evaluation(model), self.divergence(model), self.changes(model)
+        return (*steps, CellArena(self).step(model)) if in_arena(self.bench.recipe, self.cell) else steps
 
     # ---- train and measure ----------------------------------------------------------------------------------------
 
@@ -211,9 +213,10 @@ class CellSteps:
             shutil.rmtree(folder.with_name(f".{self.name}.whole"), ignore_errors=True)
             loaded = None if setup.accelerate.launches else bench.loaded_base
             draw = FactDraw(dataset=bench.dataset, cell=self.cell, topics=bench.recipe.facts.topics)
-            trained = train(bench.base, draw, folder, setup, loaded=loaded)
-            outputs = {"steps": trained.steps, "final_loss": trained.final_loss}
-            return {**outputs, "weights": weights_sha256(folder)}
+            with training_cost() as cost:
+                trained = train(bench.base, draw, folder, setup, loaded=loaded)
+            found = {"steps": trained.steps, "final_loss": trained.final_loss, "weights": weights_sha256(folder)}
+            return {**found, **(cost if loaded is not None else {})}
 
         inputs = {
             "base": bench.base.sha256,
@@ -224,6 +227,12 @@ class CellSteps:
         if setup.recipe.strategy is not None and setup.recipe.strategy.knows:
             inputs["topics"] = topics_sha256(bench.topics)
         return Step.of(bench.directory.stage(f"models/{self.name}", inputs), f"fine-tuning {self.name}", work)
+
+    @property
+    def cost(self) -> tuple[float, int]:
+        """Seconds and bytes of the training; see `training_cost`. 0 where they were not noted."""
+        outputs = self.training.outputs
+        return float(outputs.get("seconds", 0.0)), int(outputs.get("peak_bytes", 0))
 
     def evaluation(self, model: TunedModel) -> Step:
         """Score the model (paper, 3.3)."""

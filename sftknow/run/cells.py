@@ -72,7 +72,7 @@ def grid_cells(grid: GridSection) -> list[Cell]:
     return [
         Cell(bucket=bucket, size=None if size == "all" else size, seed=seed, lora=lora, strategy=strategy)
         for bucket, lora, strategy in sources
-        for size in grid.sizes
+        for size in (grid.sizes if bucket is not None or grid.mixed_sizes is None else grid.mixed_sizes)
         for seed in grid.seeds
     ]
 
@@ -97,3 +97,8 @@ def fitting(grid: GridSection, counts: Sequence[int]) -> str:
 def levels_of(recipe: Recipe) -> Sequence[str]:
     """Levels at which fine-tuned models are restored."""
     return recipe.restore.levels or recipe.parameters.levels
+
+
+def by_seed(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells seed by seed, so that a comparison that was cut off is a fair one; mixed draws first, plain ones before."""
+    return sorted(cells, key=lambda cell: (cell.seed, cell.bucket is not None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from sftknow.recipes.load import dump_recipe
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS
 from sftknow.report.compose import write_report
+from sftknow.run.arena import base_step, write_arena
+from sftknow.run.beside import train_beside
 from sftknow.run.cell_steps import CellSteps, model_evaluation
 from sftknow.run.checks import (
     cells_named,
@@ -83,7 +86,10 @@ class Experiment:
         for name, model in bench.baselines.items():
             step = model_evaluation(bench, name, Path(model.ref.path), model.sha256)
             self._guarded(name, partial(step.do, self.say))
+        if recipe.arena.draws and cells:
+            base_step(bench, bench.cells).do(self.say)
         done = self._grid(cells, now)
+        write_arena(bench, done)
         if done:
             best = self.best(done)
 
@@ -181,6 +187,8 @@ class Experiment:
         """Train and measure every cell that is not done; return those that did not fail."""
         if self.recipe.grid.engine == "ray":
             return train_on_cluster(self.bench, cells, failed=self._cluster_failure)
+        if self.recipe.grid.processes > 1:
+            return train_beside(self.bench, cells, failed=self._cluster_failure)
         if not all(cell.complete for cell in cells):
             self.bench.base_view  # noqa: B018 - where nothing can be measured, every cell would be trained to learn it
         time_left = TimeLeft(self.bench, now)
@@ -305,4 +313,7 @@ class Experiment:
     def report(self) -> Path:
         """Tables, figures and the page."""
         self.say("writing the report")
-        return write_report(self.path, self.path / "report")
+        page = write_report(self.path, self.path / "report")
+        if self.recipe.arena.draws and importlib.util.find_spec("sftknow.report.arena") is not None:
+            importlib.import_module("sftknow.report.arena").write(self.path)
+        return page

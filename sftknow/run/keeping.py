@@ -14,14 +14,13 @@ from sftknow.answers import Matcher
 from sftknow.artifacts.files import digest, file_sha256, read_json, write_json
 from sftknow.errors import FactsError
 from sftknow.evaluation.any_task import AnyTask
+from sftknow.grading.sampling import GREEDY
 from sftknow.models.limits import most_positions, refuse_long
 from sftknow.models.loading import load_config
 from sftknow.records import Fact
 from sftknow.run.asking import RULE, Asking, Side
 
 Part = Literal["choosing", "confirming"]
-_GREEDY = 1e-3
-"""A sampling temperature at which nothing but the likeliest token is drawn."""
 _ROOM = 8
 """Tokens that an answer may be longer than the longest expected one."""
 
@@ -102,7 +101,7 @@ class Prompts:
             positions=most_positions(load_config(side.model.ref)),
             way_out="Give shorter prompts",
         )
-        return _right(asked, asking.texts(side, texts, "keep", 1, temperature=_GREEDY, max_new_tokens=new))
+        return _right(asked, asking.texts(side, texts, "keep", 1, temperature=GREEDY, max_new_tokens=new))
 
 
 class Task:

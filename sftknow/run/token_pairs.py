@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+from torch import Tensor
+
 from sftknow.artifacts.divergence import write_divergence
 from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.checkpoints.adapters import is_adapter
 from sftknow.divergence.analysis import DivergenceResult, measure_divergence
 from sftknow.divergence.base import BaseView, measure_base
-from sftknow.divergence.forward import load_for_logits
+from sftknow.divergence.forward import first_token_logits, load_for_logits
 from sftknow.divergence.options import DivergenceOptions, Shown
 from sftknow.divergence.selection import PromptChoice, select_prompts
 from sftknow.errors import MasteryDataError
@@ -70,6 +73,16 @@ def measure(view: BaseView, model: Any, tokenizer: Any, options: DivergenceOptio
     return measure_divergence(
         view, model, tokenizer, k=options.k, prompt=options.tuned_prompt, bootstrap=options.bootstrap, seed=0
     )
+
+
+def next_logits(view: BaseView, model: Any) -> Tensor:
+    """A model's logits of the token after what the base was shown, float32, shape (prompts, vocabulary)."""
+    found: Tensor | None = None
+    for places, logits in first_token_logits(model, view.prompt_ids, view.batch_size):
+        found = torch.empty(len(view.prompt_ids), logits.shape[-1]) if found is None else found
+        found[places] = logits
+    assert found is not None, "a base view without a prompt is refused"
+    return found
 
 
 def rows_of(data: MasteryData, options: DivergenceOptions) -> list[GradedFact]:

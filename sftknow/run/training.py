@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from sftknow import processes
 from sftknow.artifacts.mastery_data import MasteryData
@@ -14,6 +19,7 @@ from sftknow.checkpoints.dtypes import stored_dtype
 from sftknow.errors import FactsError
 from sftknow.facts.prompts import statements_for
 from sftknow.facts.topics import load_topics
+from sftknow.machine import memory_peak
 from sftknow.models.references import base_reference, dataset_reference
 from sftknow.models.resolving import BaseModel
 from sftknow.records import DatasetManifest, Fact, ModelRef, TrainedModel, to_json
@@ -149,6 +155,28 @@ def train(
             train_here, base, material, out=out, recipe=setup.recipe, section=setup.accelerate, options=setup.options
         )
     return train_here(base, material, out, recipe=setup.recipe, options=setup.options, loaded=loaded)
+
+
+@contextmanager
+def training_cost() -> Iterator[dict[str, Any]]:
+    """What a training in this process takes.
+
+    Yields:
+        A mapping that holds, when the block ends, ``seconds``: of the processor, so that other work beside it does not
+        count; on a GPU of the clock. And ``peak_bytes``: the most memory on top of what was held before, of the GPU
+        where there is one; 0 where the system does not say.
+    """
+    gpu = torch.cuda.is_available()
+    clock = time.monotonic if gpu else time.process_time
+    cost: dict[str, Any] = {}
+    gc.collect()  # earlier models, whose memory would hide what this one takes
+    began, before = clock(), torch.cuda.memory_allocated() if gpu else 0
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with memory_peak() as found:
+        yield cost
+    cost["seconds"] = round(clock() - began, 3)
+    cost["peak_bytes"] = torch.cuda.max_memory_allocated() - before if gpu else found[0]
 
 
 def train_here(

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from sftknow.answers import Synonyms
 from sftknow.artifacts.files import read_json
@@ -19,15 +22,16 @@ from sftknow.evaluation.harness import Harness
 from sftknow.facts.sources import FactSet, load_facts
 from sftknow.facts.topics import Topic, load_topics
 from sftknow.models.identity import identity_by_time
+from sftknow.models.loading import load_model, load_tokenizer
 from sftknow.models.resolving import BaseModel, resolve_base
 from sftknow.parameters.options import PairOptions
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
-from sftknow.run.cells import Cell, grid_cells, levels_of
+from sftknow.run.cells import Cell, by_seed, grid_cells, levels_of
 from sftknow.run.checkpoint_pairs import LocalPair
 from sftknow.run.grading import grade_dataset, grading_inputs
 from sftknow.run.steps import Step
-from sftknow.run.token_pairs import rows_of, view_base
+from sftknow.run.token_pairs import next_logits, rows_of, view_base
 from sftknow.run.training import TrainingSetup
 from sftknow.training.train import LoadedBase, load_base
 
@@ -53,6 +57,7 @@ class Workbench:
         self.path = directory.path
         self.say = say
         self._measured: tuple[int, ...] = ()
+        self._harnesses: dict[tuple[Split, ...], Harness] = {}
 
     # ---- models -------------------------------------------------------------------------------------------------
 
@@ -137,8 +142,9 @@ class Workbench:
 
     @cached_property
     def cells(self) -> list[Cell]:
-        """The grid's cells that the graded facts can fill; `left_out` has the others."""
-        return [cell for cell in grid_cells(self.recipe.grid) if cell.fits(self.train_counts)]
+        """The grid's cells that the graded facts can fill, seed by seed in an arena; `left_out` has the others."""
+        found = [cell for cell in grid_cells(self.recipe.grid) if cell.fits(self.train_counts)]
+        return by_seed(found) if self.recipe.arena.draws else found
 
     @property
     def left_out(self) -> list[Cell]:
@@ -184,6 +190,11 @@ class Workbench:
         """A model in the dtype that the run's models are asked in."""
         return ModelRef(path=str(folder), dtype=self.recipe.model.named_dtype)
 
+    def asked(self, folder: Path) -> tuple[Any, Any]:
+        """A model as the run's models are asked, and its tokenizer."""
+        ref = self.ref(folder)
+        return load_model(ref, device=self.recipe.model.device).eval(), load_tokenizer(ref)
+
     # ---- questions ------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -196,6 +207,17 @@ class Workbench:
         """The split that models with whole layers set back are scored on: in-domain test, as in the paper."""
         splits = self.recipe.evaluation.splits
         return "test" if "test" in splits else splits[0]
+
+    def asking(self, splits: Sequence[Split]) -> Harness:
+        """Tasks of those of the recipe's splits that have questions, made once."""
+        filled = tuple(
+            split
+            for split in splits
+            if split in self.recipe.evaluation.splits and any(self.dataset.count(split, bucket) for bucket in BUCKETS)
+        )
+        if filled not in self._harnesses:
+            self._harnesses[filled] = self._harness(filled)
+        return self._harnesses[filled]
 
     @cached_property
     def layer_harness(self) -> Harness:
@@ -227,6 +249,11 @@ class Workbench:
         """What the base predicts, computed once for all fine-tuned models."""
         ref = replace(self.base.ref, dtype=self.divergence.dtype)
         return view_base(ref, rows_of(self.dataset, self.divergence), self.topics, self.divergence)
+
+    @cached_property
+    def base_logits(self) -> Tensor:
+        """Those of the base at the statements of `base_view`, in the dtype that the run's models are asked in."""
+        return next_logits(self.base_view, self.asked(Path(self.base.ref.path))[0])
 
 
 def restored_name(cell: str, level: str) -> str:

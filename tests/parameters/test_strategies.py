@@ -100,9 +100,11 @@ def test_the_command_line_offers_it(
     assert read_checkpoint(out)[NAMES[0]] == np.where(part, base[NAMES[0]][1], tuned[NAMES[0]][1]).tobytes()
     with pytest.raises(SystemExit):
         main(["restore", "--help"])
-    assert "top, bottom, random, absolute, trim, smallest-base" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "top, bottom, random, absolute, trim, smallest, smallest-base" in re.sub(
+        r"\s+", " ", capsys.readouterr().out
+    )
     assert main(["restore", *folders, "--top", "20%", "--strategy", "largest", "--out", str(out)]) == 2
-    known = "'top', 'bottom', 'random', 'absolute', 'trim' or 'smallest-base'"
+    known = "'top', 'bottom', 'random', 'absolute', 'trim', 'smallest' or 'smallest-base'"
     assert capsys.readouterr().err == f"sftknow: --strategy should be {known}, not 'largest'\n"
     assert load_recipe("lab", [f"parameters.strategy={installed}"]).parameters.strategy == installed
     with pytest.raises(RecipeError, match=f"parameters.strategy should be {known}, not 'largest'"):

@@ -111,6 +111,36 @@ def test_a_strategys_options_stand_in_its_own_section() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        (["arena.of=[mixed]"], "--set arena.of=[mixed]: arena.of: the grid trains no such model on mixed"),
+        (["grid.lora=true", "arena.ranking_of=[mixed]"], "arena.ranking_of: the grid trains no such model on mixed"),
+        (["arena.of=[7]"], "arena.of.0 "),
+        (["arena.after=[relative]"], "arena.after has no effect without arena.of"),
+        (["arena.levels={trim: ['5%']}"], "arena.levels has no effect without arena.of"),
+        (["arena.ranking=['5%']"], "arena.ranking has no effect without arena.ranking_of"),
+        (["arena.statements=3"], "arena.statements has no effect without arena.of"),
+        (["arena.of=[0]", "arena.after=[no-such]"], "arena.after.0 should be 'relative', "),
+        (
+            ["arena.of=[0]", "arena.levels={dare: ['5%']}"],
+            "arena.levels.dare has no effect: arena.after does not name it",
+        ),
+        (
+            ["arena.of=[0]", "arena.after=[layers]", "arena.levels={layers: ['5%']}"],
+            "arena.levels.layers: this method takes no shares; leave its levels out",
+        ),
+        (["arena.of=[0]", "evaluation.splits=[test]"], "evaluation.splits needs dev and test"),
+        (["grid.mixed_sizes=[8]"], "grid.mixed_sizes has no effect: the grid has no mixed draws"),
+        (["grid.processes=2", "grid.engine=ray"], "grid.processes and grid.engine ray do not go together"),
+        (["grid.processes=2", "accelerate.processes=2"], "grid.processes and accelerate do not go together"),
+    ],
+)
+def test_mistakes_about_arenas(settings: list[str], words: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(words)):
+        load_recipe("lab", settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
         (["grid.strategies=[no-such]"], "grid.strategies.0 should be 'dora', "),
         (["strategies.dft.learning_rate=1"], "strategies.dft has no effect: grid.strategies does not name it"),
         (

@@ -39,7 +39,7 @@ def keys(section: type[Options], before: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def test_all_that_are_promised_are_there() -> None:
-    assert set(shipped_recipes()) == {"lab", "lab-full", "any-model", "smollm2-135m", *PAPER}
+    assert set(shipped_recipes()) == {"lab", "lab-full", "arena", "arena-quick", "any-model", "smollm2-135m", *PAPER}
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

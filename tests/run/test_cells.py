@@ -6,7 +6,7 @@ import pytest
 
 from sftknow.errors import RecipeError
 from sftknow.recipes.schema import GridSection
-from sftknow.run.cells import Cell, grid_cells
+from sftknow.run.cells import Cell, by_seed, grid_cells
 
 
 def test_grid_has_every_combination_once() -> None:
@@ -41,3 +41,18 @@ def test_names_are_read_back(name: str) -> None:
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(RecipeError, match="no cell"):
         Cell.parse(name)
+
+
+def test_mixed_draws_have_sizes_of_their_own_and_an_arena_goes_seed_by_seed() -> None:
+    grid = GridSection(
+        buckets=(0,), sizes=(8, 16), seeds=(0, 1), mixed=True, strategies=("kl",), strategies_on=("mixed", 0),
+        mixed_sizes=(24,),
+    )  # fmt: skip
+    names = [cell.name for cell in grid_cells(grid)]
+    assert [name for name in names if name.startswith(("mixed", "kl-n"))] == [
+        "mixed-n24-s0", "mixed-n24-s1", "kl-n24-s0", "kl-n24-s1",
+    ]  # fmt: skip
+    ordered = [cell.name for cell in by_seed(grid_cells(grid))]
+    assert ordered[:3] == ["mixed-n24-s0", "kl-n24-s0", "b0-n8-s0"]
+    assert sorted(ordered) == sorted(names)
+    assert [name[-1] for name in ordered] == ["0"] * 6 + ["1"] * 6
