@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -135,11 +136,31 @@ def _grading(result: Mapping[str, Any]) -> str:
     for end in ("allowed", "suppressed"):
         for name, side in result.get(end, {}).get("sides", {}).items():
             per_second = sum(side["samples_per_second"]) / len(side["samples_per_second"])
-            rows.append((f"end token {end}: {name}", f"{per_second:,.0f}", f"{side['ratio']:.1f}"))
-    said = (
-        f"The lab's model, {result['dtype']}, {result['threads']} threads, at most {result['max_new_tokens']} tokens."
-    )
-    return f"{said}\n\n{_markdown(('', 'Samples a second', 'sftknow is faster by'), rows)}"
+            tokens = f"{side['tokens_per_sample']:.1f}" if "tokens_per_sample" in side else "-"
+            by_cpu = statistics.median(side.get("cpu_ratios") or [side["ratio"]])
+            rows.append(
+                (f"end token {end}: {name}", f"{per_second:,.0f}", f"{side['ratio']:.1f}", f"{by_cpu:.1f}", tokens)
+            )
+    threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
+    said = f"By {_model(result)}, {result['dtype']}, {threads}, at most {result['max_new_tokens']} tokens."
+    head = ("", "Samples a second", "sftknow is faster by", "by processor time", "Tokens a sample")
+    return f"{said}\n\n{_markdown(head, rows)}"
+
+
+def _early(result: Mapping[str, Any]) -> str:
+    """`tests.benchmarks.early`: agreement with the whole grading, and what it saves."""
+    said = f"{result['facts']} facts ({result['source']}) by {_model(result)}, {result['samples']} samples a statement."
+    sides = {"another seed, whole": result["another_seed"]} | {f"certainty {c}": r for c, r in result["early"].items()}
+    rows = [
+        (name, f"{side['agreement']:.1%}", f"{side['samples_saved']:.0%}" if "samples_saved" in side else "-")
+        for name, side in sides.items()
+    ]
+    return f"{said}\n\n{_markdown(('', 'Same bucket as the whole grading', 'Samples saved'), rows)}"
+
+
+def _model(result: Mapping[str, Any]) -> str:
+    name = Path(result["model"]).name
+    return "the lab's model" if name == "model" else name
 
 
 def _evaluation(result: Mapping[str, Any]) -> str:
@@ -169,6 +190,7 @@ PARTS: dict[str, Callable[[Any], str]] = {
     "picture": _picture,
     "sides": lambda result: _restoration(result) if "region" in result else _grading(result),
     "times": _evaluation,
+    "early": _early,
     "sizes": _deltas,
     **{name: lambda shown, name=name: shown[name] for name in ("check", "repair", "plan", "lm-eval")},
 }

@@ -67,7 +67,9 @@ def test_only_what_stands_between_the_comments_is_written() -> None:
 def test_the_files_name_parts_that_there_are() -> None:
     texts = [path.read_text("utf-8") for path in FILES]
     named = [match for text in texts for match in re.findall(r"<!-- from ([a-z0-9.-]+): ([a-z0-9-]+) -->", text)]
-    benchmarks = {"grading.json", "evaluation.json", "restoration.json", "deltas.json"}
+    benchmarks = {
+        "grading.json", "grading-real.json", "early.json", "evaluation.json", "restoration.json", "deltas.json",
+    }  # fmt: skip
     assert {run for run, _ in named} == {"lab", "lab-full", "smollm2", "terminal", *benchmarks}
     assert {part for run, part in named if run == "terminal"} == set(COMMANDS)
     assert {part for _, part in named} == set(PARTS)
@@ -97,9 +99,17 @@ def test_benchmarks_are_shown() -> None:
         "| ranking, sftknow | 2.0 | 1.0 | 1.5 | 1,500 |",
         "| ranking, one load, one `topk` (b) | 5.0 | 2.5 | 1.5 | 1,500 |",
     ]  # fmt: skip
-    graded = {"dtype": "float32", "threads": 2, "max_new_tokens": 32}
+    graded = {"model": "smollm2", "dtype": "float32", "threads": 2, "max_new_tokens": 32}
     graded["allowed"] = {"sides": {"generate, batch 8": {"samples_per_second": [300, 400], "ratio": 9.71}}}
-    assert PARTS["sides"](graded).splitlines()[-1] == "| end token allowed: generate, batch 8 | 350 | 9.7 |"
+    assert PARTS["sides"](graded).startswith("By smollm2, float32, 2 threads, at most 32 tokens.")
+    assert PARTS["sides"](graded).splitlines()[-1] == "| end token allowed: generate, batch 8 | 350 | 9.7 | 9.7 | - |"
+    early = {
+        "model": "model", "source": "lab", "facts": 8, "samples": 10, "another_seed": {"agreement": 0.875},
+        "early": {"0.95": {"agreement": 1.0, "samples_saved": 0.654}},
+    }  # fmt: skip
+    shown = PARTS["early"](early).splitlines()
+    assert shown[0] == "8 facts (lab) by the lab's model, 10 samples a statement."
+    assert shown[-2:] == ["| another seed, whole | 87.5% | - |", "| certainty 0.95 | 100.0% | 65% |"]
     kept = {"pair": "lab", "weights_mb": 7.6, "zstd_alone_mb": 6.0, "delta_mb": 3.94, "times_smaller": 1.93}
     assert PARTS["sizes"]([kept]).splitlines()[-1] == "| lab | 7.6 | 6.0 | 3.9 | 1.9 |"
     seconds = {

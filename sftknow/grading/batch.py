@@ -23,6 +23,7 @@ from sftknow.grading.decoding import Decoder
 from sftknow.grading.drawing import draw_tokens
 from sftknow.grading.pace import Pace
 from sftknow.grading.prefixes import shared_prefix, split_at
+from sftknow.grading.reach import Reach, Spelling
 from sftknow.grading.room import Room
 from sftknow.grading.sampling import SampleRequest, uniforms
 from sftknow.grading.slot_cache import SlotCache
@@ -30,8 +31,9 @@ from sftknow.records import SampleTally, SamplingPolicy
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Forward = Callable[[Ints, SlotCache], torch.Tensor]
-"""Runs token ids [rows, tokens] through the model on the cache's window; gives the last token's logits."""
+Forward = Callable[[Ints, SlotCache, int], torch.Tensor]
+"""Runs token ids [rows, tokens] through the model on the cache's window; gives the last token's logits. The number says
+of how many tokens of each row the model's head is asked at least."""
 
 
 @dataclass
@@ -74,6 +76,8 @@ class Batch:
         decoder: the tokenizer's other half.
         end_ids: tokens that end a continuation.
         rule: how answers are compared.
+        completions: which tokens may complete an answer.
+        spelling: of the tokens.
         room: how much is worked on at once.
         keep_texts: whether continuations go on after a hit and are kept.
         known: tallies of requests that are not asked again, by their place.
@@ -90,6 +94,8 @@ class Batch:
         decoder: Decoder,
         end_ids: Collection[int],
         rule: MatchRule,
+        completions: CompletionFilter,
+        spelling: Spelling,
         room: Room,
         keep_texts: bool,
         known: Mapping[int, SampleTally] | None = None,
@@ -99,8 +105,10 @@ class Batch:
         self.forward, self.decoder = forward, decoder
         matchers = {answers: Matcher(answers, rule) for answers in {request.answers for request in requests}}
         self.matchers = [matchers[request.answers] for request in requests]
-        self.filter = CompletionFilter(decoder, rule)
+        self.filter = completions
         self.endings = self.filter.endings([request.answers for request in requests])
+        # Continuations that are kept go on to their end.
+        self.reach = None if keep_texts else Reach(spelling, [request.answers for request in requests])
         self.ends = np.array(sorted(end_ids), dtype=np.int64)
         self.known = dict(known or {})
         by_length: dict[int, list[int]] = {}
@@ -226,8 +234,7 @@ class Batch:
         at_once = max(self.room.least, min(self.room.rows, self.room.tokens // new))
         passes = -(-rows // at_once)
         bounds = [rows * i // passes for i in range(passes + 1)]
-        # Without a draw the logits do not matter, and tokens of one row make up for rows.
-        least = self.room.least if which is not None else -(-self.room.least // new)
+        least = -(-self.room.least // new)  # a matrix product does not know tokens of one row from rows
         from_sample = 0 if which is None else which.start or 0
         owner = self.samples.row[which] - first if which is not None else np.zeros(0, dtype=np.int64)
         tokens = np.zeros(len(owner), dtype=np.int64)
@@ -235,7 +242,8 @@ class Batch:
             filled = max(stop - start, least)
             part = np.pad(ids[start:stop], ((0, filled - (stop - start)), (0, 0)), mode="edge")
             self.cache.look(first + start, first + start + filled, length)
-            logits = self.forward(part, self.cache)[: stop - start]
+            keep = min(new, -(-self.room.least // filled))  # the head is a matrix product like the others
+            logits = self.forward(part, self.cache, keep)[: stop - start]
             here = np.flatnonzero((owner >= start) & (owner < stop))
             if len(here):
                 tokens[here] = self._draw(logits, first + start, here + from_sample)
@@ -282,8 +290,11 @@ class Batch:
         np.add.at(self.hits, owners[found], counts[found])
         hit = known.copy()
         hit[found] = True
-        if self.texts is None:
+        if self.reach is not None:
             leaves = leaves | hit
+            stays = np.flatnonzero(~leaves)
+            left = self.policy.max_new_tokens - lengths[stays]
+            leaves[stays] = self.reach.hopeless(owners[stays], left, tokens[stays], lengths[stays])
         else:
             self._store_texts(tokens, lengths, branch_of, leaves)
         np.subtract.at(self.alive, owners[leaves], counts[leaves])

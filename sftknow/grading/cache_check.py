@@ -90,13 +90,13 @@ def _through_cache(forward: Forward, ids: Ints) -> torch.Tensor:
     cut = count // 2
     cache = SlotCache(slots=rows + 1, columns=count)
     cache.look(1, rows + 1, 0)
-    forward(ids[:, :cut], cache)
+    forward(ids[:, :cut], cache, 1)
     cache.look(0, rows + 1, cut)
     cache.copy(np.array([2, 1]), np.array([0, 1]))
     cache.look(0, rows, cut)
-    forward(ids[::-1, cut:-1].copy(), cache)
+    forward(ids[::-1, cut:-1].copy(), cache, 1)
     cache.look(0, rows, count - 1)
-    return forward(ids[::-1, -1:].copy(), cache).flip(0)
+    return forward(ids[::-1, -1:].copy(), cache, 1).flip(0)
 
 
 @torch.inference_mode()

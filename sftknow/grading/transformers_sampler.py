@@ -8,6 +8,7 @@ differ. A row that contains an answer counts all its samples as hits and leaves,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from sftknow.answers import MatchRule
 from sftknow.errors import DeviceError, ModelError
 from sftknow.grading.batch import Batch, Ints
 from sftknow.grading.cache_check import check_cache, check_layers
+from sftknow.grading.completions import CompletionFilter
 from sftknow.grading.decoding import decoder_for
 from sftknow.grading.encoding import encode_statements
 from sftknow.grading.journal import Journal
+from sftknow.grading.reach import Spelling
 from sftknow.grading.room import room_for
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.slot_cache import SlotCache
@@ -67,8 +70,16 @@ class TransformersSampler:
         self._end_ids = end_ids(getattr(model, "generation_config", None), model.config, tokenizer)
         self._positions = most_positions(model.config)
         # Only a statement's last token is drawn from; models without the argument compute the other logits in vain.
-        self._forward_options = {"logits_to_keep": 1} if "logits_to_keep" in takes(model) else {}
+        self._keeps = "logits_to_keep" in takes(model)
         check_cache(self.model, tokenizer, self._forward, self._positions)
+
+    @cached_property
+    def _completions(self) -> CompletionFilter:
+        return CompletionFilter(self._decoder, self.rule)
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        return Spelling(self._decoder, self.rule)
 
     def sample(
         self,
@@ -124,6 +135,8 @@ class TransformersSampler:
             decoder=self._decoder,
             end_ids=self._end_ids,
             rule=self.rule,
+            completions=self._completions,
+            spelling=self._spelling,
             room=room,
             keep_texts=keep_texts,
             known=known,
@@ -152,10 +165,10 @@ class TransformersSampler:
         """Whether a statement's samples are the same bits in any company, so that it can be left out of a batch."""
         return bool(self.model.device.type == "cpu")
 
-    def _forward(self, ids: Ints, cache: SlotCache) -> torch.Tensor:
+    def _forward(self, ids: Ints, cache: SlotCache, keep: int) -> torch.Tensor:
         """One pass over the cache's window: ids [rows, new tokens] to the last token's logits [rows, vocabulary]."""
         inputs = torch.from_numpy(ids).to(self.model.device)
-        options = {self._cache_name: cache.cache, **self._forward_options}
+        options = {self._cache_name: cache.cache, **({"logits_to_keep": keep} if self._keeps else {})}
         output = self.model(input_ids=inputs, use_cache=True, **options)
         if not cache.cache.layers:
             raise ModelError(

@@ -1,11 +1,11 @@
 """Deciding early: how often it agrees with the whole grading, and what it saves.
 
-    python -m tests.benchmarks.early --source lab --facts 400 --json early.json
+    python -m tests.benchmarks.early --source lab --facts 120 --work early-lab --json early.json
     python -m tests.benchmarks.early --model FOLDER --source quick --facts 200 --device cuda
 
 The facts are graded whole, with their continuations, and whole with another seed (how well the whole grading agrees
 with itself). A fact that is asked in rounds has the first of the same continuations, so what it would have had early is
-counted from these.
+counted from these. With ``--work FOLDER`` what was sampled stays there, and the same command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import argparse
 import json
 import random
 import tempfile
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +57,41 @@ def early(outcomes: dict[str, npt.NDArray[np.bool_]], certainty: float) -> tuple
     return buckets, tries
 
 
-def measure(model: str, source: str, count: int, device: str, certainties: Sequence[float]) -> dict[str, Any]:
-    topics, policy = load_topics(), SamplingPolicy()
+def measure(
+    model: str,
+    source: str,
+    count: int,
+    device: str,
+    certainties: Sequence[float],
+    *,
+    policy: SamplingPolicy,
+    work: Path,
+) -> dict[str, Any]:
+    """See the module; ``work`` is the folder of the shards."""
+    topics = load_topics()
     facts = load_facts(source, topics=topics, synonyms=Synonyms.load()).facts
     chosen = random.Random(0).sample(facts, min(count, len(facts)))
     statements = [(fact, Statements(topics[fact.topic], fact.subject)) for fact in chosen]
     sampler = load_sampler(ModelRef(path=model), device=device)
-    report: dict[str, Any] = {"model": model, "source": source, "facts": len(chosen), "early": {}}
-    with tempfile.TemporaryDirectory() as name:
-        began = time.perf_counter()
-        shards = plan_shards(statements, policy, Path(name) / "whole", keep_texts=True)
-        sample_shards(shards, sampler, policy, keep_texts=True)
-        report["whole_seconds"] = time.perf_counter() - began
-        outcomes: dict[str, list[list[bool]]] = {}
-        matchers = {fact.id: Matcher(fact.answers) for fact in chosen}
-        for tally in kept_tallies(shards, policy):
-            hits = [matchers[tally.fact_id].contains(text) for text in tally.texts or ()]
-            outcomes.setdefault(tally.fact_id, []).append(hits)
-        again = grade_facts(statements, sampler, SamplingPolicy(seed=1), Path(name) / "again")
+    report: dict[str, Any] = {
+        "model": Path(model).name,
+        "source": source,
+        "facts": len(chosen),
+        "samples": policy.samples,
+        "max_new_tokens": policy.max_new_tokens,
+        "early": {},
+    }
+    # Small shards: a kill costs little.
+    plan = {"shard_size": 16, "keep_texts": True, "identity": model}
+    shards = plan_shards(statements, policy, work / "whole", **plan)
+    sample_shards(shards, sampler, policy, keep_texts=True)
+    outcomes: dict[str, list[list[bool]]] = {}
+    matchers = {fact.id: Matcher(fact.answers) for fact in chosen}
+    for tally in kept_tallies(shards, policy):
+        hits = [matchers[tally.fact_id].contains(text) for text in tally.texts or ()]
+        outcomes.setdefault(tally.fact_id, []).append(hits)
+    other = replace(policy, seed=policy.seed + 1)
+    again = grade_facts(statements, sampler, other, work / "again", shard_size=16, identity=model)
     tried = {name: np.array(hits) for name, hits in outcomes.items()}
     whole, _ = early(tried, 1.0)
     report["another_seed"] = agreement(whole, {row.fact.id: row.mastery.bucket for row in again})
@@ -92,10 +109,23 @@ def main() -> None:
     parser.add_argument("--facts", type=int, default=400)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--certainty", type=float, nargs="+", default=[0.9, 0.95, 0.99])
+    parser.add_argument("--samples", type=int, default=SamplingPolicy().samples)
+    parser.add_argument("--max-new-tokens", type=int, default=SamplingPolicy().max_new_tokens)
+    parser.add_argument("--work", type=Path, help="folder of the shards; without it they are thrown away")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    report = measure(options.model, options.source, options.facts, options.device, options.certainty)
-    print(f"{report['facts']} facts, whole grading in {report['whole_seconds']:.0f} s")
+    policy = SamplingPolicy(samples=options.samples, max_new_tokens=options.max_new_tokens)
+    with tempfile.TemporaryDirectory() as scratch:
+        report = measure(
+            options.model,
+            options.source,
+            options.facts,
+            options.device,
+            options.certainty,
+            policy=policy,
+            work=options.work or Path(scratch),
+        )
+    print(f"{report['facts']} facts, {report['samples']} samples of at most {report['max_new_tokens']} tokens")
     print("certainty  agreement  samples saved  same bucket, of the facts of buckets 0 … 4")
     rows = [("(seed 1)", report["another_seed"]), *report["early"].items()]
     for name, row in rows:

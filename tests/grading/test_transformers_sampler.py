@@ -163,8 +163,8 @@ def test_equal_samples_share_rows_and_prompts_are_run_once(llama):
     finally:
         passes.handle.remove()
     prompt = len(TOKENIZER(asked[0].prompt)["input_ids"])
-    # One row, filled up to as many as a pass has at least.
-    assert passes.shapes == [(16, prompt)] + [(16, 1)] * 11
+    # One row, filled up until a pass has as many tokens as it has at least.
+    assert passes.shapes == [(-(-16 // prompt), prompt)] + [(16, 1)] * 11
 
 
 def test_a_beginning_that_statements_share_is_run_once(llama):
