@@ -29,6 +29,7 @@ from sftknow.parameters.methods import METHODS
 from sftknow.parameters.options import Resources
 from sftknow.parameters.placing import as_far, place_
 from sftknow.recipes.schema import Recipe
+from sftknow.records import BUCKETS, Split
 from sftknow.run.arena_asking import (
     Asked,
     Draw,
@@ -75,6 +76,27 @@ def _drawn_from(cell: Cell) -> int | str:
 def levels_of(recipe: Recipe, method: str) -> Sequence[str]:
     """Levels of a method that compete on dev."""
     return recipe.arena.levels.get(method) or METHODS.get(method).strengths
+
+
+def asked_of(recipe: Recipe, cell: Cell, size: int | None, facts: Mapping[Split, int] | None) -> int | None:
+    """Questions and statements that a cell's model answers in the arena; None where that is not known yet.
+
+    Args:
+        size: training facts.
+        facts: of each split.
+    """
+    if size is None or facts is None:
+        return None
+    most = len(BUCKETS) * (recipe.evaluation.limit or max(facts.values()))
+    dev, test, ood = (min(facts[split], most) for split in ("dev", "test", "testood"))
+    statements = (size + test) * recipe.arena.statements
+    count = statements
+    for method in recipe.arena.after if _methods(recipe, cell) else ():
+        levels = len(levels_of(recipe, method))
+        full = levels if method == LINE and _plain(cell) else 1
+        count += levels * dev + full * (statements + test + ood)
+    ranked = (2 * len(RANKED) - 1) * len(recipe.arena.ranking) if _ranking(recipe, cell) else 0
+    return count + ranked * statements
 
 
 def _depends(bench: Workbench) -> dict[str, Any]:
@@ -365,18 +387,23 @@ def write_arena(bench: Workbench, cells: Sequence[CellSteps]) -> None:
 
     What is there and right already is left alone.
     """
-    ready = {cell.cell: cell for cell in cells if in_arena(bench.recipe, cell.cell) and cell.training.complete}
-    for cell, steps in ready.items():
-        arena = CellArena(steps)
-        if not arena.stage.complete:
-            continue
-        plain = ready.get(replace(cell, lora=False, strategy=None))
-        entries = arena.entries(plain.cost if plain else None)
-        file = arena_file(bench.path, cell.name)
-        there: Sequence[Entry] = ()
-        with suppress(RunError):
-            there = read_entries(file)
-        if list(there) != entries:
-            write_entries(file, entries)
-        for method, why in arena.stage.outputs["left_out"].items():
-            bench.say(f"{cell.name}: {method} is left out: {why}")
+    for steps in cells:
+        if in_arena(bench.recipe, steps.cell) and steps.training.complete:
+            _write(bench, steps)
+
+
+def _write(bench: Workbench, steps: CellSteps) -> None:
+    arena, name = CellArena(steps), steps.name
+    if not arena.stage.complete:
+        return
+    plain = type(steps)(bench, replace(steps.cell, lora=False, strategy=None))
+    entries = arena.entries(plain.cost if plain.training.complete else None)
+    file = arena_file(bench.path, name)
+    there: Sequence[Entry] = ()
+    with suppress(RunError):
+        there = read_entries(file)
+    if list(there) == entries:
+        return
+    write_entries(file, entries)
+    for method, why in arena.stage.outputs["left_out"].items():
+        bench.say(f"{name}: {method} is left out: {why}")

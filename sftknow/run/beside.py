@@ -34,7 +34,11 @@ _END_SECONDS = 20.0
 
 
 def train_beside(
-    bench: Workbench, cells: Sequence[CellSteps], *, failed: Callable[[str, Outcome], None]
+    bench: Workbench,
+    cells: Sequence[CellSteps],
+    *,
+    failed: Callable[[str, Outcome], None],
+    finished: Callable[[Sequence[CellSteps]], None] = lambda cells: None,
 ) -> list[CellSteps]:
     """Train and measure cells in ``grid.processes`` processes, begun in the order given.
 
@@ -42,6 +46,7 @@ def train_beside(
         bench: the run, whose directory this process holds.
         cells: those of the grid; what is done is skipped.
         failed: gets the name of each cell that failed, with its outcome.
+        finished: gets each cell that is done.
 
     Returns:
         The cells that are done, in the order given.
@@ -65,6 +70,7 @@ def train_beside(
                     failed(name, outcome)
                 else:
                     bench.say(f"{done} of {total}: {name} is done ({time_text(outcome.value)}){later}")
+                    finished([cell for cell in cells if cell.name == name])
                 if left:
                     hand.give(left.popleft().cell)
     finally:

@@ -188,7 +188,8 @@ class Experiment:
         if self.recipe.grid.engine == "ray":
             return train_on_cluster(self.bench, cells, failed=self._cluster_failure)
         if self.recipe.grid.processes > 1:
-            return train_beside(self.bench, cells, failed=self._cluster_failure)
+            write = partial(write_arena, self.bench)
+            return train_beside(self.bench, cells, failed=self._cluster_failure, finished=write)
         if not all(cell.complete for cell in cells):
             self.bench.base_view  # noqa: B018 - where nothing can be measured, every cell would be trained to learn it
         time_left = TimeLeft(self.bench, now)
@@ -198,6 +199,7 @@ class Experiment:
                 self.say(f"cell {number} of {len(cells)}: {cell.name}{time_left}")
             if self._guarded(cell.name, cell.do):
                 made.append(cell)
+                write_arena(self.bench, [cell])
             time_left.finished(cell.name)
         return made
 

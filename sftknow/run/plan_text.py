@@ -72,4 +72,6 @@ def _row(stage: StageTime) -> list[str]:
 def _side_by_side(plan: RunPlan) -> str:
     recipe = plan.recipe
     on_ray = [name for name in ("grading", "grid") if getattr(recipe, name).engine == "ray"]
+    if recipe.grid.processes > 1 and not on_ray:
+        return f", models in {recipe.grid.processes} processes beside one another"
     return f" on one worker; {' and '.join(on_ray)} share it among Ray's" if on_ray else ", one thing after the other"

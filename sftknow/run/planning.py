@@ -23,6 +23,7 @@ from sftknow.models.resolving import BaseModel, resolve_base
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.report.paper import recognise
+from sftknow.run.arena import asked_of, in_arena
 from sftknow.run.cells import Cell, levels_of
 from sftknow.run.checks import check_machine, check_words
 from sftknow.run.controls import control_names
@@ -54,6 +55,8 @@ STORED = {
 """The paper's models as Meta published them for transformers; used where the Hub cannot be asked."""
 
 _STATEMENTS = 21
+_BY_CELL = ("training", "evaluation", "divergence", "changes", "arena")
+"""Stages that ``grid.processes`` share."""
 _LARGE = 1_000_000_000
 """Parameters from which times on a machine without a GPU are told for one that has one."""
 
@@ -296,6 +299,7 @@ def _grading_rate(plan: RunPlan, bench: Workbench, say: Callable[[str], None]) -
 
 def add_times(plan: RunPlan, rates: Mapping[str, Rate]) -> None:
     """Fill in the plan's stages with what is left of each and how long that takes."""
+    beside = plan.recipe.grid.processes
     plan.stages = [
         StageTime(
             name=name,
@@ -303,7 +307,7 @@ def add_times(plan: RunPlan, rates: Mapping[str, Rate]) -> None:
             rate=rates.get(kind),
             seconds=None
             if units is None or kind not in rates
-            else calls * rates[kind].fixed + units * rates[kind].each,
+            else (calls * rates[kind].fixed + units * rates[kind].each) / (beside if name in _BY_CELL else 1),
         )
         for name, kind, work, calls, units in _stages(plan)
     ]
@@ -360,9 +364,21 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
         units = None if ranges is None or test is None else cells * ranges * test
         words = f"{cells} models × {ranges or '?'} ranges × {'?' if test is None else format(test, ',')} questions"
         yield "layer ranges", "evaluation", words, cells, units
+    yield from _arena(plan)
     yield from _format(plan)
     if recipe.general.tasks:
         yield "other tasks", "-", ", ".join(recipe.general.tasks), 0, None
+
+
+def _arena(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
+    """What the arena asks, as `_stages`: each completed statement counts as a question."""
+    recipe = plan.recipe
+    left = [cell for cell in plan.now.cells_left if in_arena(recipe, cell)]
+    if left:
+        counts = {cell: asked_of(recipe, cell, plan.examples(cell), plan.facts) for cell in left}
+        units = None if None in counts.values() else sum(count or 0 for count in counts.values())
+        words = f"{len(left)} models, {'?' if units is None else format(units, ',')} questions and statements"
+        yield "arena", "evaluation", words, len(left), units
 
 
 def _format(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
