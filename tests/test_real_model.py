@@ -156,6 +156,13 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_terms_of_its_own_have_to_be_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path / "model"), "--model", "gemma3-270m"])
+    assert "--accept-licence gemma" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_the_package_nothing_is_made(
     no_index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,9 +22,6 @@ _LEAST_ROWS = 16
 """A CPU's matrix product adds in another order where it has fewer rows than about this; see `Room.least`."""
 _MOST_ROWS = {"cpu": 512, "cuda": 8192}
 _MOST_SAMPLES = {"cpu": 2048, "cuda": 16384}
-_MOST_LOGITS = 30 * 2**20
-"""Bytes of a pass's logits on a CPU. Blocks of more than 32 MB the C library of Linux gets from the system anew for
-every pass, page by page."""
 _PASS_WORK = 1e12
 """FLOP of one pass on a CPU, about: seconds, so that progress is seen whatever the size of the model."""
 
@@ -81,10 +78,7 @@ def room_for(model: Any, columns: int, *, each: int, memory: int | None, most: i
             f"give at least {math.ceil((memory - budget + needed) / 1e7) / 100:,.2f}GB (grading.memory of a recipe)"
         )
     work = _PASS_WORK / (2 * weights / size) if kind == "cpu" else float("inf")
-    most_rows = (
-        _MOST_ROWS["cuda"] if kind == "cuda" else min(_MOST_ROWS["cpu"], _MOST_LOGITS // (config.vocab_size * size))
-    )
-    rows = int(max(least, min(most_rows, work, budget // 4 // (row + token))))
+    rows = int(max(least, min(_MOST_ROWS.get(kind, 512), work, budget // 4 // (row + token))))
     tokens = int(max(4 * least, min(work, budget // 4 // token)))
     left = budget - max(rows * (row + token), tokens * token)
     samples = max(each, min(_MOST_SAMPLES.get(kind, 2048), left // kept - least))

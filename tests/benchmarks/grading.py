@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def compare(
 ) -> dict[str, Any]:
     """All sides in turn, in the other order every second round."""
     sampler = TransformersSampler(model, tokenizer)
-    sampler.sample(requests[:20], policy)  # warm up
+    sampler.sample(requests[:4], replace(policy, samples=1))  # warm up
     search = best_batch(model, tokenizer, requests, policy, batches)
     batch = max(search, key=search.__getitem__)
     sides: dict[str, Callable[[], dict[str, float]]] = {
