@@ -20,13 +20,13 @@ import torch
 from sftknow.answers import Matcher, MatchRule
 from sftknow.grading.completions import CompletionFilter
 from sftknow.grading.decoding import Decoder
-from sftknow.grading.drawing import draw_tokens
+from sftknow.grading.drawing import Draw, begin_draw
 from sftknow.grading.pace import Pace
 from sftknow.grading.prefixes import shared_prefix, split_at
 from sftknow.grading.reach import Reach, Spelling
 from sftknow.grading.room import Room
 from sftknow.grading.sampling import SampleRequest, uniforms
-from sftknow.grading.slot_cache import SlotCache
+from sftknow.grading.slot_cache import SlotCache, on_device
 from sftknow.records import SampleTally, SamplingPolicy
 
 Ints = npt.NDArray[np.int64]
@@ -165,17 +165,20 @@ class Batch:
             ahead = [length for length in self.waiting if length >= self.length]
             self.length = min(ahead or self.waiting)
         old_rows, old_samples = len(self.rows), len(self.samples)
-        drawn = []
+        drawn: list[tuple[Ints, Draw]] = []  # waited for at the end alone, so that a GPU is never without work
         if old_rows:
             drawn_last = self._steps(self.rows.request) - 1
             newest = np.take_along_axis(self.rows.tokens, drawn_last[:, None], axis=1)
-            drawn.append(self._run(newest, 0, self.length - 1, slice(0, old_samples), self.pace.rows))
+            drawn += self._run(newest, 0, self.length - 1, slice(0, old_samples), self.pace.rows)
         joined = self._admit()
         if joined:
-            drawn.append(self._run_prompts(joined, old_rows, slice(old_samples, None)))
+            drawn += self._run_prompts(joined, old_rows, slice(old_samples, None))
             self.pace.joined(self.prompt_length[joined])
         self.cache.look(0, len(self.rows), self.length)
-        finished = self._branch(np.concatenate(drawn))
+        tokens = np.empty(len(self.samples), dtype=np.int64)
+        for which, draw in drawn:
+            tokens[which] = draw.tokens().cpu().numpy()
+        finished = self._branch(tokens)
         self.length += 1
         self.pace.stepped(self._steps(self.rows.request), self._steps(self.samples.request))
         return finished
@@ -204,8 +207,8 @@ class Batch:
         )
         return joined
 
-    def _run_prompts(self, joined: Sequence[int], first: int, which: slice) -> Ints:
-        """First tokens of these samples, of the statements in the rows from the first on.
+    def _run_prompts(self, joined: Sequence[int], first: int, which: slice) -> list[tuple[Ints, Draw]]:
+        """First tokens of these samples, of the statements in the rows from the first on, as `_run` gives them.
 
         A beginning that statements share is run once for all.
         """
@@ -217,7 +220,9 @@ class Batch:
             self.cache.copy(first + split.group, first + np.arange(len(joined)))
         return self._run(ids[:, split.length :], first, split.length, which, self.pace.prompts)
 
-    def _run(self, ids: Ints, first: int, length: int, which: slice | None, count: Callable[[int], None]) -> Ints:
+    def _run(
+        self, ids: Ints, first: int, length: int, which: slice | None, count: Callable[[int], None]
+    ) -> list[tuple[Ints, Draw]]:
         """Run tokens through the model in passes over some rows each, and draw what comes next.
 
         Args:
@@ -228,7 +233,7 @@ class Batch:
             count: told of the tokens of each pass.
 
         Returns:
-            The tokens of these samples.
+            Of each pass the samples that it drew for, and their tokens.
         """
         rows, new = ids.shape
         at_once = max(self.room.least, min(self.room.rows, self.room.tokens // new))
@@ -237,30 +242,29 @@ class Batch:
         least = -(-self.room.least // new)  # a matrix product does not know tokens of one row from rows
         from_sample = 0 if which is None else which.start or 0
         owner = self.samples.row[which] - first if which is not None else np.zeros(0, dtype=np.int64)
-        tokens = np.zeros(len(owner), dtype=np.int64)
+        drawn = []
         for start, stop in pairwise(bounds):
             filled = max(stop - start, least)
             part = np.pad(ids[start:stop], ((0, filled - (stop - start)), (0, 0)), mode="edge")
             self.cache.look(first + start, first + start + filled, length)
             keep = min(new, -(-self.room.least // filled))  # the head is a matrix product like the others
             logits = self.forward(part, self.cache, keep)[: stop - start]
-            here = np.flatnonzero((owner >= start) & (owner < stop))
+            here = np.flatnonzero((owner >= start) & (owner < stop)) + from_sample
             if len(here):
-                tokens[here] = self._draw(logits, first + start, here + from_sample)
+                drawn.append((here, self._draw(logits, first + start, here)))
             count((stop - start) * new)
             self.on_pass()
-        return tokens
+        return drawn
 
-    def _draw(self, logits: torch.Tensor, first_row: int, which: Ints) -> Ints:
+    def _draw(self, logits: torch.Tensor, first_row: int, which: Ints) -> Draw:
         """Tokens of these samples, whose rows' logits are given from ``first_row`` on."""
         steps = self._steps(self.samples.request[which])
-        tokens = draw_tokens(
+        return begin_draw(
             logits,
-            torch.from_numpy(self.samples.row[which] - first_row).to(logits.device),
-            torch.from_numpy(self.samples.uniforms[which, steps]).to(logits.device),
+            on_device(self.samples.row[which] - first_row, logits.device),
+            on_device(self.samples.uniforms[which, steps], logits.device),
             temperature=self.policy.temperature,
         )
-        return tokens.cpu().numpy()
 
     def _branch(self, drawn: Ints) -> list[int]:
         """Split rows where their samples differ, let rows leave; return which requests finished.

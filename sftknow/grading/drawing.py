@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn.functional import pad
 
@@ -17,6 +19,34 @@ def draw_tokens(
 ) -> torch.Tensor:
     """One token for each sample, from softmax(logits / temperature) over the whole vocabulary.
 
+    Args and result: as `begin_draw`.
+
+    Raises:
+        ModelError: a row's logits hold NaN or +inf, or nothing but -inf.
+    """
+    return begin_draw(logits, rows, uniforms, temperature=temperature).tokens()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Tokens that a GPU may still be drawing."""
+
+    drawn: torch.Tensor
+    finite: torch.Tensor
+    """Whether all logits were, a single bool."""
+
+    def tokens(self) -> torch.Tensor:
+        """Wait for them; int64, shape [samples]. Raises as `draw_tokens`."""
+        if not bool(self.finite):
+            raise ModelError(
+                "the model's logits are not finite (NaN or inf); load it in float32 or bfloat16, or mend its weights"
+            )
+        return self.drawn
+
+
+def begin_draw(logits: torch.Tensor, rows: torch.Tensor, uniforms: torch.Tensor, *, temperature: float) -> Draw:
+    """One token for each sample, from softmax(logits / temperature) over the whole vocabulary, without waiting for it.
+
     Two searches instead of a cumulative sum over the vocabulary: first the block of 64 tokens, then the token within
     it. Sums over blocks are float64, so that tokens of small probability keep their share in large vocabularies.
 
@@ -28,19 +58,13 @@ def draw_tokens(
 
     Returns:
         Token ids, int64, shape [samples]. Samples of one row are together a multinomial draw.
-
-    Raises:
-        ModelError: a row's logits hold NaN or +inf, or nothing but -inf.
     """
     highest, sums = _block_sums(logits, temperature)
     ends = sums.cumsum(dim=-1)
-    if not bool(torch.isfinite(ends[:, -1]).all()):
-        raise ModelError(
-            "the model's logits are not finite (NaN or inf); load it in float32 or bfloat16, or mend its weights"
-        )
     ends_of = ends[rows]
     target = _below(uniforms * ends_of[:, -1], ends_of[:, -1])
-    block = torch.searchsorted(ends_of, target[:, None], right=True)[:, 0]
+    # Where nothing is finite the search may end beyond the last block.
+    block = torch.searchsorted(ends_of, target[:, None], right=True)[:, 0].clamp_(max=ends.shape[1] - 1)
     mass = sums[rows, block]
     share = (target - (ends_of.gather(1, block[:, None])[:, 0] - mass)) / mass
     # The chosen blocks alone are computed once more, which is cheaper than to have kept the weights of all.
@@ -49,7 +73,8 @@ def draw_tokens(
     inside = logits[rows[:, None], tokens.masked_fill(beyond, 0)].float() / temperature
     inner = (inside - highest[rows]).exp_().masked_fill_(beyond, 0.0).double().cumsum(dim=-1)
     target = _below(share.clamp(min=0.0) * inner[:, -1], inner[:, -1])
-    return block * _BLOCK + torch.searchsorted(inner, target[:, None], right=True)[:, 0]
+    drawn = block * _BLOCK + torch.searchsorted(inner, target[:, None], right=True)[:, 0]
+    return Draw(drawn, torch.isfinite(ends[:, -1]).all())
 
 
 def _block_sums(logits: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:

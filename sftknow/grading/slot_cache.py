@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,12 @@ with needs("transformers"):
     from transformers.cache_utils import Cache, CacheLayerMixin
 
 Ints = npt.NDArray[np.int64]
+
+
+def on_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array as a tensor there. A GPU fetches it when it gets to it, while the program goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 @dataclass
@@ -115,7 +122,7 @@ class SlotCache:
         for layer in self.cache.layers:  # a large model's layers may lie on several devices
             device = layer.keys.device
             if device not in places:
-                places[device] = torch.from_numpy(source).to(device), torch.from_numpy(target).to(device)
+                places[device] = on_device(source, device), on_device(target, device)
             layer.copy_slots(*places[device])
 
     def reassign(self, parents: Ints) -> Ints:

@@ -24,7 +24,7 @@ from sftknow.grading.journal import Journal
 from sftknow.grading.reach import Spelling
 from sftknow.grading.room import room_for
 from sftknow.grading.sampling import SampleRequest
-from sftknow.grading.slot_cache import SlotCache
+from sftknow.grading.slot_cache import SlotCache, on_device
 from sftknow.models.forward import takes
 from sftknow.models.limits import end_ids, most_positions
 from sftknow.models.loading import load_model, load_tokenizer
@@ -167,7 +167,7 @@ class TransformersSampler:
 
     def _forward(self, ids: Ints, cache: SlotCache, keep: int) -> torch.Tensor:
         """One pass over the cache's window: ids [rows, new tokens] to the last token's logits [rows, vocabulary]."""
-        inputs = torch.from_numpy(ids).to(self.model.device)
+        inputs = on_device(ids, self.model.device)
         options = {self._cache_name: cache.cache, **({"logits_to_keep": keep} if self._keeps else {})}
         output = self.model(input_ids=inputs, use_cache=True, **options)
         if not cache.cache.layers:
