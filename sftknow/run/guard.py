@@ -60,7 +60,7 @@ class KnowledgeGuard(TrainerCallback):  # type: ignore[misc]
 
     def __init__(
         self,
-        facts: str = "quick",
+        facts: str | Path = "quick",
         *,
         count: int = 240,
         every: int = 100,
@@ -70,8 +70,8 @@ class KnowledgeGuard(TrainerCallback):  # type: ignore[misc]
         most_time: float = 0.05,
         stop_at: float | None = None,
         seed: int = 0,
-        topics: Path | None = None,
-        synonyms: Path | None = None,
+        topics: str | Path | None = None,
+        synonyms: str | Path | None = None,
     ) -> None:
         if min(count, every, samples) < 1 or templates < 2:
             raise FactsError("a guard needs at least 1 fact, 2 templates, 1 sample and 1 step between two askings")
@@ -125,6 +125,10 @@ class KnowledgeGuard(TrainerCallback):  # type: ignore[misc]
         """Hits of each fact's statements, shape [facts, templates]."""
         model, tokenizer = given["model"], given.get("processing_class") or given.get("tokenizer")
         model = getattr(model, "module", model)
+        if hasattr(model, "get_base_model"):  # peft's: its layers lie within the model
+            if getattr(model.active_peft_config, "is_prompt_learning", False):
+                raise ModelError("a guard cannot ask a model with learned prompts; LoRA and its like it can")
+            model = model.get_base_model()
         if any(weight.numel() == 0 for weight in model.parameters()):
             raise ModelError(
                 "the model's weights are spread over processes; a guard needs them in one (no FSDP, no ZeRO-3)"

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, PromptTuningConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from sftknow.errors import FactsError
+from sftknow.errors import FactsError, ModelError
 from sftknow.resources import lab_folder
 from sftknow.run.guard import KnowledgeGuard
 
@@ -32,7 +33,13 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
 
 def trained(
-    folder: Path, guard: KnowledgeGuard | None, *, steps: int = 4, rate: float = 1e-3, attach: bool = True
+    folder: Path,
+    guard: KnowledgeGuard | None,
+    *,
+    steps: int = 4,
+    rate: float = 1e-3,
+    attach: bool = True,
+    peft_config: Any = None,
 ) -> tuple[SFTTrainer, Recorder]:
     model = AutoModelForCausalLM.from_pretrained(lab_folder() / "model", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(lab_folder() / "model")
@@ -44,7 +51,14 @@ def trained(
         lr_scheduler_type="constant", bf16=False,
     )  # fmt: skip
     callbacks = [recorder] if guard is None else [guard, recorder]
-    trainer = SFTTrainer(model, args=arguments, train_dataset=data, processing_class=tokenizer, callbacks=callbacks)
+    trainer = SFTTrainer(
+        model,
+        args=arguments,
+        train_dataset=data,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+        peft_config=peft_config,
+    )
     if guard is not None and attach:
         guard.attach(trainer)
     trainer.train()
@@ -75,6 +89,19 @@ def test_a_training_that_wrecks_the_model_is_stopped(tmp_path: Path) -> None:
     assert trainer.state.global_step < 12
     assert guard.history[-1]["kept_high"] < 0.8
     assert [entry for entry in trainer.state.log_history if "knowledge/kept" in entry]
+
+
+def test_lora_is_asked_with_its_adapters(tmp_path: Path) -> None:
+    guard = quick(every=6, count=60)
+    settings = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    trained(tmp_path, guard, steps=6, rate=0.5, peft_config=settings)
+    assert guard.history[-1]["kept_high"] < 0.8, "the weights below are as they were"
+
+
+def test_learned_prompts_are_refused(tmp_path: Path) -> None:
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ModelError, match="a guard cannot ask a model with learned prompts"):
+        trained(tmp_path, quick(count=20), steps=1, peft_config=settings)
 
 
 def test_asking_takes_no_more_time_than_it_may(tmp_path: Path) -> None:
