@@ -19,7 +19,7 @@ from sftknow.artifacts.files import read_json, write_json
 from sftknow.checkpoints.adapters import Adapter, is_adapter
 from sftknow.checkpoints.deltas import is_delta
 from sftknow.checkpoints.dtypes import stored_dtype
-from sftknow.checkpoints.index import listed, read_index
+from sftknow.checkpoints.index import listed, read_header, read_index
 from sftknow.checkpoints.merged import Merge
 from sftknow.errors import DeviceError, ModelError, first_line
 from sftknow.models.resolving import adapter_base, whole_folder
@@ -139,7 +139,7 @@ def load_model(model: str | Path | ModelRef, *, dtype: str | None = None, device
     Raises:
         ModelError: there is no such model or revision; weights are missing (transformers would fill them with random
             numbers) or only there as pickles, which may run code; the dtype is none; an adapter's base is not found.
-        CheckpointError: an adapter that cannot be merged into its base exactly.
+        CheckpointError: an adapter that cannot be merged into its base exactly; a weights file that is cut or damaged.
         DeviceError: the device is not there, or all GPUs together do not hold the model.
     """
     ref, target = reference(model), find_device(device)
@@ -162,6 +162,8 @@ def load_model(model: str | Path | ModelRef, *, dtype: str | None = None, device
                 **({"device_map": "balanced"} if device == SPREAD else {}),
             )
         except _UNLOADABLE as error:
+            for file in sorted(Path(ref.path).glob("*.safetensors")):
+                read_header(file)  # of one that is cut or damaged it says so plainly
             raise ModelError(f"{ref} cannot be loaded as a causal language model ({_why(error)})") from error
     missing = sorted(info["missing_keys"])
     if missing:

@@ -77,14 +77,19 @@ def adapter_base(folder: Path) -> BaseModel:
         HubError: the Hub refused.
     """
     named, revision = Adapter.read(folder).base
+    if not named:
+        raise ModelError(
+            f"the adapter {folder} names nothing as its base; write the base's place into base_model_name_or_path of "
+            f"{folder / CONFIG}"
+        )
     beside = (folder / named).resolve()
-    if named and not Path(named).is_dir() and beside != folder.resolve() and beside.is_dir():
+    if not Path(named).is_dir() and beside != folder.resolve() and beside.is_dir():
         named = str(beside)
     try:
         return resolve_base(named, None if Path(named).is_dir() or named == "lab" else revision, None)
     except (ModelError, HubError) as error:
         raise type(error)(
-            f"the adapter {folder} names {named or 'nothing'} as its base ({error}); put the base there, or write its "
+            f"the adapter {folder} names {named} as its base ({error}); put the base there, or write its "
             f"place into base_model_name_or_path of {folder / CONFIG}"
         ) from None
 
@@ -120,6 +125,8 @@ def _find(path: str, revision: str | None) -> tuple[Path, str]:
             return _find(named_base, None)
     elif Path(path).is_file() and path.lower().endswith(".gguf"):
         raise ModelError(packed_in_gguf(Path(path)))
+    elif Path(path).is_file():
+        raise ModelError(f"{path} is a file, and a model is a folder; give one, org/name on the Hub, or `lab`")
     elif path.count("/") == 1 and not path.startswith((".", "/", "~")):
         named = ModelRef.parse(path)
         wanted = revision or named.revision

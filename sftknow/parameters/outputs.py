@@ -186,6 +186,13 @@ def refuse_output(out: Path, inputs: Sequence[Path]) -> str | None:
     return str(made.get("key"))
 
 
+def refuse_within(out: Path, inputs: Sequence[Path]) -> None:
+    """Raise CheckpointError where ``out`` is a folder that is read, or lies within one."""
+    for source in (path.resolve() for path in inputs):
+        if source == out.resolve() or source in out.resolve().parents:
+            raise CheckpointError(f"{out} is or lies within {source}, which is only read; give another folder")
+
+
 def _refuse_nested(folders: Sequence[Path]) -> None:
     resolved = [folder.resolve() for folder in folders]
     for folder in folders:

@@ -38,7 +38,7 @@ def likeness(base: Path, tuned: Path) -> float | None:
     return float(np.median(found)) if found else None
 
 
-def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str], option: str = "--any-pair") -> None:
+def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str], option: str | None = "--any-pair") -> None:
     """Raises ModelError where the second model was surely not made from the first; ``option`` is the way around it."""
     if is_adapter(tuned):
         named = adapter_base(tuned)
@@ -50,8 +50,8 @@ def refuse_unrelated(base: Path, tuned: Path, *, names: tuple[str, str], option:
     why = unlike(base, tuned)
     if why:
         raise ModelError(
-            f"{names[1]} was not fine-tuned from {names[0]} ({why}); give the base that it was made from, or "
-            f"{option} to compare any two models"
+            f"{names[1]} was not fine-tuned from {names[0]} ({why}); give the base that it was made from"
+            + (f", or {option} to compare any two models" if option else "")
         )
 
 
