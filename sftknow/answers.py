@@ -277,7 +277,7 @@ class Synonyms:
         self.sha256 = hashlib.sha256((text + ("+numbers" if numbers else "")).encode()).hexdigest()
 
     @classmethod
-    def load(cls, path: Path | None = None, *, numbers: bool = False) -> Synonyms:
+    def load(cls, path: str | Path | None = None, *, numbers: bool = False) -> Synonyms:
         """The paper's 29 rows, and a person's own file merged over them.
 
         Args:
@@ -289,8 +289,8 @@ class Synonyms:
             FactsError: the file cannot be read; the message names the row.
         """
         table = _read_table(Path(__file__).with_name("synonyms.json"))
-        if path is not None:
-            own = _read_table(path)
+        if path:
+            own = _read_table(Path(path).expanduser())
             replaced = {normalize(name) for name in own}
             table = {name: row for name, row in table.items() if normalize(name) not in replaced} | own
         return cls(table, numbers=numbers)

@@ -36,11 +36,12 @@ def add_parser(commands: Commands) -> None:
     )
     add_options(parser, SelectOptions, "size")
     add_options(parser, SelectOptions, "buckets", otherwise="1,2,3, and 4 where these hold too few")
-    add_options(parser, SelectOptions, "limit", "samples", "shots", "templates", "short", "temperature")
+    add_options(parser, SelectOptions, "limit", "minutes", "samples", "shots", "templates", "short", "temperature")
     add_options(parser, SelectOptions, "max_new_tokens", "seed")
     parser.add_argument(
         "--columns", metavar="NAME=COLUMN,…", help="which column is what: prompt=question,completion=answer"
     )
+    parser.add_argument("--config", metavar="NAME", help="of a data set with several configurations the one to read")
     add_options(parser, FactsSection, "topics", "synonyms")
     add_forms(parser, json="everything", markdown="a summary")
     add_options(parser, ModelOptions, "device", "dtype")
@@ -59,8 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.model,
         out=arguments.out,
         columns=arguments.columns,
-        topics=Path(facts.topics) if facts.topics else None,
-        synonyms=Path(facts.synonyms) if facts.synonyms else None,
+        config=arguments.config,
+        topics=facts.topics,
+        synonyms=facts.synonyms,
         options=options_of(SelectOptions, arguments),
         running=options_of(ModelOptions, arguments),
     )

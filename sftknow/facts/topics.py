@@ -71,7 +71,7 @@ def find_topic(name: str, topics: Mapping[str, Topic]) -> Topic | None:
     return same[0] if len(same) == 1 else None
 
 
-def load_topics(extra: Path | None = None) -> dict[str, Topic]:
+def load_topics(extra: str | Path | None = None) -> dict[str, Topic]:
     """The paper's topics by relation, in the order of its tables, and a person's own merged over them.
 
     Args:
@@ -84,9 +84,12 @@ def load_topics(extra: Path | None = None) -> dict[str, Topic]:
         FactsError: a file that cannot be used; the message names the file, the relation and the template.
     """
     topics = _read_topics(Path(__file__).with_name("topics.json"))
-    if extra is not None and str(extra) == "questions" and not extra.exists():
-        extra = Path(__file__).with_name("questions.json")
-    return topics if extra is None else topics | _read_topics(extra)
+    if not extra:
+        return topics
+    own = Path(extra).expanduser()
+    if str(extra) == "questions" and not own.exists():
+        own = Path(__file__).with_name("questions.json")
+    return topics | _read_topics(own)
 
 
 def _read_topics(path: Path) -> dict[str, Topic]:

@@ -13,6 +13,7 @@ from sftknow.artifacts.stages import RunDirectory
 from sftknow.facts.sources import even_shares, order_of, rank_of
 from sftknow.models.options import ModelOptions
 from sftknow.models.resolving import resolve_model
+from sftknow.parameters.outputs import refuse_within
 from sftknow.records import BUCKETS, ModelRef
 from sftknow.resources import cache_folder
 from sftknow.run.asking import Say
@@ -26,13 +27,14 @@ _DEFAULT, _MORE = (1, 2, 3), 4
 
 
 def select(
-    data: str,
-    model: str,
+    data: str | Path,
+    model: str | Path,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     columns: str | None = None,
-    topics: Path | None = None,
-    synonyms: Path | None = None,
+    config: str | None = None,
+    topics: str | Path | None = None,
+    synonyms: str | Path | None = None,
     options: SelectOptions | None = None,
     running: ModelOptions | None = None,
     say: Say = lambda line: print(line, file=sys.stderr, flush=True),
@@ -52,6 +54,7 @@ def select(
         model: the model before SFT: a folder, an adapter, ``org/name[@revision]``, or ``lab``.
         out: where the data set goes: configurations ``draw`` (for `SFTTrainer`) and ``buckets``; None writes nothing.
         columns: which column is what, such as ``prompt=question,completion=answer``; of facts as `load_facts` has it.
+        config: of a data set with several configurations, each a folder of its files, the one to read; None for all.
         topics: of facts, the person's own topics file.
         synonyms: names that count as correct, in place of the paper's.
         options: how to ask, what to draw.
@@ -64,11 +67,14 @@ def select(
         RunError: ``out`` holds something else, or another process does the same.
     """
     options, running = options or SelectOptions(), running or ModelOptions()
+    data, model, out = str(data), str(model), Path(out).expanduser() if out else None
     if out is not None:
         check_place(out)
     given = ModelRef.parse(model)
     asked = resolve_model(given.path, given.revision, running.dtype)
-    read = read_data(data, columns, topics, Synonyms.load(synonyms), options)
+    if out is not None:
+        refuse_within(out, [Path(asked.ref.path), *([Path(data)] if Path(data).is_dir() else [])])
+    read = read_data(data, columns, topics, Synonyms.load(synonyms), options, config)
     work = cache_folder() / "selections" / digest([asked.sha256, asked.ref.dtype, read.sha256])[:16]
     with RunDirectory(work):
         asking = SFTAsking(asked, model, read, options, running, work, say)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftknow.answers import Matcher, normalize
+from sftknow.answers import Matcher
 from sftknow.artifacts.files import digest, read_json, write_json
 from sftknow.artifacts.selections import Form, SelectedExample, SelectResult
 from sftknow.errors import FactsError, RunError
 from sftknow.facts.prompts import Statements
 from sftknow.facts.sources import rank_of
-from sftknow.grading.shards import finished, plan_shards, sample_shards, unfinished
+from sftknow.grading.estimate import seconds_each
+from sftknow.grading.shards import Shard, finished, plan_shards, sample_shards, unfinished
 from sftknow.grading.transformers_sampler import TransformersSampler, load_sampler
 from sftknow.models.chat import chat_text, has_template
 from sftknow.models.likelihood import answer_logprobs
@@ -22,11 +22,12 @@ from sftknow.models.limits import most_positions, refuse_long
 from sftknow.models.loading import load_config, load_tokenizer
 from sftknow.models.options import ModelOptions
 from sftknow.models.resolving import BaseModel
-from sftknow.progress import progress
+from sftknow.progress import progress, time_text
 from sftknow.prompts import completion_ids, text_ids
 from sftknow.records import Fact, SamplingPolicy
 from sftknow.run.asking import RULE, Say
 from sftknow.run.sft_data import SFTData
+from sftknow.run.time_limit import OutOfTimeError, TimedSampler, TimeLimit
 from sftknow.selecting.examples import (
     RULE as WORDS,
     Example,
@@ -36,7 +37,7 @@ from sftknow.selecting.examples import (
     shot_sets,
     solved_before,
 )
-from sftknow.selecting.known import Said, fifths, heard
+from sftknow.selecting.known import Said, fifths, heard, without_habits
 from sftknow.selecting.options import SelectOptions
 from sftknow.stats import bucket_of
 
@@ -44,10 +45,11 @@ _BLOCK = 64
 """Examples that are asked at once: what a kill can cost."""
 _ANSWER = 16
 """Longest answer of a model without a chat template, in tokens: the line of an answer of a few words."""
-_HABIT = 5
 _HARDLY = 0.1
 """Share of right answers below which the form of asking may be the reason."""
-_TOO_LONG = "longer than the model's context"
+_TOO_LONG, _TOO_LATE = "longer than the model's context", "beyond --minutes"
+_MEASURED, _WORTH_A_WORD = 10.0, 600.0
+"""Seconds for which the time is measured beforehand, and from which on a way to a shorter one is named."""
 
 
 class SFTAsking:
@@ -69,6 +71,7 @@ class SFTAsking:
         self.positions = most_positions(load_config(model.ref))
         self.chat = has_template(self.tokenizer)
         self.left_out = dict(data.left_out)
+        self.limit = TimeLimit(work / "time.json", options.minutes or math.inf)
         self._loaded: TransformersSampler | None = None
 
     @property
@@ -94,8 +97,9 @@ class SFTAsking:
         if facts:
             form = "statements"
             found |= self._facts(facts)
-            tries = sum(example.tries or 0 for example in found.values())
-            rates[form] = sum(example.hits or 0 for example in found.values()) / tries
+            if found:
+                tries = sum(example.tries or 0 for example in found.values())
+                rates[form] = sum(example.hits or 0 for example in found.values()) / tries
         if short:
             graded, form, rates, more = self._short(short)
             found |= graded
@@ -104,6 +108,12 @@ class SFTAsking:
             found |= self._long(long)
         found, more = without_habits(found)
         notes += more
+        self.limit.keep()
+        if not found and self.left_out.get(_TOO_LATE):
+            raise FactsError(
+                f"{self.options.minutes:g} min were over before a single block of {_BLOCK} examples was asked; give "
+                "more --minutes, and what was asked is not asked again"
+            )
         if not found:
             raise FactsError(f"no example of {self.data.name} fits into the context of {self.given}")
         return SelectResult(
@@ -135,22 +145,57 @@ class SFTAsking:
         texts: bool,
         templates: Sequence[int] | None = None,
     ) -> Iterator[Any]:
-        """The tallies of some statements, those of a fact one after the other."""
+        """The tallies of some statements, those of a fact one after the other; of those that the time sufficed for."""
         policy = self._policy(new_tokens)
-        shards = plan_shards(
-            statements,
-            policy,
-            self.work / title.replace(" ", "-"),
-            shard_size=_BLOCK,
-            keep_texts=texts,
-            templates=templates,
-            identity=f"{self.model.sha256}/{self.model.ref.dtype}",
-        )
+        ordered = sorted(statements, key=lambda pair: rank_of(pair[0].id, self.options.seed))
+        shards = [
+            shard
+            for start in range(0, len(ordered), _BLOCK)
+            for shard in plan_shards(
+                ordered[start : start + _BLOCK],
+                policy,
+                self.work / title.replace(" ", "-"),
+                shard_size=_BLOCK,
+                keep_texts=texts,
+                templates=templates,
+                identity=f"{self.model.sha256}/{self.model.ref.dtype}",
+            )
+        ]
         left = unfinished(shards, policy, keep_texts=texts)
-        if left:
-            sample_shards(shards, self.sampler, policy, keep_texts=texts, left=left, title=title)
-        for _, tallies in finished(shards, policy, texts):
+        if left and self.limit.left() > 0:
+            self._tell_time(left, policy, title)
+            try:
+                sampler = TimedSampler(self.sampler, lambda: self.limit.left() < 0, _TOO_LATE)
+                sample_shards(shards, sampler, policy, keep_texts=texts, left=left, title=title)
+                left = []
+            except OutOfTimeError:
+                left = unfinished(shards, policy, keep_texts=texts)
+            finally:
+                self.limit.keep()
+        missing = {shard.key for shard in left}
+        for _, tallies in finished([shard for shard in shards if shard.key not in missing], policy, texts):
             yield from tallies
+
+    def _tell_time(self, left: Sequence[Shard], policy: SamplingPolicy, title: str) -> None:
+        """Say how long it will take, measured on a few of the statements."""
+        if not getattr(self.sampler, "stops", False):
+            return
+        some = [shard.requests[0] for shard in left[:16]] if len(left) >= 16 else [*left[0].requests[:64]]
+        each = seconds_each(self.sampler, some, policy, seconds=_MEASURED, statements=16)
+        count = sum(shard.size for shard in left)
+        self._say_time(count, each, f"{title} to ask, {policy.samples} times each")
+
+    def _say_time(self, count: int, each: float, what: str) -> None:
+        line, left = f"{count:,} {what}: about {time_text(count * each)} here", self.limit.left()
+        if count * each > left:
+            line += f", of which --minutes {self.options.minutes:g} leaves room for {max(left, 0) / (count * each):.0%}"
+        elif count * each > _WORTH_A_WORD:
+            line += "; --limit N or --minutes N asks a random part, and what is asked now is kept if you stop it"
+        self.say(line)
+
+    def _too_late(self, count: int) -> None:
+        if count:
+            self.left_out[_TOO_LATE] = self.left_out.get(_TOO_LATE, 0) + count
 
     def _facts(self, examples: Sequence[Example]) -> dict[str, SelectedExample]:
         """Facts by their statements; those without a hit are also asked as questions, to hear what the model says."""
@@ -164,11 +209,14 @@ class SFTAsking:
             positions=self.positions,
             way_out="Give a smaller --max-new-tokens, other facts",
         )
-        counts: dict[str, list[int]] = {identity: [0, 0] for identity in facts}
+        counts: dict[str, list[int]] = {}
         statements = [(fact, Statements(topics[fact.topic], fact.subject)) for fact in facts.values()]
         for tally in self._sampled(statements, new, "statements", texts=False, templates=self._templates(statements)):
-            counts[tally.fact_id][0] += tally.hits
-            counts[tally.fact_id][1] += tally.tries
+            count = counts.setdefault(tally.fact_id, [0, 0])
+            count[0] += tally.hits
+            count[1] += tally.tries
+        self._too_late(len(examples) - len(counts))
+        examples = [example for example in examples if example.id in counts]
         unknown = [example for example in examples if counts[example.id][0] == 0]
         said = self._said(unknown, examples) if unknown else {}
         found = {}
@@ -195,9 +243,6 @@ class SFTAsking:
     ) -> tuple[dict[str, SelectedExample], Form | None, dict[Form, float], list[str]]:
         """Short answers, in the form of asking in which the model is right more often over all of them."""
         said = self._said(examples, examples)
-        for example in examples:
-            if example.id not in said:
-                self.left_out[_TOO_LONG] = self.left_out.get(_TOO_LONG, 0) + 1
         both = [forms for forms in said.values() if len(forms) == 2]
         rates: dict[Form, float] = {}
         asked: tuple[Form, ...] = ("solved examples first", "plain")
@@ -240,7 +285,9 @@ class SFTAsking:
                 if solved:
                     texts.append(("solved examples first", self._text(example, solved)))
             fitting = [(form, text) for form, text in texts if self._fits(text, new)]
-            if fitting:
+            if not fitting:
+                self.left_out[_TOO_LONG] = self.left_out.get(_TOO_LONG, 0) + (example.fact is None)
+            else:
                 forms[example.id] = [form for form, _ in fitting]
                 fact = Fact(
                     id=example.id,
@@ -259,6 +306,8 @@ class SFTAsking:
         for tally in self._sampled(statements, new, "answers", texts=True):
             form = forms[tally.fact_id][tally.template]
             heard_texts.setdefault(tally.fact_id, {}).setdefault(form, []).extend(tally.texts or ())
+        if not any(example.fact for example in examples):
+            self._too_late(len(statements) - len(heard_texts))
         for identity, by_form in heard_texts.items():
             example = by_id[identity]
             matcher = Matcher((example.answer, *example.aliases), WORDS if example.fact is None else RULE)
@@ -290,7 +339,9 @@ class SFTAsking:
                 self.left_out[_TOO_LONG] = self.left_out.get(_TOO_LONG, 0) + 1
             else:
                 pairs.append((example, ids))
+        pairs.sort(key=lambda pair: rank_of(pair[0].id, self.options.seed))
         means: list[float] = []
+        told = False
         with progress(len(pairs), "probabilities", unit="answers") as bar:
             for start in range(0, len(pairs), _BLOCK):
                 block = [ids for _, ids in pairs[start : start + _BLOCK]]
@@ -298,11 +349,20 @@ class SFTAsking:
                 file = self.work / "probabilities" / f"{start // _BLOCK:05d}-{key[:16]}.json"
                 sums = _kept_sums(file, len(block))
                 if sums is None:
-                    sums = answer_logprobs(self.sampler.model, block, on_done=bar.update)
+                    if self.limit.left() <= 0:
+                        break
+                    model, began = self.sampler.model, self.limit.seconds
+                    sums = answer_logprobs(model, block, on_done=bar.update)
                     write_json(file, sums)
+                    self.limit.keep()
+                    rest = len(pairs) - start - len(block)
+                    if not told and rest:
+                        self._say_time(rest, (self.limit.seconds - began) / len(block), "long answers left")
+                    told = True
                 else:
                     bar.update(len(block))
                 means += [total / len(answer) for total, (_, answer) in zip(sums, block, strict=True)]
+        self._too_late(len(pairs) - len(means))
         return {
             example.id: SelectedExample(
                 id=example.id,
@@ -313,7 +373,7 @@ class SFTAsking:
                 bucket=bucket,
                 logprob=mean,
             )
-            for (example, _), mean, bucket in zip(pairs, means, fifths(means), strict=True)
+            for (example, _), mean, bucket in zip(pairs, means, fifths(means), strict=False)
         }
 
     def _graded(self, example: Example, hits: int, tries: int, said: Said | None, *, against: bool) -> SelectedExample:
@@ -330,24 +390,6 @@ class SFTAsking:
             says_share=said.count / said.tries if said is not None and said.text else None,
             contradicts=against,
         )
-
-
-def without_habits(found: Mapping[str, SelectedExample]) -> tuple[dict[str, SelectedExample], list[str]]:
-    """The examples, where an answer that a model gives to whatever it is asked contradicts none of them; and notes.
-
-    A habit is an answer that would contradict more than five examples and a tenth of them all.
-    """
-    against = Counter(normalize(example.says) for example in found.values() if example.contradicts)
-    habits = {said for said, count in against.items() if count > max(_HABIT, len(found) / 10)}
-    kept = {
-        name: replace(example, contradicts=example.contradicts and normalize(example.says) not in habits)
-        for name, example in found.items()
-    }
-    notes = [
-        f"the model says {said!r} surely to {against[said]:,} of them, whatever is asked: that contradicts nothing"
-        for said in sorted(habits)
-    ]
-    return kept, notes
 
 
 def _kept_sums(file: Path, count: int) -> list[float] | None:

@@ -12,8 +12,10 @@ from sftknow.artifacts.files import digest
 from sftknow.errors import FactsError, RecipeError
 from sftknow.facts.dialects import READERS, read_rows
 from sftknow.facts.sources import SOURCES, load_facts, locate, rank_of, tables
+from sftknow.facts.tabular import split_in_name
 from sftknow.facts.topics import Topic, load_topics
 from sftknow.prompts import question_prompt
+from sftknow.records import Split
 from sftknow.selecting.examples import LAYOUTS, Example, RowError, from_fact, from_row
 from sftknow.selecting.options import SelectOptions
 
@@ -32,7 +34,12 @@ class SFTData:
 
 
 def read_data(
-    data: str, columns: str | None, topics: Path | None, synonyms: Synonyms, options: SelectOptions
+    data: str,
+    columns: str | None,
+    topics: str | Path | None,
+    synonyms: Synonyms,
+    options: SelectOptions,
+    config: str | None = None,
 ) -> SFTData:
     """Read them; see `sftknow.run.selecting.select` for the arguments.
 
@@ -42,6 +49,8 @@ def read_data(
         HubError: the Hub refused or could not be reached.
     """
     renamed = _renamed(columns)
+    if config is not None and (renamed is None or data in SOURCES):
+        raise RecipeError("--config does nothing for facts; leave it out")
     if renamed is None or (not renamed and _are_facts(data)):
         known = load_topics(topics)
         found = load_facts(data, topics=known, synonyms=synonyms, columns=columns, limit=options.limit)
@@ -63,7 +72,9 @@ def read_data(
     notes: list[str] = []
     examples: list[Example] = []
     left_out: dict[str, int] = {}
-    for file, split in tables(place):
+    files, more = _of_config(place, tables(place), config)
+    notes += more
+    for file, split in files:
         if split not in (None, "train"):
             left_out[f"{split} split"] = left_out.get(f"{split} split", 0) + sum(1 for _ in _rows(file, notes))
             continue
@@ -95,6 +106,28 @@ def read_data(
         topics={},
         sha256=digest(content),
     )
+
+
+def _of_config(
+    place: Path, files: list[tuple[Path, Split | None]], config: str | None
+) -> tuple[list[tuple[Path, Split | None]], list[str]]:
+    """The files of one configuration, which is a folder of them, or all; and a note where all are of several.
+
+    Raises:
+        FactsError: there is no such one; names those that there are.
+    """
+    folders = {file: file.relative_to(place).parts[:-1] if place.is_dir() else () for file, _ in files}
+    there = {parts[0] if parts and split_in_name(Path(parts[0])) is None else "" for parts in folders.values()}
+    names = sorted(there - {"", "data"})
+    if config is None:
+        several = len(there) > 1
+        joined = ", ".join(names)
+        return files, [f"read together: {joined}; --config {names[0]} reads one of them"] if several and names else []
+    found = [(file, split) for file, split in files if folders[file][:1] == (config,)]
+    if not found:
+        known = f"there are {', '.join(names)}" if names else "it has none; leave --config out"
+        raise FactsError(f"{place} has no configuration {config!r}: {known}")
+    return found, []
 
 
 def _renamed(columns: str | None) -> dict[str, str] | None:

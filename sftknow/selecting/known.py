@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import rankdata
 
 from sftknow.answers import Matcher, MatchRule, normalize
+from sftknow.artifacts.selections import SelectedExample
 from sftknow.stats import wilson
 
+_HABIT = 5
 _CASELESS = MatchRule(case_sensitive=False)
 SURELY = 0.5
 """A model surely says something where the 95 % interval of that answer's share lies above this."""
@@ -61,3 +63,21 @@ def fifths(scores: Sequence[float]) -> list[int]:
     """The fifth of each score among all, 0 for the lowest to 4; equal scores are in the same one."""
     places = (rankdata(scores, method="average") - 0.5) / max(1, len(scores))
     return [min(4, int(5 * place)) for place in np.atleast_1d(places)]
+
+
+def without_habits(found: Mapping[str, SelectedExample]) -> tuple[dict[str, SelectedExample], list[str]]:
+    """The examples, where an answer that a model gives to whatever it is asked contradicts none of them; and notes.
+
+    A habit is an answer that would contradict more than five examples and a tenth of them all.
+    """
+    against = Counter(normalize(example.says) for example in found.values() if example.contradicts)
+    habits = {said for said, count in against.items() if count > max(_HABIT, len(found) / 10)}
+    kept = {
+        name: replace(example, contradicts=example.contradicts and normalize(example.says) not in habits)
+        for name, example in found.items()
+    }
+    notes = [
+        f"the model says {said!r} surely to {against[said]:,} of them, whatever is asked: that contradicts nothing"
+        for said in sorted(habits)
+    ]
+    return kept, notes

@@ -17,6 +17,8 @@ class SelectOptions(Options):
     """Buckets to draw from; None for 1 to 3, and 4 where these hold too few."""
     limit: Count | None = None
     """Grade at most this many examples, drawn at random, of facts balanced over the relations; None for all."""
+    minutes: Positive | None = None
+    """Time for asking. What it does not suffice for is left out, at random; None for as long as it takes."""
     samples: Count = 10
     """Answers drawn in each form of asking."""
     shots: Count = 4
