@@ -178,6 +178,43 @@ def _deltas(result: Sequence[Mapping[str, Any]]) -> str:
     return _markdown(("", *keys.values(), "Times smaller"), rows)
 
 
+def _repairs(result: Mapping[str, Any]) -> str:
+    """What `repair` chose and every method beside it, of `tests.benchmarks.repairs`."""
+    rows, compared, better = [], 0, []
+    for row in (row for name, row in result.items() if name != "simulated"):
+        others = {name: one for name, one in row["methods"].items() if one["candidate"] != row["chosen"]}
+        compared += len(others)
+        better += [f"{name} ({row['words']}, seed {row['seed']})" for name, one in others.items() if one["better"]]
+        best = max(
+            (one for one in others.values() if one["keeps"]), key=lambda one: one["beyond"]["value"], default=None
+        )
+        said = f"{row['verdict']}: {row['chosen']}" if row["chosen"] else str(row["verdict"])
+        beside = "none keeps the answers" if best is None else f"{best['candidate']}: {_points(best['beyond'])}"
+        rows.append(
+            (row["words"], str(row["seed"]), f"{row['kept']['value']:.0f} %", said, _points(row["gain"]), beside)
+        )
+    head = ("Damage", "Seed", "Kept before", "Said", "Brought back (points)", "Best other method, against that")
+    sure = "none is surely better" if not better else f"surely better: {', '.join(better)}"
+    return f"{_markdown(head, rows)}\n\nOf {compared} methods beside what was chosen {sure}."
+
+
+def _points(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    return f"{found['value']:+.1f}" + (
+        "" if found["low"] is None else f" ({found['low']:+.1f} to {found['high']:+.1f})"
+    )
+
+
+def _simulated(result: Mapping[str, Any]) -> str:
+    """How often what is said, of `tests.benchmarks.repairs --contests`."""
+    rows = [
+        (kind, f"{said['contests']:,}", *(f"{said.get(word, 0):,}" for word in ("repaired", "open", "no help")))
+        for kind, said in result["simulated"].items()
+    ]
+    return _markdown(("In truth", "Contests", "Repaired", "Cannot be told", "Nothing helps"), rows)
+
+
 PARTS: dict[str, Callable[[Any], str]] = {
     "words": words,
     "accuracy": _accuracy,
@@ -192,6 +229,8 @@ PARTS: dict[str, Callable[[Any], str]] = {
     "times": _evaluation,
     "early": _early,
     "sizes": _deltas,
+    "methods": _repairs,
+    "simulated": _simulated,
     **{name: lambda shown, name=name: shown[name] for name in ("check", "repair", "plan", "lm-eval")},
 }
 """What stands between the comments, by name."""
@@ -199,7 +238,7 @@ PARTS: dict[str, Callable[[Any], str]] = {
 _MODELS = "runs/lab/models"
 COMMANDS = {
     "check": (f"sftknow check {_MODELS}/base {_MODELS}/b0-n240-s0 --facts lab", r"\A.*\n"),
-    "repair": (f"sftknow repair {_MODELS}/base {_MODELS}/b0-n240-s0 --facts lab", r"\A.*\n"),
+    "repair": (f"sftknow repair {_MODELS}/base {_MODELS}/b0-n240-s0 --facts lab --minutes 12", r"\A.*\n"),
     "plan": ("sftknow run lab-full --dry-run", r"(?s)\A.*"),
     "lm-eval": (
         f"lm_eval --model hf --model_args pretrained={_MODELS}/b3-n60-s0 --tasks cbqa_mastery --batch_size 128",
