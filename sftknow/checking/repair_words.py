@@ -22,6 +22,14 @@ def few_known(choosing: int, confirming: int) -> str:
     )
 
 
+def out_of_time(chosen: str, minutes: float) -> str:
+    """The sentence where the time was over before the chosen candidate could be confirmed."""
+    return (
+        f"Cannot be told: {minutes:g} min were over before {chosen}, the best candidate in the choice, was confirmed "
+        "on other facts; give more --minutes, and what was asked is not asked again."
+    )
+
+
 def nothing_lost(tuned: str, kept: Estimate | None, margin: float) -> str:
     """The sentence where there is nothing to repair."""
     if kept is None:
@@ -68,7 +76,8 @@ def outcome(
         why = "surely less than" if gain.high is not None and gain.high < margin else "not without losing"
         end = f"{margin:g} points are brought back" if why.startswith("surely") else f"more than allowed of {keep}"
         return f"Nothing helps: the best candidate is {what}, {why} {end}: {found}{paid}."
-    line = f"Cannot be told whether it helps: the best candidate is {what}: {found}{paid}"
+    doubt = f"keeps {keep}" if gain.low is not None and gain.low > 0 else "helps"
+    line = f"Cannot be told whether it {doubt}: the best candidate is {what}: {found}{paid}"
     return f"{line}; about {more:,} more facts would tell." if more else f"{line}."
 
 

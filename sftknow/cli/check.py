@@ -6,9 +6,18 @@ import argparse
 from pathlib import Path
 
 from sftknow.checking.options import CheckOptions
-from sftknow.cli.options import Commands, add_forms, add_model, add_options, command, options_of, show
+from sftknow.cli.options import (
+    Commands,
+    add_facts,
+    add_forms,
+    add_model,
+    add_options,
+    command,
+    facts_of,
+    options_of,
+    show,
+)
 from sftknow.models.options import ModelOptions
-from sftknow.recipes.schema import FactsSection
 
 
 def add_parser(commands: Commands) -> None:
@@ -22,13 +31,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_model(parser, "base", "the model before fine-tuning")
     add_model(parser, "tuned", "the fine-tuned model")
-    parser.add_argument(
-        "--facts",
-        default="quick",
-        metavar="SOURCE",
-        help="`quick` (1,200 facts in the box, the default), `lab`, `entity-questions`, a folder, .zip, table, Hub id",
-    )
-    add_options(parser, FactsSection, "topics", "synonyms")
+    add_facts(parser)
     add_options(parser, CheckOptions, "margin", "precision", "minutes", "templates", "samples", "max_new_tokens")
     add_options(parser, CheckOptions, "block", "retry", "seed")
     parser.add_argument("--any-pair", action="store_true", help="take a tuned model that was not made from this base")
@@ -47,13 +50,10 @@ def run(arguments: argparse.Namespace) -> int:
     from sftknow.checking.words import markdown, text
     from sftknow.run.checking import check
 
-    facts = options_of(FactsSection, arguments)
     result = check(
         arguments.base,
         arguments.tuned,
-        facts=arguments.facts,
-        topics=Path(facts.topics) if facts.topics else None,
-        synonyms=Path(facts.synonyms) if facts.synonyms else None,
+        facts=facts_of(arguments),
         options=options_of(CheckOptions, arguments),
         running=options_of(ModelOptions, arguments),
         out=arguments.out,

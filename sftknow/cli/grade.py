@@ -119,7 +119,7 @@ def _rescore(arguments: argparse.Namespace) -> None:
     if arguments.case:
         rule = replace(rule, case_sensitive=arguments.case == "sensitive")
     wanted = options_of(FactsSection, arguments)
-    synonyms = Synonyms.load(Path(wanted.synonyms)) if wanted.synonyms else None
+    synonyms = Synonyms.load(wanted.synonyms) if wanted.synonyms else None
     keep_texts = options_of(GradingOptions, arguments).keep_texts
     say(f"a hit is now {rule}; {'other' if synonyms else 'the same'} synonyms; graded by {old.graded_by}")
     rescore(old, arguments.out, rule=rule, synonyms=synonyms, numbers=wanted.numbers, keep_texts=keep_texts)
@@ -143,7 +143,7 @@ def _tell_time(arguments: argparse.Namespace) -> None:
     from sftknow.run.python import read_facts
 
     wanted, options, running = _options(arguments)
-    topics, (facts, _) = load_topics(Path(wanted.topics) if wanted.topics else None), read_facts(wanted)
+    topics, (facts, _) = load_topics(wanted.topics), read_facts(wanted)
     for line in describe_facts(facts, topics, options):
         say(line)
     model = ModelRef.parse(arguments.model)

@@ -15,6 +15,7 @@ from sftknow.errors import OptionError
 from sftknow.evaluation.options import EvaluationOptions
 from sftknow.models.options import ModelOptions
 from sftknow.options import K, Options, check_value, explanations
+from sftknow.recipes.schema import FactsSection
 from sftknow.records import SPLITS
 from sftknow.registry import Registered, Registry
 from sftknow.shown import wrapped
@@ -91,6 +92,22 @@ def options_of(kind: type[K], arguments: argparse.Namespace, **more: Any) -> K:
 def add_model(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:
     """A positional model argument."""
     parser.add_argument(name, metavar=name.upper(), help=f"{help_text}: a folder, org/name[@revision], or `lab`")
+
+
+def add_facts(parser: argparse.ArgumentParser) -> None:
+    """``--facts`` and how they are read, of commands that ask facts without more ado."""
+    parser.add_argument(
+        "--facts",
+        default="quick",
+        metavar="SOURCE",
+        help="`quick` (1,200 facts in the box, the default), `lab`, `entity-questions`, a folder, .zip, table, Hub id",
+    )
+    add_options(parser, FactsSection, "columns", "topics", "synonyms", "numbers")
+
+
+def facts_of(arguments: argparse.Namespace) -> FactsSection:
+    """What `add_facts` read."""
+    return options_of(FactsSection, arguments, source=arguments.facts)
 
 
 def add_wait(parser: Any) -> None:

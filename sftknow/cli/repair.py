@@ -7,10 +7,20 @@ from pathlib import Path
 
 from sftknow.checking.options import RepairOptions
 from sftknow.cli.effects import no_effect
-from sftknow.cli.options import Commands, add_forms, add_model, add_options, command, options_of, say, show
+from sftknow.cli.options import (
+    Commands,
+    add_facts,
+    add_forms,
+    add_model,
+    add_options,
+    command,
+    facts_of,
+    options_of,
+    say,
+    show,
+)
 from sftknow.models.options import ModelOptions
 from sftknow.parameters.options import MethodOptions
-from sftknow.recipes.schema import FactsSection
 
 
 def add_parser(commands: Commands) -> None:
@@ -43,13 +53,7 @@ def add_parser(commands: Commands) -> None:
         "answers to the facts' questions)",
     )
     add_options(parser, RepairOptions, "keep_margin", "keep_rows", "margin", "minutes")
-    parser.add_argument(
-        "--facts",
-        default="quick",
-        metavar="SOURCE",
-        help="`quick` (1,200 facts in the box, the default), `lab`, `entity-questions`, a folder, .zip, table, Hub id",
-    )
-    add_options(parser, FactsSection, "topics", "synonyms")
+    add_facts(parser)
     trying = parser.add_argument_group("what is tried")
     add_options(trying, MethodOptions, "methods", "strengths", "common_rows", "ignore")
     asking = parser.add_argument_group("how facts are asked")
@@ -68,16 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
     from sftknow.checking.repair_words import markdown, text
     from sftknow.run.repairing import repair
 
-    facts = options_of(FactsSection, arguments)
     result = repair(
         arguments.base,
         arguments.tuned,
         out=arguments.out,
         form="patch" if arguments.patch else "adapter" if arguments.adapter else "model",
         keep=arguments.keep,
-        facts=arguments.facts,
-        topics=Path(facts.topics) if facts.topics else None,
-        synonyms=Path(facts.synonyms) if facts.synonyms else None,
+        facts=facts_of(arguments),
         options=options_of(RepairOptions, arguments),
         methods=options_of(MethodOptions, arguments),
         running=options_of(ModelOptions, arguments),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from sftknow.cli.options import Commands, add_options, command, options_of
 from sftknow.recipes.schema import FactsSection
@@ -29,6 +28,6 @@ def run(arguments: argparse.Namespace) -> None:
     wanted, names = options_of(FactsSection, arguments), relation_names()
     rows = [
         [name, ", ".join(names.get(name, ())), topic.domain, str(len(topic.templates)), topic.question]
-        for name, topic in load_topics(Path(wanted.topics) if wanted.topics else None).items()
+        for name, topic in load_topics(wanted.topics).items()
     ]
     print(text_table(["relation", "names", "domain", "statements", "question"], rows, left=True))

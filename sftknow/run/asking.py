@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 
 from sftknow.answers import Matcher
 from sftknow.artifacts.checks import Finding
-from sftknow.artifacts.files import digest, read_json, write_json
-from sftknow.checking.kept import Hits, kept_share, plain_already
+from sftknow.artifacts.files import digest
+from sftknow.checking.kept import Floats, Hits, kept_share, plain_already
 from sftknow.checking.options import AskingOptions, CheckOptions
 from sftknow.errors import ModelError
 from sftknow.facts.prompts import Statements
@@ -23,21 +23,24 @@ from sftknow.facts.topics import Topic
 from sftknow.grading.estimate import seconds_each
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.sampling import Sampler, SampleRequest
-from sftknow.grading.shards import Shard, kept_tallies, plan_shards, read_shard, sample_shards, unfinished, write_shard
+from sftknow.grading.shards import Shard, kept_tallies, plan_shards, read_shard, unfinished, write_shard
 from sftknow.models.chat import chat_text, has_template
 from sftknow.models.limits import most_positions
 from sftknow.models.loading import load_config
 from sftknow.models.resolving import BaseModel
 from sftknow.progress import progress
-from sftknow.records import Fact, SamplingPolicy
+from sftknow.records import Fact, SampleTally, SamplingPolicy
+from sftknow.run.time_limit import OutOfTimeError, TimedSampler, TimeLimit
 
 Say = Callable[[str], object]
 
 RULE = GradingOptions().rule
 """What a hit is: the paper's."""
 
-_FOR_RETRY = 0.2
+FOR_RETRY = 0.2
 """Share of the time that is kept for asking lost facts again and for the question form."""
+_AGAIN = 8
+"""Lost facts that are asked again at once: what a kill can cost."""
 _SHOTS, _TRIES = 4, 10
 """Solved examples before a lost fact's statement, and continuations drawn of each."""
 
@@ -78,24 +81,30 @@ class Asking:
         options: AskingOptions,
         work: Path,
         say: Say,
-        *,
-        quiet: bool = False,
     ) -> None:
-        """Args: quiet: draw no bar for questions, as one is there for all that is asked."""
-        self.quiet = quiet
         self.sides, self.facts, self.topics, self.options, self.say = sides, facts, topics, options, say
         self.asked: list[Fact] = []
-        self._clock, self._began = work / "seconds.json", time.monotonic()
-        self._before = float(read_json(self._clock)["seconds"]) if self._clock.is_file() else 0.0
-
-    def keep_time(self) -> None:
-        """Note the seconds for a later start."""
-        write_json(self._clock, {"seconds": self.seconds})
+        self.limit = TimeLimit(work / "time.json", options.minutes)
+        self.drawn = 0
+        """Blocks that were asked in this start."""
+        self._until: float | None = None
 
     @property
     def seconds(self) -> float:
         """Spent in this start and in earlier ones."""
-        return self._before + time.monotonic() - self._began
+        return self.limit.seconds
+
+    def _over(self) -> bool:
+        return self._until is not None and self.limit.left(self._until) < 0
+
+    @contextmanager
+    def until(self, share: float) -> Iterator[None]:
+        """Leave what is asked meanwhile, with OutOfTimeError, when that share of the time is used."""
+        self._until = share
+        try:
+            yield
+        finally:
+            self._until = None
 
     @property
     def policy(self) -> SamplingPolicy:
@@ -117,7 +126,7 @@ class Asking:
             f"asking both models up to {len(self.facts):,} facts, {options.templates} statements a round, until what "
             f"is kept is known to ± {options.precision:g} points, at most {options.minutes:g} min"
         )
-        limit = 60 * options.minutes * (1 - _FOR_RETRY)
+        share, took = 1 - FOR_RETRY, 0.0
         with progress(total, "facts", unit="statements", steady=True) as bar:
             for place, (number, start) in enumerate(work):
                 if number == 1 and start == 0 and kept_share(self.hits()) is None:
@@ -125,12 +134,23 @@ class Asking:
                 block = self.facts[start : start + options.block]
                 if place == 0:
                     self.refuse_days(block)
-                for side in self.sides:
-                    for shard in self.shards(side, block, number):
-                        bar.update(self.ask(side, shard, bar.update))
+                elif self.limit.ends("statements", place, share=share, needs=took):
+                    return
+                began = self.seconds
+                try:
+                    with self.until(share if place else 1.0):
+                        for side in self.sides:
+                            for shard in self.shards(side, block, number):
+                                bar.update(self.ask(side, shard, bar.update))
+                except OutOfTimeError:
+                    if place == 0:
+                        raise
+                    self.limit.end("statements", place)
+                    return
+                took = self.seconds - began
                 if number == 0:
                     self.asked.extend(block)
-                self.keep_time()
+                self.limit.reach("statements", place + 1)
                 hits = self.hits()
                 kept = kept_share(hits)
                 if kept is not None:
@@ -138,8 +158,6 @@ class Asking:
                     bar.set_postfix_str(f"kept {100 * kept.share:.1f}{reach} %")
                     if 100 * kept.reach <= options.precision or plain_already(hits, place + 1, options.margin / 100):
                         return
-                if self.seconds > limit:
-                    return
 
     def refuse_days(self, block: Sequence[Fact], times: float = 1, what: str = "") -> None:
         """Refuse what would take far longer than was asked for, after a first few statements.
@@ -204,11 +222,32 @@ class Asking:
         tallies = read_shard(shard, self.policy, keep_texts=False)
         known = tallies is not None
         if tallies is None:
-            tallies = side.sampler.sample(shard.requests, self.policy, on_done=lambda count: (on_done(count), None)[1])
-            write_shard(shard, tallies)
+            tallies = self._sampled(side, shard, self.policy, on_done)
         for tally in tallies:
             side.hits.setdefault(tally.fact_id, {})[tally.template] = tally.hits
         return shard.size if known else 0
+
+    def _sampled(
+        self,
+        side: Side,
+        shard: Shard,
+        policy: SamplingPolicy,
+        on_done: Callable[[float], object] = lambda count: None,
+        *,
+        keep_texts: bool = False,
+    ) -> list[SampleTally]:
+        """Ask a shard and write it. Raises OutOfTimeError where the time of `until` is over before."""
+        words = (
+            f"{self.limit.minutes:g} min were over before enough was asked; give more --minutes (what was asked is "
+            "kept), a smaller --block, or a GPU"
+        )
+        sampler = TimedSampler(side.sampler, self._over, words)
+        tallies = sampler.sample(
+            shard.requests, policy, keep_texts=keep_texts, on_done=lambda count: (on_done(count), None)[1]
+        )
+        write_shard(shard, tallies)
+        self.drawn += 1
+        return tallies
 
     def hits(self) -> Hits:
         """What is known so far, of the facts that both models were asked."""
@@ -246,18 +285,55 @@ class Asking:
             return {}
         policy = replace(self.policy, samples=samples, **sampling)
         shards = self._plan(side, statements, name, policy=policy)
-        if self.quiet:
-            for shard in unfinished(shards, policy, keep_texts=True):
-                write_shard(shard, side.sampler.sample(shard.requests, policy, keep_texts=True))
-        else:
-            sample_shards(shards, side.sampler, policy, keep_texts=True, title=name)
+        for shard in unfinished(shards, policy, keep_texts=True):
+            self._sampled(side, shard, policy, keep_texts=True)
         said: dict[str, list[str]] = {}
         for tally in kept_tallies(shards, policy):
             said.setdefault(tally.fact_id, []).extend(tally.texts or ())
         return said
 
+    def answers(self, facts: Sequence[Fact], share: float) -> Floats:
+        """Rate of right answers to the questions of the facts that were asked, shape [2, facts]; NaN beyond the time.
+
+        Args:
+            facts: the first of those that were asked.
+            share: of the time that may be used by then.
+        """
+        right = np.full((2, len(self.asked)), np.nan)
+        for start, some in self._in_time(facts, self.options.block, "questions", share):
+            for row, side in enumerate(self.sides):
+                said = self.questions(side, some)
+                for column, fact in enumerate(some, start):
+                    matcher = Matcher(fact.answers, RULE)
+                    right[row, column] = np.mean([matcher.contains(text) for text in said[fact.id]])
+        return right
+
+    def _in_time(
+        self, facts: Sequence[Fact], size: int, what: str, share: float
+    ) -> Iterator[tuple[int, Sequence[Fact]]]:
+        """Slices of facts with the place of their first, until they or the time are over; draws a bar."""
+        took = 0.0
+        with progress(len(facts), what, unit="facts") as bar:
+            for start in range(0, len(facts), size):
+                if self.limit.ends(what, start, share=share, needs=took):
+                    return
+                began, some = self.seconds, facts[start : start + size]
+                yield start, some
+                bar.update(len(some))
+                took = self.seconds - began
+                self.limit.reach(what, start + len(some))
+
     def again(self, lost: Sequence[int], hits: Hits) -> dict[str, tuple[Finding, str]]:
-        """Ask facts again that the tuned model lost: with solved examples, as questions, in every statement."""
+        """Ask facts again that the tuned model lost: with solved examples, as questions, in every statement.
+
+        What the time does not suffice for is left out.
+        """
+        found: dict[str, tuple[Finding, str]] = {}
+        for start, some in self._in_time([self.asked[row] for row in lost], _AGAIN, "asked again", 1.0):
+            found |= self._again(lost[start : start + len(some)], hits)
+        return found
+
+    def _again(self, lost: Sequence[int], hits: Hits) -> dict[str, tuple[Finding, str]]:
         tuned = self.sides[1]
         facts = [self.asked[row] for row in lost]
         solved = [i for i in range(len(self.asked)) if hits.before[i].sum() and hits.after[i].sum()]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sftknow.answers import Matcher
 from sftknow.artifacts.checks import CheckedFact, CheckResult, write_check
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.checking.kept import (
@@ -23,9 +22,11 @@ from sftknow.checking.options import CheckOptions
 from sftknow.checking.words import lost_answers, sentence
 from sftknow.facts.sources import balanced
 from sftknow.models.options import ModelOptions
+from sftknow.parameters.outputs import refuse_within
+from sftknow.recipes.schema import FactsSection
 from sftknow.resources import cache_folder
-from sftknow.run.asking import RULE, Asking, Say
-from sftknow.run.sides import Material, load_sides, resolve_sides
+from sftknow.run.asking import FOR_RETRY, Asking, Say
+from sftknow.run.sides import CHAT_BASE, Material, load_sides, resolve_sides
 from sftknow.stats import bucket_of
 
 _QUESTIONS = 400
@@ -36,9 +37,7 @@ def check(
     base: str | Path,
     tuned: str | Path,
     *,
-    facts: str | Path = "quick",
-    topics: str | Path | None = None,
-    synonyms: str | Path | None = None,
+    facts: str | Path | FactsSection = "quick",
     options: CheckOptions | None = None,
     running: ModelOptions | None = None,
     out: str | Path | None = None,
@@ -55,9 +54,7 @@ def check(
     Args:
         base: a folder, ``org/name`` or ``org/name@revision`` on the Hub, or ``lab``.
         tuned: the same, or a LoRA adapter of ``base``; with the same tokenizer or another.
-        facts: as `load_facts` takes them.
-        topics: the person's own topics file, merged over the paper's.
-        synonyms: names that count as correct, in place of the paper's.
+        facts: as `load_facts` takes them, or a `FactsSection` with limit, columns, topics and synonyms.
         options: how exact, how long; what counts as a loss.
         running: device and dtype.
         out: where ``check.json`` goes and finished blocks lie; None keeps the blocks in the user's cache, so that the
@@ -71,19 +68,21 @@ def check(
         RunError: another process checks in the same folder.
     """
     options, running = options or CheckOptions(), running or ModelOptions()
-    base, tuned, facts, out = str(base), str(tuned), str(facts), Path(out) if out else None
-    material = Material.load(facts, Path(topics) if topics else None, Path(synonyms) if synonyms else None)
+    base, tuned, out = str(base), str(tuned), Path(out).expanduser() if out else None
+    material = Material.load(facts)
     models, notes = resolve_sides(base, tuned, running, any_pair=any_pair)
+    if out is not None:
+        refuse_within(out, [Path(model.ref.path) for model in models])
     key = material.key(models, options)
     work = (out or cache_folder() / "checks" / key[:16]) / "work"
     with RunDirectory(work):
         folders = [work / name / key[:16] for name in ("before", "after")]
         sides = load_sides(models, (base, tuned), folders, material, options, running.device)
         if sides[0].chat:
-            notes.append("the base is a chat model itself; its statements are completed as plain text")
+            notes.append(CHAT_BASE)
         asking = Asking(sides, balanced(material.facts, options.seed), material.topics, options, work, say)
         asking.statements(options)
-        result = _result(asking, options, base, tuned, facts, notes)
+        result = _result(asking, options, base, tuned, material.source, notes)
     if out is not None:
         write_check(out, result)
     return result
@@ -98,14 +97,12 @@ def _result(
     before, after, tries = hits.before.sum(1), hits.after.sum(1), hits.tries.sum(1)
     lost = [int(i) for i in np.flatnonzero(worse | ((before > 0) & (after == 0)))]
     lost = sorted(lost, key=lambda i: (-(before[i] - after[i]) / tries[i], asking.asked[i].id))[: options.retry]
-    facts = asking.asked[:_QUESTIONS]
-    right = np.full((2, len(asking.asked)), np.nan)
-    for row, side in enumerate(asking.sides):
-        said = asking.questions(side, facts)
-        for column, fact in enumerate(facts):
-            matcher = Matcher(fact.answers, RULE)
-            right[row, column] = np.mean([matcher.contains(text) for text in said[fact.id]])
+    right = asking.answers(asking.asked[:_QUESTIONS], 1 - FOR_RETRY / 2)
+    questions = int(np.isfinite(right).all(axis=0).sum())
     found = asking.again(lost, hits)
+    if len(found) < len(lost):
+        left = len(lost) - len(found)
+        notes = [*notes, f"the time was over before {left:,} of {len(lost):,} lost facts were asked again"]
     first, second = bucket_of(before, tries), bucket_of(after, tries)
     kept, margin = kept_share(hits), options.margin / 100
     decided, answers = verdict(kept, margin), kept_answers(hits, *right)
@@ -123,7 +120,7 @@ def _result(
             float((after / tries)[rows].mean()),
         )
     told = kept is not None and np.isfinite(kept.low)
-    asking.keep_time()
+    asking.limit.keep()
     return CheckResult(
         base=base,
         tuned=tuned,
@@ -143,7 +140,7 @@ def _result(
         seconds=round(asking.seconds, 1),
         by_level=tuple(by_level(hits)),
         by_relation=relations,
-        questions=(float(np.nanmean(right[0])), float(np.nanmean(right[1])), len(facts)),
+        questions=(float(np.nanmean(right[0])), float(np.nanmean(right[1])), questions) if questions else None,
         chat=asking.sides[1].chat,
         facts=tuple(
             CheckedFact(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sftknow.artifacts.files import digest, read_json, write_json
+from sftknow.artifacts.files import digest
 from sftknow.checking.choice import Standing, survivors
 from sftknow.checking.kept import FEWEST, Kept, kept_share, mean_change, plain_already, share_gained, verdict
 from sftknow.checking.options import RepairOptions
@@ -23,6 +22,7 @@ from sftknow.progress import progress
 from sftknow.records import Fact
 from sftknow.run.asking import Asking, Side
 from sftknow.run.keeping import Keep, Part, part_of
+from sftknow.run.time_limit import OutOfTimeError
 
 _TO_KNOW, _TO_CHOOSE = 0.35, 0.8
 """Shares of the time by which the two models have been asked what they know, and by which the choice has been made."""
@@ -133,6 +133,10 @@ class Contest:
         tuned.sampler = mover.at(TUNED, lambda: None)
         self.tuned = Runner(name=TUNED, control=False, side=tuned)
         self.known: list[Fact] = []
+        self.untried: tuple[str, ...] = ()
+        """Candidates that the time did not suffice for."""
+        self._pace = 0.0
+        """Seconds that a fact takes of one model, as measured last."""
         self.runners = [self._runner(candidate) for candidate in candidates.wanted]
 
     def _runner(self, candidate: Candidate) -> Runner:
@@ -163,7 +167,7 @@ class Contest:
         Ends early where it is beyond doubt that nothing is lost, or a share of the time is used. Returns the share of
         knowledge that is kept.
         """
-        asking, options = self.asking, self.options
+        asking, options, took = self.asking, self.options, 0.0
         total = sum(shard.size for shard in asking.shards(self._base, asking.facts, 0))
         with progress(total, "base and tuned", unit="statements") as bar:
             for place, start in enumerate(range(0, len(asking.facts), options.block)):
@@ -171,22 +175,32 @@ class Contest:
                 if place == 0:
                     least = f"{FEWEST} known facts of each of {len(self.runners)} candidates"
                     asking.refuse_days(block, 1 + len(self.runners) * FEWEST / (2 * len(block)), least)
-                for shard in asking.shards(self._base, block, 0):
-                    asking.ask(self._base, shard, lambda _: None)
-                    bar.update(shard.size)
+                elif asking.limit.ends("knowing", place, share=_TO_KNOW, needs=took):
+                    break
+                began = asking.seconds
+                try:
+                    with asking.until(_TO_KNOW if place else 1.0):
+                        for shard in asking.shards(self._base, block, 0):
+                            asking.ask(self._base, shard, lambda _: None)
+                            bar.update(shard.size)
+                        known = [fact for fact in block if sum(self._base.hits[fact.id].values())]
+                        self._statements(self.tuned, known)
+                except OutOfTimeError:
+                    if place == 0:
+                        raise
+                    asking.limit.end("knowing", place)
+                    break
+                took = asking.seconds - began
                 asking.asked.extend(block)
-                known = [fact for fact in block if sum(self._base.hits[fact.id].values())]
-                self._statements(self.tuned, known)
                 self.known += known
-                asking.keep_time()
+                asking.limit.reach("knowing", place + 1)
                 hits = asking.hits_of(self._base, self.tuned.side, self.known)
                 kept = kept_share(hits)
                 bar.set_postfix_str(f"{len(self.known):,} known facts")
                 margin = options.margin / 100
                 if kept is not None and plain_already(hits, place + 1, margin) and verdict(kept, margin) == "kept":
                     break
-                if asking.seconds > 60 * options.minutes * _TO_KNOW:
-                    break
+        self._pace = asking.seconds / (len(asking.asked) + len(self.known))
         self._base.sampler = None  # type: ignore[assignment]  # one model is enough from here on
         gc.collect()
         return kept_share(asking.hits_of(self._base, self.tuned.side, self.known))
@@ -203,42 +217,89 @@ class Contest:
     # ---- the choice -------------------------------------------------------------------------------------------------
 
     def choose(self) -> list[Runner]:
-        """Round after round ask those that are left further facts; returns those of the last round."""
-        facts, asking, options = self.half("choosing"), self.asking, self.options
-        alive, last, asked, size, pace = list(self.runners), list(self.runners), 0, self._first_round(), 0.0
+        """Round after round ask those that are left further facts; returns those of the last round.
+
+        A round that the time does not suffice for is cut to fewer facts, or left out; in the first one, candidates are
+        left out (`untried`).
+
+        Raises:
+            OutOfTimeError: not a single candidate and control could be asked.
+        """
+        facts, asked = self.half("choosing"), 0
+        alive = last = [runner for _, runner in sorted(enumerate(self.runners), key=self._turn)]
         while asked < len(facts):
-            block = facts[asked : asked + size]
-            left = 60 * options.minutes * _TO_CHOOSE - asking.seconds
-            if asked and pace * len(alive) * len(block) > left:
+            number = alive[0].rounds
+            size = self._size("choosing", number, len(alive), _TO_CHOOSE)
+            if not size:
                 break
-            began = time.monotonic()
-            with progress(len(alive), f"round {alive[0].rounds + 1}", unit="candidates") as bar:
-                for runner in (self.tuned, *alive):
-                    self._round(runner, "choosing", facts[: asked + len(block)], block)
-                    bar.update(runner is not self.tuned)
-                    asking.keep_time()
+            block = facts[asked : asked + size]
+            done = self._round_of(alive, number, facts[: asked + len(block)], block)
+            if number and len(done) < len(alive):
+                break
+            if not number:
+                self.untried = tuple(runner.name for runner in alive[len(done) :])
+                self.runners = [runner for runner in self.runners if runner.name not in self.untried]
             asked += len(block)
-            pace = (time.monotonic() - began) / (len(alive) * len(block))
-            for runner in alive:
+            for runner in done:
                 runner.rounds += 1
                 runner.standing = self.standing(runner, facts[:asked], "choosing")
-            last = alive
-            names = survivors([self.stands(runner) for runner in alive], options.keep_margin / 100)
-            alive = [runner for runner in alive if runner.name in names]
+            last = done
+            names = survivors([self.stands(runner) for runner in done], self.options.keep_margin / 100)
+            alive = [runner for runner in done if runner.name in names]
             if sum(not runner.control for runner in alive) < 2:
                 break
-            size *= 2
-        return last
+        return [runner for runner in self.runners if runner in last]
 
-    def _first_round(self) -> int:
-        """Facts of the first round: a block, or as many as the time has room for. A later start takes the same."""
-        file, options = self._work / "first_round.json", self.options
-        if not file.is_file():
-            left = 60 * options.minutes * _TO_CHOOSE - self.asking.seconds
-            pace = self.asking.seconds / (len(self.asking.asked) + len(self.known))
-            room = int(_FIRST * left / (pace * (1 + len(self.runners))))
-            write_json(file, {"facts": max(FEWEST, min(options.block, room))})
-        return int(read_json(file)["facts"])
+    def _turn(self, placed: tuple[int, Runner]) -> tuple[int, int]:
+        """Where a runner stands in the first round: the middle strength of every method, then the other ones."""
+        place, runner = placed
+        same = [i for i, other in enumerate(self.runners) if other.name.split()[0] == runner.name.split()[0]]
+        return abs(same.index(place) - len(same) // 2), place if not runner.control else 0
+
+    def _round_of(
+        self, alive: list[Runner], number: int, so_far: Sequence[Fact], block: Sequence[Fact]
+    ) -> list[Runner]:
+        """Ask all of them a block; returns those that were, before the time was over."""
+        limit, every = self.asking.limit, [self.tuned, *alive]
+        with progress(len(alive), f"round {number + 1}", unit="candidates") as bar:
+            for place, runner in enumerate(every):
+                # The first round is cut to fewer candidates, of which one and a control are asked whatever it takes;
+                # a later one is of all of them or of none.
+                part, done = ("choosing", number) if number else ("candidates", place)
+                needs = self._pace * len(block) * (len(every) - place if number else 1)
+                if (number or place > 2) and limit.ends(part, done, share=_TO_CHOOSE, needs=needs):
+                    return every[1:place]
+                try:
+                    with self.asking.until(_TO_CHOOSE):
+                        self._round(runner, "choosing", so_far, block)
+                except OutOfTimeError:
+                    if not number and place <= 2:
+                        raise
+                    limit.end(part, done)
+                    return every[1:place]
+                bar.update(runner is not self.tuned)
+                if not number:
+                    limit.reach(part, place + 1)
+        limit.reach("choosing", number + 1)
+        return alive
+
+    def _size(self, part: Part, number: int, runners: int, share: float) -> int:
+        """Facts of a round: as many as wanted, or as the time has room for; a later start takes the same. 0 ends."""
+        limit, block = self.asking.limit, self.options.block
+        if number and limit.ends(part, number, share=share):
+            return 0
+        sizes = limit.sizes.setdefault(part, [])
+        if number == len(sizes):
+            room = int(limit.left(share) / (max(self._pace, 1e-9) * (1 + runners)))
+            if part == "confirming":
+                size = min(max(block, -(-len(self.half(part)) // 3)), room)
+            else:
+                size = min(2**number * sizes[0], room) if number else min(block, int(_FIRST * room))
+            if number and size < FEWEST:
+                limit.end(part, number)
+                return 0
+            sizes.append(max(FEWEST, size))
+        return sizes[number]
 
     @staticmethod
     def stands(runner: Runner) -> Standing:
@@ -248,25 +309,32 @@ class Contest:
 
     def confirm(self, runners: Sequence[Runner]) -> list[Fact]:
         """Ask runners the facts of the other part, as many as the time allows; returns those that all were asked."""
-        facts = self.half("confirming")
-        size = max(self.options.block, -(-len(facts) // 3))
+        facts, limit = self.half("confirming"), self.asking.limit
         done: list[Fact] = []
+        number = 0
         with progress(len(facts) * len(runners), "confirming", unit="facts") as bar:
-            for start in range(0, len(facts), size):
-                block = facts[start : start + size]
-                for runner in (self.tuned, *runners):
-                    self._round(runner, "confirming", facts[: start + len(block)], block)
-                    bar.update(len(block) * (runner is not self.tuned))
-                    self.asking.keep_time()
-                done += block
-                if self.asking.seconds > 60 * self.options.minutes:
+            while len(done) < len(facts) and (size := self._size("confirming", number, len(runners), 1.0)):
+                block = facts[len(done) : len(done) + size]
+                try:
+                    with self.asking.until(1.0):
+                        for runner in (self.tuned, *runners):
+                            self._round(runner, "confirming", facts[: len(done) + len(block)], block)
+                            bar.update(len(block) * (runner is not self.tuned))
+                except OutOfTimeError:
+                    limit.end("confirming", number)
                     break
+                done, number = facts[: len(done) + len(block)], number + 1
+                limit.reach("confirming", number)
         return done
 
     def _round(self, runner: Runner, part: Part, so_far: Sequence[Fact], block: Sequence[Fact]) -> None:
+        """Ask one runner a block, and the rows of what is to be kept; measures how long a fact takes."""
+        began, drawn = self.asking.seconds, self.asking.drawn
         self._statements(runner, block)
         rows = [row for row in self.keep.rows(part, so_far) if row not in runner.scores]
         runner.scores |= self.keep.scores(self.asking, runner.side, rows)
+        if self.asking.drawn > drawn:
+            self._pace = (self.asking.seconds - began) / len(block)
 
     def _statements(self, runner: Runner, facts: Sequence[Fact]) -> None:
         new = [fact for fact in facts if fact.id not in runner.side.hits]

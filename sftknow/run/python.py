@@ -155,7 +155,7 @@ def grade(
     options, running, out = options or GradingOptions(), running or ModelOptions(), Path(out).expanduser().absolute()
     check_place(out)
     wanted = facts if isinstance(facts, FactsSection) else FactsSection(source=str(facts))
-    topics = load_topics(Path(wanted.topics) if wanted.topics else None)
+    topics = load_topics(wanted.topics)
     found, synonyms = read_facts(wanted)
     for line in describe_facts(found, topics, options):
         say(line)
@@ -173,9 +173,9 @@ def grade(
 
 def read_facts(wanted: FactsSection) -> tuple[FactSet, Synonyms]:
     """The facts that a section names, and the synonyms that they were read with."""
-    synonyms = Synonyms.load(Path(wanted.synonyms) if wanted.synonyms else None, numbers=wanted.numbers)
+    synonyms = Synonyms.load(wanted.synonyms, numbers=wanted.numbers)
     drawn = partial(load_facts, limit=wanted.limit, seed=wanted.seed, disjoint=wanted.disjoint, columns=wanted.columns)
-    topics = load_topics(Path(wanted.topics) if wanted.topics else None)
+    topics = load_topics(wanted.topics)
     return drawn(wanted.source, topics=topics, synonyms=synonyms), synonyms
 
 

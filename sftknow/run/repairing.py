@@ -26,26 +26,25 @@ from sftknow.parameters.options import MethodOptions
 from sftknow.parameters.outputs import refuse_output
 from sftknow.parameters.pairs import pair_checkpoints
 from sftknow.parameters.patch import refuse_patch_place
+from sftknow.recipes.schema import FactsSection
 from sftknow.resources import cache_folder
 from sftknow.run.asking import Asking, Say
 from sftknow.run.contest import Contest, Runner
 from sftknow.run.keeping import keep_of
 from sftknow.run.local_cards import card_writer
-from sftknow.run.sides import Material, load_sides, resolve_sides
+from sftknow.run.sides import CHAT_BASE, Material, load_sides, resolve_sides
 
 Form = Literal["model", "patch", "adapter"]
 
 
 def repair(
-    base: str,
-    tuned: str,
+    base: str | Path,
+    tuned: str | Path,
     *,
-    out: Path | None = None,
+    out: str | Path | None = None,
     form: Form = "model",
-    keep: str | None = None,
-    facts: str = "quick",
-    topics: Path | None = None,
-    synonyms: Path | None = None,
+    keep: str | Path | None = None,
+    facts: str | Path | FactsSection = "quick",
     options: RepairOptions | None = None,
     methods: MethodOptions | None = None,
     running: ModelOptions | None = None,
@@ -65,7 +64,7 @@ def repair(
         form: a whole ``model``, a ``patch`` of the fine-tuned one, or for an adapter an ``adapter`` of the same rank.
         keep: what must not be lost: a JSONL file of prompts and answers, a task of lm-eval or its YAML file. None keeps
             the answers to the facts' questions.
-        facts, topics, synonyms: as for `check`.
+        facts: as for `check`.
         options: how long, and the margins.
         methods: which candidates.
         running: device, dtype, batch size of a task.
@@ -78,12 +77,14 @@ def repair(
         RunError: another process does the same repair.
     """
     options, methods, running = options or RepairOptions(), methods or MethodOptions(), running or ModelOptions()
+    base, tuned, out = str(base), str(tuned), Path(out).expanduser() if out else None
+    keep = str(keep) if keep else None
     wanted = grid(methods.methods, methods.strengths)
     models, notes = resolve_sides(base, tuned, running)
     folders = [Path(model.ref.path) for model in models]
     _check_out(out, form, folders)
-    material = Material.load(facts, topics, synonyms)
-    found = _Found(base, tuned, facts, options, notes)
+    material = Material.load(facts)
+    found = _Found(base, tuned, material.source, options, notes)
     if models[0].sha256 == models[1].sha256:
         return found.result("nothing lost", words.nothing_lost(tuned, None, options.margin))
     more: dict[str, Any] = {"common_rows": methods.common_rows, "ignore": methods.ignore}
@@ -101,7 +102,9 @@ def repair(
     with RunDirectory(work):
         places = [work / name / key[:16] for name in ("before", "after")]
         sides = load_sides(models, (base, tuned), places, material, options, running.device)
-        asking = Asking(sides, balanced(material.facts, options.seed), material.topics, options, work, say, quiet=True)
+        if sides[0].chat:
+            notes.append(CHAT_BASE)
+        asking = Asking(sides, balanced(material.facts, options.seed), material.topics, options, work, say)
         contest = Contest(asking, candidates, kept, options, work, key)
         del sides
         return _Repair(contest, candidates, models, found, out, form, work).run(say)
@@ -162,6 +165,8 @@ class _Repair:
         if not contest.enough:
             return self._result("open", words.few_known(known["facts_choosing"], known["facts_confirming"]), known)
         last = contest.choose()
+        if contest.untried:
+            self.found.notes.append(f"the time was over before these were tried: {', '.join(contest.untried)}")
         if contest.answers_nothing:
             self.found.notes.append(
                 f"the fine-tuned model is right on hardly any of {self.found.keep}: nothing is kept"
@@ -170,7 +175,8 @@ class _Repair:
         name = pick(standings, options.keep_margin / 100)
         known["trials"] = tuple(_trial(self._candidate(runner.name), runner) for runner in contest.runners)
         if name is None:
-            sure = hopeless([contest.stands(r) for r in contest.runners], options.margin / 100, self._keep_margin)
+            standing = [contest.stands(runner) for runner in contest.runners]
+            sure = not contest.untried and hopeless(standing, options.margin / 100, self._keep_margin)
             best = max(
                 (trial for trial in known["trials"] if not trial.control and trial.gain is not None),
                 key=lambda trial: (trial.rounds, trial.gain.value),
@@ -201,6 +207,9 @@ class _Repair:
             pair = pair_checkpoints(self.candidates.base, adapter.folder, region, None)
             judged = contest.stand_in(f"{chosen.name} as an adapter", pair)
         facts = contest.confirm([judged, random])
+        if not facts:
+            sentence = words.out_of_time(chosen.name, options.minutes)
+            return self._result("open", sentence, {**known, "chosen": chosen.name})
         standing = contest.standing(judged, facts, "confirming")
         gain, task = standing.gain, standing.task
         beyond = contest.beyond(judged, random, facts)
@@ -209,7 +218,7 @@ class _Repair:
         assert before is not None
         assert after is not None
         outcome = confirmed(gain, task, margin=options.margin / 100, keep_margin=self._keep_margin)
-        more = more_facts(gain, len(contest.asking.asked)) if outcome == "open" else None
+        more = more_facts(gain, len(contest.asking.asked)) if outcome == "open" and gain.low <= 0 else None
         trial = next(trial for trial in known["trials"] if trial.name == chosen.name)
         sentence = words.outcome(
             outcome,
@@ -246,7 +255,7 @@ class _Repair:
         if self.out is None:
             self.found.notes.append("nothing was written; give --out DIR for the repaired model")
             return self._result(outcome, sentence, known)
-        contest.asking.keep_time()
+        contest.asking.limit.keep()
         contest.free()
         known |= self._write(maker, adapter, sentence, known, say)
         return self._result(outcome, sentence, known)
@@ -279,7 +288,7 @@ class _Repair:
         return {"written": str(self.out), "values": values}
 
     def _result(self, outcome: str, sentence: str, known: dict[str, Any]) -> RepairResult:
-        self.contest.asking.keep_time()
+        self.contest.asking.limit.keep()
         return self.found.result(outcome, sentence, seconds=round(self.contest.asking.seconds, 1), **known)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 
-from sftknow.answers import Synonyms
 from sftknow.artifacts.files import digest
 from sftknow.checking.options import AskingOptions
+from sftknow.checkpoints.adapters import is_adapter
 from sftknow.facts.prompts import Statements
-from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import Topic, load_topics
 from sftknow.grading.options import GradingOptions
 from sftknow.grading.samplers import SAMPLERS
@@ -19,8 +18,11 @@ from sftknow.models.limits import most_positions, refuse_long
 from sftknow.models.loading import load_config, load_tokenizer
 from sftknow.models.options import ModelOptions
 from sftknow.models.resolving import BaseModel, resolve_base, resolve_model
-from sftknow.records import Fact, ModelRef, to_json
+from sftknow.recipes.schema import FactsSection
+from sftknow.records import Fact, ModelRef
 from sftknow.run.asking import Side
+from sftknow.run.checkpoint_pairs import LocalPair, refuse_swapped
+from sftknow.run.python import read_facts
 from sftknow.run.related import refuse_unrelated
 
 
@@ -32,28 +34,31 @@ class Material:
     topics: Mapping[str, Topic]
     sha256: str
     """Of the facts."""
+    source: str
+    """As the person gave it."""
 
     @classmethod
-    def load(cls, source: str, topics: Path | None, synonyms: Path | None) -> Material:
-        """See `load_facts`; ``topics`` and ``synonyms`` are files of the person's own."""
-        known = load_topics(topics)
-        found = load_facts(source, topics=known, synonyms=Synonyms.load(synonyms))
-        return cls(facts=found.facts, topics=known, sha256=found.sha256)
+    def load(cls, facts: str | Path | FactsSection) -> Material:
+        """Facts as `load_facts` takes them, or with columns, topics, synonyms of the person's own."""
+        wanted = facts if isinstance(facts, FactsSection) else FactsSection(source=str(facts))
+        found, _ = read_facts(wanted)
+        return cls(facts=found.facts, topics=load_topics(wanted.topics), sha256=found.sha256, source=wanted.source)
 
     def key(self, models: Sequence[BaseModel], options: AskingOptions, *more: object) -> str:
-        """What identifies the asking of models."""
+        """What identifies the asking of models; not how long it may take, nor what its outcome is held against."""
         who = [[model.sha256, model.ref.dtype] for model in models]
-        return digest([*who, self.sha256, to_json(options), digest(self.topics), *more])
+        how = {field.name: getattr(options, field.name) for field in fields(AskingOptions) if field.name != "minutes"}
+        return digest([*who, self.sha256, how, digest(self.topics), *more])
 
 
 def resolve_sides(
-    base: str, tuned: str, running: ModelOptions, *, any_pair: bool = False
+    base: str, tuned: str, running: ModelOptions, *, any_pair: bool | None = None
 ) -> tuple[list[BaseModel], list[str]]:
     """Find both models on this machine or the Hub; returns them, and what to say of them.
 
     Raises:
-        ModelError, CheckpointError, HubError: one is not there, or the tuned one was not made from the base, which
-            ``any_pair`` allows.
+        ModelError, CheckpointError, HubError: one is not there, the two are swapped, or the tuned one was not made from
+            the base, which ``any_pair`` allows; None where the caller has no such option.
     """
     one, two = map(ModelRef.parse, (base, tuned))
     models = [
@@ -61,11 +66,17 @@ def resolve_sides(
         resolve_model(two.path, two.revision, running.dtype),
     ]
     notes = []
+    if not is_adapter(Path(models[1].ref.path)):
+        refuse_swapped(LocalPair(base=models[0], tuned=Path(models[1].ref.path)), base, tuned)
     if models[0].sha256 == models[1].sha256:
         notes.append("the two models have the same weights")
     elif not any_pair:
-        refuse_unrelated(*(Path(model.ref.path) for model in models), names=(base, tuned))
+        option = None if any_pair is None else "--any-pair"
+        refuse_unrelated(*(Path(model.ref.path) for model in models), names=(base, tuned), option=option)
     return models, notes
+
+
+CHAT_BASE = "the base is a chat model itself; its statements are completed as plain text"
 
 
 def load_sides(

@@ -105,7 +105,7 @@ class FactDraw:
 
     def _knowledge(self) -> Knowledge:
         """What the base was found to know; FactsError for the statements of a topic that is in no topics file."""
-        topics = load_topics(Path(self.topics) if self.topics else None)
+        topics = load_topics(self.topics)
 
         def statements(fact: Fact) -> tuple[str, ...]:
             if fact.topic not in topics:

@@ -95,13 +95,11 @@ class Workbench:
 
     @cached_property
     def topics(self) -> dict[str, Topic]:
-        extra = self.recipe.facts.topics
-        return load_topics(Path(extra) if extra else None)
+        return load_topics(self.recipe.facts.topics)
 
     @cached_property
     def synonyms(self) -> Synonyms:
-        extra = self.recipe.facts.synonyms
-        return Synonyms.load(Path(extra) if extra else None, numbers=self.recipe.facts.numbers)
+        return Synonyms.load(self.recipe.facts.synonyms, numbers=self.recipe.facts.numbers)
 
     @cached_property
     def facts(self) -> FactSet:

@@ -14,44 +14,22 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sftknow.answers import Synonyms
 from sftknow.checking.options import RepairOptions
 from sftknow.checking.repair_words import markdown, text
 from sftknow.cli.main import main
 from sftknow.errors import CheckpointError
-from sftknow.facts.sources import load_facts
-from sftknow.facts.topics import load_topics
 from sftknow.grading.transformers_sampler import TransformersSampler
 from sftknow.parameters.candidates import Candidate, Candidates, write_candidate
 from sftknow.parameters.options import MethodOptions
 from sftknow.parameters.patch import apply_patch
-from sftknow.records import Fact, ModelRef
 from sftknow.resources import lab_folder
-from sftknow.run.contest import Contest, Mover, Runner
+from sftknow.run.contest import Mover
 from sftknow.run.repairing import repair
-from sftknow.stats import student_reach
-from sftknow.training.recipe import SFTRecipe
-from sftknow.training.train import fine_tune
+from tests.benchmarks.repairs import ASKED, DAMAGES, OPTIONS, by_exposure, compared, write_facts
 from tests.tiny import tiny_llama, tiny_tokenizer
 
 QUICK = RepairOptions(templates=2, samples=1, block=70, max_new_tokens=5)
 BLENDS = MethodOptions(methods=("interpolation",), strengths=("20%", "90%"))
-
-
-def well_known(count: int) -> list[Fact]:
-    """Facts that the lab's model has seen most often."""
-    found = load_facts("lab", topics=load_topics(), synonyms=Synonyms.load())
-    assert found.exposures is not None
-    seen = found.exposures
-    return sorted(found.facts, key=lambda fact: (seen[fact.id].wrong_share, -seen[fact.id].exposures))[:count]
-
-
-def write_facts(file: Path, facts: list[Fact]) -> Path:
-    rows = [
-        {"id": f.id, "subject": f.subject, "relation": f.topic, "object": f.object, "split": f.split} for f in facts
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 def changed(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> Path:
@@ -68,7 +46,7 @@ def changed(folder: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> Pat
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_facts(tmp_path_factory.mktemp("facts") / "facts.jsonl", well_known(70))
+    return write_facts(tmp_path_factory.mktemp("facts") / "facts.jsonl", by_exposure()[:70])
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +148,11 @@ def test_nothing_lost(facts: Path, tmp_path: Path) -> None:
 def test_a_task_that_no_candidate_keeps(facts: Path, noisy: Path, tmp_path: Path) -> None:
     """Prompts whose answers are what the noisy model says and the base does not."""
     sampler = TransformersSampler(AutoModelForCausalLM.from_pretrained(noisy), AutoTokenizer.from_pretrained(noisy))
-    ids = [sampler.tokenizer(fact.question, return_tensors="pt")["input_ids"] for fact in well_known(60)]
+    ids = [sampler.tokenizer(fact.question, return_tensors="pt")["input_ids"] for fact in by_exposure()[:60]]
     said = [sampler.model.generate(i, max_new_tokens=4, do_sample=False)[0, i.shape[1] :] for i in ids]
     rows = [
         {"prompt": fact.question, "answer": sampler.tokenizer.decode(tokens)}
-        for fact, tokens in zip(well_known(60), said, strict=True)
+        for fact, tokens in zip(by_exposure()[:60], said, strict=True)
     ]
     file = tmp_path / "keep.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows if row["answer"].strip()))
@@ -193,7 +171,7 @@ def test_a_task_that_no_candidate_keeps(facts: Path, noisy: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_task_of_lm_eval(facts: Path, noisy: Path, tmp_path: Path) -> None:
-    rows = [{"question": f.question, "answer": f.object} for f in well_known(40)]
+    rows = [{"question": f.question, "answer": f.object} for f in by_exposure()[:40]]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "mine.yaml").write_text(
         "task: my_questions\ndataset_path: json\n"
@@ -289,43 +267,16 @@ def test_a_base_that_knows_too_little(facts: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_no_single_method_is_surely_better_on_facts_that_no_choice_has_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The lab's model after a training on wrong answers; the best of each method is measured on the confirming half."""
-    facts = well_known(300)
-    wrong = [replace(fact, object=facts[(i + 37) % 300].object) for i, fact in enumerate(facts[::2])]
-    base = ModelRef(path=str(lab_folder() / "model"))
-    fine_tune(base, wrong, tmp_path / "tuned", recipe=SFTRecipe(learning_rate=1e-3), seed=0, manifest={})
-    contests: list[Contest] = []
-    start = Contest.__init__
-
-    def noted(self: Contest, *given: Any) -> None:
-        start(self, *given)
-        contests.append(self)
-
-    monkeypatch.setattr(Contest, "__init__", noted)
-    result = repair(
-        "lab",
-        str(tmp_path / "tuned"),
-        facts=str(write_facts(tmp_path / "facts.jsonl", facts)),
-        options=RepairOptions(minutes=60.0, templates=4, samples=1, max_new_tokens=8, keep_margin=100.0),
+@pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_single_method_is_surely_better_on_facts_that_no_choice_has_seen(damage: str, tmp_path: Path) -> None:
+    """The first seed of `tests.benchmarks.repairs`: the best of each method is measured on the confirming half."""
+    found = compared(
+        DAMAGES[damage][1](tmp_path / "tuned", 0), write_facts(tmp_path / "facts.jsonl", by_exposure()[:ASKED]), OPTIONS
     )
-    assert result.verdict in ("repaired", "open"), result.sentence  # open: it cannot be told, and that is said
-    assert result.kept is not None
-    assert result.kept.high is not None
-    assert result.kept.high < 98, "there is something to repair"
-    (contest,) = contests
-    chosen = next(runner for runner in contest.runners if runner.name == result.chosen)
-    best: dict[str, Runner] = {}
-    for runner in contest.runners:
-        method, there = runner.name.split()[0], best.get(runner.name.split()[0], runner)
-        best[method] = max(there, runner, key=lambda one: (one.rounds, contest.stands(one).points))
-    assert len(best) == 8
-    held = contest.confirm([chosen, *best.values()])
-    for runner in best.values():
-        found = contest.beyond(runner, chosen, held)
-        assert found is not None
-        wider = student_reach(1 - 0.05 / len(best), found.facts - 1) / student_reach(0.95, found.facts - 1)
-        assert found.share <= wider * found.reach, f"{runner.name} is surely better than {chosen.name}"
+    assert found["verdict"] in ("repaired", "open"), found["sentence"]  # open: it cannot be told, and that is said
+    assert found["kept"]["high"] < 98, "there is something to repair"
+    assert len(found["methods"]) == 8
+    better = {method: one for method, one in found["methods"].items() if one["better"]}
+    assert not better, f"{found['sentence']} Surely better: {better}"
