@@ -65,10 +65,12 @@ class Shown:
         return pd.DataFrame(list(self.rows()))
 
     def to_json(self) -> str:
-        """Everything, fields of fields included."""
+        """Everything, fields of fields included. What a terminal would not show as it is stands as ``\\u…``."""
         from sftknow.records import to_json
 
-        return json.dumps(to_json(self), ensure_ascii=False, indent=2)
+        text = json.dumps(to_json(self), ensure_ascii=False, indent=2)
+        strange = {char for char in set(text) if not char.isprintable() and char != "\n"}
+        return text.translate({ord(char): json.dumps(char)[1:-1] for char in strange})
 
     def _repr_html_(self) -> str:
         """The sentence and the first rows. Names and texts of others are escaped."""

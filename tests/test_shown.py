@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sftknow.shown import Shown, wrapped
+from sftknow.untrusted import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,15 @@ def test_a_table_for_pandas_and_json_of_everything() -> None:
     result = Names(names=("Ada", "Grace"), said="two names")
     assert result.to_pandas().to_dict("list") == {"name": ["Ada", "Grace"], "length": [3, 5]}
     assert json.loads(result.to_json()) == {"names": ["Ada", "Grace"], "said": "two names"}
+
+
+def test_json_goes_through_a_terminal_as_it_is() -> None:
+    """What a model says may hold anything; escaped by what guards the terminal it would be no JSON any more."""
+    strange = "a\x85b\u202ec\x7f\x1b[2Jé漢😀\ud800"
+    found = Names(names=(strange,)).to_json()
+    assert printable(found) == found
+    assert json.loads(found)["names"] == [strange]
+    assert "é漢😀" in found
 
 
 def test_a_notebook_shows_the_sentence_and_the_first_rows_and_runs_no_text_of_others() -> None:
