@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ class SFTAsking:
         self.positions = most_positions(load_config(model.ref))
         self.chat = has_template(self.tokenizer)
         self.left_out = dict(data.left_out)
-        self.limit = TimeLimit(work / "time.json", options.minutes or math.inf)
+        # The time of this way of asking: what another --samples or --limit took is no part of it.
+        asked = replace(options, size=SelectOptions.size, buckets=(), minutes=None)
+        self.limit = TimeLimit(work / f"time-{digest(asked.settings())[:16]}.json", options.minutes or math.inf)
         self._loaded: TransformersSampler | None = None
 
     @property
