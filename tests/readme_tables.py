@@ -149,6 +149,11 @@ def _grading(result: Mapping[str, Any]) -> str:
 
 def _early(result: Mapping[str, Any]) -> str:
     """`tests.benchmarks.early`: agreement with the whole grading, and what it saves."""
+    if "another_seed" not in result:
+        return (
+            f"Of {result['facts']:,} facts graded by {_model(result)} at certainty {result['certainty']}, "
+            f"{result['samples_saved']:.0%} of the samples were saved."
+        )
     said = f"{result['facts']} facts ({result['source']}) by {_model(result)}, {result['samples']} samples a statement."
     sides = {"another seed, whole": result["another_seed"]} | {f"certainty {c}": r for c, r in result["early"].items()}
     rows = [

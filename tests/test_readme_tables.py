@@ -68,7 +68,8 @@ def test_the_files_name_parts_that_there_are() -> None:
     texts = [path.read_text("utf-8") for path in FILES]
     named = [match for text in texts for match in re.findall(r"<!-- from ([a-z0-9.-]+): ([a-z0-9-]+) -->", text)]
     benchmarks = {
-        "grading.json", "grading-real.json", "early.json", "evaluation.json", "restoration.json", "deltas.json",
+        "grading.json", "grading-real.json", "early.json", "early-real.json", "evaluation.json", "restoration.json",
+        "deltas.json",
     }  # fmt: skip
     assert {run for run, _ in named} == {"lab", "lab-full", "smollm2", "terminal", *benchmarks}
     assert {part for run, part in named if run == "terminal"} == set(COMMANDS)
@@ -110,6 +111,10 @@ def test_benchmarks_are_shown() -> None:
     shown = PARTS["early"](early).splitlines()
     assert shown[0] == "8 facts (lab) by the lab's model, 10 samples a statement."
     assert shown[-2:] == ["| another seed, whole | 87.5% | - |", "| certainty 0.95 | 100.0% | 65% |"]
+    real = {"model": "smollm2", "facts": 1600, "certainty": 0.95, "samples_saved": 0.403}
+    assert PARTS["early"](real) == (
+        "Of 1,600 facts graded by smollm2 at certainty 0.95, 40% of the samples were saved."
+    )
     kept = {"pair": "lab", "weights_mb": 7.6, "zstd_alone_mb": 6.0, "delta_mb": 3.94, "times_smaller": 1.93}
     assert PARTS["sizes"]([kept]).splitlines()[-1] == "| lab | 7.6 | 6.0 | 3.9 | 1.9 |"
     seconds = {

@@ -2,10 +2,12 @@
 
     python -m tests.benchmarks.early --source lab --facts 120 --work early-lab --json early.json
     python -m tests.benchmarks.early --model FOLDER --source quick --facts 200 --device cuda
+    python -m tests.benchmarks.early --graded tests/data/smollm2-135m --json early-real.json
 
 The facts are graded whole, with their continuations, and whole with another seed (how well the whole grading agrees
 with itself). A fact that is asked in rounds has the first of the same continuations, so what it would have had early is
-counted from these. With ``--work FOLDER`` what was sampled stays there, and the same command goes on after a kill.
+counted from these. With ``--work FOLDER`` what was sampled stays there, and the same command goes on after a kill. Of a
+data set that was graded with deciding early (``--graded``), only what it saved is told, without its model.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sftknow.answers import Matcher, Synonyms
+from sftknow.artifacts.files import read_json
+from sftknow.artifacts.mastery_data import MasteryData
 from sftknow.facts.prompts import Statements
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
 from sftknow.grading.sequential import rounds, sure
 from sftknow.grading.shards import grade_facts, kept_tallies, plan_shards, sample_shards
 from sftknow.grading.transformers_sampler import load_sampler
-from sftknow.records import BUCKETS, ModelRef, SamplingPolicy
+from sftknow.records import BUCKETS, SPLITS, ModelRef, SamplingPolicy
 from sftknow.resources import lab_folder
 from sftknow.stats import bucket_of
 
@@ -102,6 +106,32 @@ def measure(
     return report
 
 
+def saved(folder: Path) -> dict[str, Any]:
+    """What deciding early saved where a data set was graded so."""
+    data, head = MasteryData(folder), read_json(folder / "sftknow.json")
+    rows = [row.mastery for split in SPLITS for row in data.split(split)]
+    whole = sum(len(row.template_tries) for row in rows) * head["policy"]["samples"]
+    return {
+        "model": head["graded_by"],
+        "source": folder.name,
+        "facts": len(rows),
+        "samples": head["policy"]["samples"],
+        "certainty": head["certainty"],
+        "samples_saved": 1 - sum(row.tries for row in rows) / whole,
+    }
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print what was measured."""
+    print(f"{report['facts']} facts, {report['samples']} samples a statement")
+    print("certainty  agreement  samples saved  same bucket, of the facts of buckets 0 … 4")
+    rows = [("(seed 1)", report["another_seed"]), *report["early"].items()]
+    for name, row in rows:
+        less = f"{row['samples_saved']:.1%}" if "samples_saved" in row else "-"
+        parts = ", ".join(f"{same}/{of}" for same, of in row["same_by_bucket"].values())
+        print(f"{name!s:>9}  {row['agreement']:>9.1%}  {less:>13}  {parts}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(lab_folder() / "model"))
@@ -112,26 +142,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=SamplingPolicy().samples)
     parser.add_argument("--max-new-tokens", type=int, default=SamplingPolicy().max_new_tokens)
     parser.add_argument("--work", type=Path, help="folder of the shards; without it they are thrown away")
+    parser.add_argument("--graded", type=Path, help="a data set graded with deciding early: what that saved")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     policy = SamplingPolicy(samples=options.samples, max_new_tokens=options.max_new_tokens)
-    with tempfile.TemporaryDirectory() as scratch:
-        report = measure(
-            options.model,
-            options.source,
-            options.facts,
-            options.device,
-            options.certainty,
-            policy=policy,
-            work=options.work or Path(scratch),
-        )
-    print(f"{report['facts']} facts, {report['samples']} samples of at most {report['max_new_tokens']} tokens")
-    print("certainty  agreement  samples saved  same bucket, of the facts of buckets 0 … 4")
-    rows = [("(seed 1)", report["another_seed"]), *report["early"].items()]
-    for name, row in rows:
-        saved = f"{row['samples_saved']:.1%}" if "samples_saved" in row else "-"
-        parts = ", ".join(f"{same}/{of}" for same, of in row["same_by_bucket"].values())
-        print(f"{name!s:>9}  {row['agreement']:>9.1%}  {saved:>13}  {parts}")
+    if options.graded:
+        report = saved(options.graded)
+        print(f"{report['facts']} facts at certainty {report['certainty']}: {report['samples_saved']:.1%} saved")
+    else:
+        asked = (options.model, options.source, options.facts, options.device, options.certainty)
+        with tempfile.TemporaryDirectory() as scratch:
+            report = measure(*asked, policy=policy, work=options.work or Path(scratch))
+        show(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

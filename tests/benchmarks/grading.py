@@ -186,8 +186,8 @@ def compare(
     """All sides in turn, in the other order every second round."""
     sampler = TransformersSampler(model, tokenizer)
     sampler.sample(requests[:4], replace(policy, samples=1))  # warm up
-    search = best_batch(model, tokenizer, requests, policy, batches)
-    batch = max(search, key=search.__getitem__)
+    search = best_batch(model, tokenizer, requests, policy, batches) if len(batches) > 1 else {}
+    batch = max(search, key=search.__getitem__) if search else batches[0]
     sides: dict[str, Callable[[], dict[str, float]]] = {
         "sftknow": lambda: timed(lambda: sum(tally.hits for tally in sampler.sample(requests, policy))),
         f"generate, batch {batch}": lambda: timed(lambda: with_generate(model, tokenizer, requests, policy, batch)),
@@ -223,7 +223,8 @@ def compare(
 
 def print_table(title: str, report: dict[str, Any]) -> None:
     print(f"\n{title}, {report['samples']} samples a side and round")
-    print("generate's samples a second by batch size: " + str(report["generate_search"])[1:-1])
+    if report["generate_search"]:
+        print("generate's samples a second by batch size: " + str(report["generate_search"])[1:-1])
     heads = f"{'':24}{'samples/s (median)':>20}{'sftknow is':>13}{'in rounds':>24}{'tokens/sample':>15}"
     print(f"{heads}{'hit rate':>10}  by CPU time")
     for name, result in report["sides"].items():
@@ -301,7 +302,11 @@ def main() -> None:
     parser.add_argument("--end", choices=("allowed", "suppressed", "both"), default="both")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--batches", type=int, nargs="+", default=BATCHES, help="statements at once of `generate`, to try"
+        "--batches",
+        type=int,
+        nargs="+",
+        default=BATCHES,
+        help="statements at once of `generate`, to try; one is taken as it is",
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32")
