@@ -271,7 +271,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
         end = tokenizer.eos_token_id if name == "suppressed" else None
         if end is not None:
             model.register_forward_hook(lambda _model, _inputs, output, end=end: _without_end(output, end))
-        requests = lab_requests(options.source, count)
+        requests = lab_requests(options.source, count)[: options.statements]
         report[name] = compare(
             model, tokenizer, vllm, requests, policy, rounds=options.rounds, without=end, batches=options.batches
         )
@@ -299,6 +299,7 @@ def main() -> None:
     parser.add_argument("--source", default="lab", help="facts, as `sftknow grade` takes them")
     parser.add_argument("--facts", type=int, default=48)
     parser.add_argument("--facts-suppressed", type=int, default=12)
+    parser.add_argument("--statements", type=int, help="only so many of all")
     parser.add_argument("--end", choices=("allowed", "suppressed", "both"), default="both")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
