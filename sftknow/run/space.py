@@ -190,4 +190,5 @@ def _scratch(recipe: Recipe, model: ModelSize) -> int:
 
 
 def _at_once(recipe: Recipe) -> int:
-    return 1 if recipe.grid.engine == "local" else recipe.grid.ray.replicas or _WORKERS
+    grid = recipe.grid
+    return grid.processes if grid.engine == "local" else grid.ray.replicas or _WORKERS
