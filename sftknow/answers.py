@@ -288,6 +288,7 @@ class Synonyms:
         Raises:
             FactsError: the file cannot be read; the message names the row.
         """
+        path = None if path is None else Path(path)
         table = _read_table(Path(__file__).with_name("synonyms.json"))
         if path:
             own = _read_table(Path(path).expanduser())

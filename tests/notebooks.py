@@ -1,6 +1,6 @@
 """The notebooks of docs/notebooks/, run as Jupyter would: all cells in one namespace, the last expression shown.
 
-    python -m tests.notebooks                # run them anew and store what they show
+    python -m tests.notebooks [NAME]         # run them, or one, anew and store what they show
 
 Standard library only, so that neither the tests nor a reader's environment need Jupyter.
 """
@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def _shown(value: Any, number: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Run all of them and write them back."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    for file in sorted(FOLDER.glob("*.ipynb")):
+    for file in sorted(FOLDER.glob(f"{sys.argv[1] if sys.argv[1:] else '*'}.ipynb")):
         notebook = read(file)
         with tempfile.TemporaryDirectory() as folder:
             os.environ["SFTKNOW_CACHE"] = f"{folder}/cache"

@@ -134,7 +134,7 @@ def _fingerprint(digests: Iterable[bytes]) -> str:
 
 
 def write_mastery_data(
-    folder: Path,
+    folder: str | Path,
     rows: Iterable[GradedFact],
     manifest: Mapping[str, Any],
     *,
@@ -154,6 +154,7 @@ def write_mastery_data(
     Raises:
         MasteryDataError: two facts share an id.
     """
+    folder = Path(folder)
     with atomic_folder(folder) as partial:
         counts = {split: {f"bucket_{bucket}": 0 for bucket in BUCKETS} for split in SPLITS}
         ids: set[str] = set()

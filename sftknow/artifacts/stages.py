@@ -71,7 +71,8 @@ class RunDirectory:
     something and was never a run directory.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
         self.path = path
         busy = RunError(f"another process is working in {path}; wait for it or give another --out")
         self._lock = Lock(path / LOCK, busy, keep=True)

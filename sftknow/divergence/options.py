@@ -46,7 +46,7 @@ class DivergenceOptions(ModelOptions):
 
     The paper does not say. Rounded logits diverge by themselves, by as much as a light fine-tuning does; the recipes
     for 70 B parameters, which few machines hold in float32, name what the weights are stored in."""
-    topics_file: Path | None = field(default=None, metadata={**NOT_IN_RECIPES, **shown_as("FILE")})
+    topics_file: str | Path | None = field(default=None, metadata={**NOT_IN_RECIPES, **shown_as("FILE")})
     """Topics file, merged over the paper's 24 topics."""
     any_base: bool = field(default=False, metadata=NOT_IN_RECIPES)
     """Measure also where the facts were graded by another model than the base."""

@@ -116,7 +116,7 @@ class Harness:
         *,
         name: str,
         fact_ids: Collection[str] | None = None,
-        work: Path | None = None,
+        work: str | Path | None = None,
         key: str = "",
         chat: bool = False,
     ) -> EvalRun:
@@ -138,6 +138,7 @@ class Harness:
             MasteryDataError: the data set has no question for these splits, or is damaged.
             ModelError: the model has no end token, or no chat template.
         """
+        work = None if work is None else Path(work)
         if chat and self._few_shot:
             raise ModelError(
                 "examples are shown in the prompt of fine-tuning, not in a chat template; ask for one of both"
@@ -177,7 +178,7 @@ class Harness:
         return self._run(name, tasks, outputs, str(getattr(model, "dtype", "")).removeprefix("torch.") or None)
 
     def score_path(
-        self, ref: ModelRef, *, name: str, work: Path | None = None, key: str = "", chat: bool = False
+        self, ref: ModelRef, *, name: str, work: str | Path | None = None, key: str = "", chat: bool = False
     ) -> EvalRun:
         """Load a model and score it; the split ``train`` takes the training facts from its ``sftknow.json``.
 
@@ -190,6 +191,7 @@ class Harness:
             ModelError: the model or its tokenizer cannot be loaded.
             MasteryDataError: as `score`.
         """
+        work = None if work is None else Path(work)
         fact_ids = (ModelNotes(ref).training_facts or None) if "train" in self._splits else None
         model, tokenizer = load_model(ref, device=self._device), load_tokenizer(ref)
         return self.score(model, tokenizer, name=name, fact_ids=fact_ids, work=work, key=key, chat=chat)

@@ -83,6 +83,7 @@ def load_topics(extra: str | Path | None = None) -> dict[str, Topic]:
     Raises:
         FactsError: a file that cannot be used; the message names the file, the relation and the template.
     """
+    extra = None if extra is None else Path(extra)
     topics = _read_topics(Path(__file__).with_name("topics.json"))
     if not extra:
         return topics

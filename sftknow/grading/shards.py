@@ -103,7 +103,7 @@ def grade_facts(
     requests_by_fact: Sequence[tuple[Fact, Sequence[str]]],
     sampler: Sampler | Engine,
     policy: SamplingPolicy,
-    folder: Path,
+    folder: str | Path,
     *,
     shard_size: int = 256,
     keep_texts: bool = False,
@@ -128,6 +128,7 @@ def grade_facts(
     Raises:
         FactsError: two facts of one id, or a fact without any statement to sample.
     """
+    folder = Path(folder)
     shards = plan_shards(
         requests_by_fact,
         policy,

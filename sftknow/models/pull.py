@@ -36,7 +36,7 @@ def pull(
     repo_id_with_revision: str,
     *,
     repo_type: RepoType | None = None,
-    local_dir: Path | None = None,
+    local_dir: str | Path | None = None,
     endpoint: str | None = None,
     token: str | None = None,
     patience: Patience | None = None,
@@ -60,6 +60,7 @@ def pull(
             without ``sftknow.json``, which is unfinished or none; a model without safetensors weights.
         ModelError: offline the cache has some of the model's weights only.
     """
+    local_dir = None if local_dir is None else Path(local_dir)
     link = Connection.open(endpoint=endpoint, token=token, patience=patience)
     found = resolve(repo_id_with_revision, repo_type=repo_type, link=link)
     wanted = [path for path in found.sizes if not path.endswith(NOT_FETCHED)]

@@ -33,7 +33,7 @@ _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def restore_(model: Any, base: Path, plan: RestorePlan, level: str, *, tuned: Path | None = None) -> int:
+def restore_(model: Any, base: str | Path, plan: RestorePlan, level: str, *, tuned: str | Path | None = None) -> int:
     """Bring a loaded model to a level of a plan, from whichever level it is at. For several levels use `ModelLevels`.
 
     Args:
@@ -49,6 +49,8 @@ def restore_(model: Any, base: Path, plan: RestorePlan, level: str, *, tuned: Pa
     Raises:
         CheckpointError: as `ModelLevels`.
     """
+    base = Path(base)
+    tuned = None if tuned is None else Path(tuned)
     if tuned is None:
         named = Path(str(getattr(model, "name_or_path", "") or ""))
         if not (named / "config.json").is_file():
@@ -79,8 +81,10 @@ class ModelLevels:
     """
 
     def __init__(
-        self, model: Any, base: Path, tuned: Path, plan: RestorePlan, *, resources: Resources | None = None
+        self, model: Any, base: str | Path, tuned: str | Path, plan: RestorePlan, *, resources: Resources | None = None
     ) -> None:
+        base = Path(base)
+        tuned = Path(tuned)
         pair = pair_of(base, tuned, plan)
         self._plan = plan
         self._cuts = LevelSelector(plan).cuts

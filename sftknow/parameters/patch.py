@@ -39,11 +39,11 @@ from sftknow.records import RestoredCheckpoint, RestorePlan, to_json
 
 
 def write_patch(
-    base: Path,
-    tuned: Path,
+    base: str | Path,
+    tuned: str | Path,
     plan: RestorePlan,
     level: str,
-    file: Path,
+    file: str | Path,
     *,
     manifest: Mapping[str, Any] | None = None,
     verified: bool = False,
@@ -72,6 +72,9 @@ def write_patch(
     Raises:
         CheckpointError: as `restore_levels`; too little disk.
     """
+    base = Path(base)
+    tuned = Path(tuned)
+    file = Path(file)
     from sftknow.parameters.leveling import LevelSelector
 
     cut = find_cut(plan, level)
@@ -165,9 +168,9 @@ def write_made_patch(
 
 
 def apply_patch(
-    model: Path,
-    file: Path,
-    out: Path,
+    model: str | Path,
+    file: str | Path,
+    out: str | Path,
     *,
     resources: Resources | None = None,
     finishing: Finishing | None = None,
@@ -188,6 +191,9 @@ def apply_patch(
         CheckpointError: the model is neither of the two, the patch is damaged, and what `restore_levels` raises of
             folders and disks.
     """
+    model = Path(model)
+    file = Path(file)
+    out = Path(out)
     with PatchFile(file) as patch:
         index = read_index(model)
         pair = _pair(index, patch)

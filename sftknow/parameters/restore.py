@@ -42,7 +42,7 @@ def restore(
     tuned: str | Path,
     plan: RestorePlan,
     level: str,
-    out: Path,
+    out: str | Path,
     *,
     manifest: Mapping[str, Any],
     resources: Resources | None = None,
@@ -55,7 +55,7 @@ def restore_levels(
     base: str | Path,
     tuned: str | Path,
     plan: RestorePlan,
-    outputs: Mapping[str, Path],
+    outputs: Mapping[str, str | Path],
     *,
     manifests: Mapping[str, Mapping[str, Any]] | None = None,
     resources: Resources | None = None,
@@ -94,14 +94,15 @@ def restore_levels(
     """
     check_strategy(plan.strategy)
     base, tuned = model_folder(base), model_folder(tuned)
-    cuts = {level: find_cut(plan, level) for level in outputs}
+    places = {level: Path(folder) for level, folder in outputs.items()}
+    cuts = {level: find_cut(plan, level) for level in places}
     _refuse_twice(list(cuts.values()))
     order = sorted(outputs, key=lambda level: cuts[level].selected)
     pair = pair_of(base, tuned, plan)
     job = WriteJob(pair, ", ".join(order), resources or Resources(), links=links, shard_bytes=shard_bytes)
     wanted = [
         Output(
-            folder=outputs[level],
+            folder=places[level],
             manifest=(manifests or {}).get(level, {}),
             restoration={"level": cuts[level].level, **described(plan, cuts[level], pair)},
         )
@@ -122,7 +123,7 @@ def restore_levels(
                     "damaged, or the checkpoints changed meanwhile; make the plan again"
                 )
             wanted[i].restoration |= {"selected": selected, "restored": differing, **(notes or {})}
-            restored[level] = RestoredCheckpoint(checkpoint=outputs[level], level=cuts[level].level, restored=differing)
+            restored[level] = RestoredCheckpoint(checkpoint=places[level], level=cuts[level].level, restored=differing)
         folders.finish(finishing)
     return [restored[level] for level in outputs]
 

@@ -66,13 +66,15 @@ def read_analysis(folder: Path) -> Analysis:
     return Analysis(change=change, plan=read_plan(folder / PLAN), tensors=tensors)
 
 
-def write_plan(file: Path, plan: RestorePlan) -> None:
+def write_plan(file: str | Path, plan: RestorePlan) -> None:
     """Write a plan as JSON: small, and enough to restore the same bytes anywhere."""
+    file = Path(file)
     write_json(file, plan)
 
 
-def read_plan(file: Path) -> RestorePlan:
+def read_plan(file: str | Path) -> RestorePlan:
     """The inverse of `write_plan`. Raises CheckpointError where the file is missing or no plan."""
+    file = Path(file)
     value = load_json(file, error=CheckpointError, way_out="analyse again")
     return shaped(
         value, RestorePlan, f"{file} is no plan of this version", error=CheckpointError, way_out="analyse again"

@@ -130,7 +130,7 @@ class Hashes:
 
 
 def plan_publication(
-    artifact: Path,
+    artifact: str | Path,
     repo_id: str,
     *,
     private: bool = True,
@@ -139,7 +139,7 @@ def plan_publication(
     results: str | None = None,
     report: str | None = None,
     licence: Licence | str | None = None,
-    licence_file: Path | None = None,
+    licence_file: str | Path | None = None,
     evaluation: ModelEvaluation | None = None,
     base_repo: str | None = None,
     dataset_repo: str | None = None,
@@ -174,6 +174,7 @@ def plan_publication(
     Raises:
         HubError: the name is not allowed, the artifact is not whole, a licence is missing or forbids the name.
     """
+    artifact = Path(artifact)
     if not (artifact / MANIFEST).is_file():
         raise HubError(_no_artifact(artifact), repo_id=repo_id)
     check_repo_id(repo_id)
@@ -294,7 +295,7 @@ def _model(
     link: Connection,
     *,
     licence: Licence | None,
-    licence_file: Path | None,
+    licence_file: str | Path | None,
     base_repo: str | None,
     dataset_repo: str | None,
     **named: Any,
@@ -309,18 +310,15 @@ def _model(
     licence = licence or known
     if licence_file is not None:
         try:
-            text = licence_file.read_bytes()
+            text = Path(licence_file).read_bytes()
         except OSError as error:
             raise HubError(f"--licence-file {licence_file} cannot be read ({error.strerror})") from None
         papers = Papers(files={**papers.files, "LICENSE": text})
     elif licence is not None and terms_of(licence) is None and licence != known:
         # Another licence than the base's was asked for: the base's own text would contradict it.
         papers = Papers(files={name: text for name, text in papers.files.items() if name not in papers.agreements})
-    data = pinned_dataset(dataset_repo, manifest, link) if dataset_repo else None
-    context = build_model_context(
-        artifact, licence=licence, papers=papers, base_repo=base_repo, dataset_repo=data, **named
-    )
-    return context, papers
+    named["dataset_repo"] = pinned_dataset(dataset_repo, manifest, link) if dataset_repo else None
+    return build_model_context(artifact, licence=licence, papers=papers, base_repo=base_repo, **named), papers
 
 
 def _model_manifest(manifest: dict[str, Any], context: ModelCardContext) -> dict[str, Any]:

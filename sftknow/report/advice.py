@@ -78,10 +78,10 @@ def _data(report: Report, order: Sequence[Training]) -> list[str]:
     elif BASE in report.models:
         gain = compare(least.models, [report.models[BASE]], "test")
         if gain is not None and not gain.among(len(order)).sure:
-            said.append(
-                "Whether to fine-tune at all: in-domain, this training is at "
-                f"{signed(gain.value)} points ± {percent(gain.stderr)} from the base: {gain.among(len(order)).doubt}."
-            )
+            moved = f"{signed(gain.value)} points ± {percent(gain.stderr)} from the base in-domain"
+            doubt = gain.among(len(order)).doubt
+            about = f"the model at hand is at {moved}; of other draws" if gain.few else f"such trainings are at {moved}"
+            said.append(f"Whether to fine-tune at all: {about}: {doubt}.")
         elif gain is not None and gain.value < 0:
             said.append(
                 "Whether to fine-tune at all: rather not. Even this training loses "

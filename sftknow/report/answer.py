@@ -97,7 +97,8 @@ def answer(report: Report, found: Mapping[str, Any]) -> str:
         values = ", ".join(
             f"{words} {percent(before.beside[name])} → {percent(tuned.beside[name])} %"
             for name, words in FORM.items()
-            if name in before.beside and name in tuned.beside
+            if {name} <= before.beside.keys() & tuned.beside.keys()
+            and percent(before.beside[name]) != percent(tuned.beside[name])
         )
         said += ", but breaks the form of answers" if tuned.broken(before) else ""
         said += f" ({values})" if values else ""

@@ -43,7 +43,7 @@ RESULTS = "results.json"
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
-def write_report(run: Path, out: Path) -> Path:
+def write_report(run: str | Path, out: str | Path) -> Path:
     """Write a run's report and return the path of its page.
 
     Only the run directory's artifacts are read. A partial run gives a partial report that says what is missing. ``out``
@@ -53,6 +53,8 @@ def write_report(run: Path, out: Path) -> Path:
     Raises:
         RunError: ``run`` is no run directory, or one of its files is damaged.
     """
+    run = Path(run)
+    out = Path(out)
     return write_pages(collect(run), out)
 
 
@@ -67,7 +69,7 @@ def write_pages(report: Report, out: Path) -> Path:
     content = render(
         name=report.name,
         subtitle=facts_sheet.subtitle(report),
-        sentence=results["answer"],
+        sentence=results["answer"].replace(" %", "\u00a0%"),
         first=first,
         words=results["plain_words"],
         advice=results["advice"],

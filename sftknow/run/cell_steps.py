@@ -197,7 +197,8 @@ class CellSteps:
         return TunedModel(self.bench, self.folder)
 
     def _measuring(self, model: TunedModel) -> tuple[Step, ...]:
-        steps = self.evaluation(model), self.divergence(model), self.changes(model)
+        divergence = () if self.bench.unmeasured else (self.divergence(model),)
+        steps: tuple[Step, ...] = (self.evaluation(model), *divergence, self.changes(model))
         return (*steps, CellArena(self).step(model)) if in_arena(self.bench.recipe, self.cell) else steps
 
     # ---- train and measure ----------------------------------------------------------------------------------------

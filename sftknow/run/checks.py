@@ -52,7 +52,7 @@ def check_words(recipe: Recipe) -> None:
     check_levels(recipe)
     cells_named(recipe)
     check_strategy(recipe.parameters.strategy)
-    parse_region(recipe.parameters.region, recipe.parameters.layers)
+    parse_region(recipe.parameters.region, recipe.parameters.layers, recipe.parameters.ignore)
     check_trackers(recipe.tracking.report_to)
     cells_to_sweep(recipe)
     check_other_tasks(recipe)

@@ -73,6 +73,8 @@ class KnowledgeGuard(TrainerCallback):  # type: ignore[misc]
         topics: str | Path | None = None,
         synonyms: str | Path | None = None,
     ) -> None:
+        topics = None if topics is None else Path(topics)
+        synonyms = None if synonyms is None else Path(synonyms)
         if min(count, every, samples) < 1 or templates < 2:
             raise FactsError("a guard needs at least 1 fact, 2 templates, 1 sample and 1 step between two askings")
         known = load_topics(topics)

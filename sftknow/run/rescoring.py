@@ -25,7 +25,7 @@ def recorded_rule(data: MasteryData) -> MatchRule:
 
 def rescore(
     old: MasteryData,
-    out: Path,
+    out: str | Path,
     *,
     rule: MatchRule | None = None,
     synonyms: Synonyms | None = None,
@@ -47,6 +47,7 @@ def rescore(
     Raises:
         MasteryDataError: the continuations were not kept or are damaged, or ``out`` is the old folder.
     """
+    out = Path(out)
     if not old.has_continuations:
         raise MasteryDataError(
             f"{old.folder} holds no continuations, so there is nothing to rescore; grade it again with --keep-texts"

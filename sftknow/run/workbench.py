@@ -58,6 +58,8 @@ class Workbench:
         self.say = say
         self._measured: tuple[int, ...] = ()
         self._harnesses: dict[tuple[Split, ...], Harness] = {}
+        self.unmeasured = False
+        """The base starts no answer early enough for token divergence, which is left out; `Experiment` finds out."""
 
     # ---- models -------------------------------------------------------------------------------------------------
 

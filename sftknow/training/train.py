@@ -43,7 +43,7 @@ LOSS_CURVE = "loss.json"
 def fine_tune(
     base: str | Path | ModelRef,
     facts: Sequence[Fact],
-    out: Path,
+    out: str | Path,
     *,
     recipe: SFTRecipe,
     seed: int,
@@ -80,6 +80,7 @@ def fine_tune(
         CheckpointError: too little room on the disk, or `out` is the base itself or a folder of something else; each
             noticed before the first step.
     """
+    out = Path(out)
     if not facts:
         raise MasteryDataError("there are no facts to train on; draw at least one")
 

@@ -52,6 +52,21 @@ def refused(out: Path, *settings: str) -> str:
         (["model.device='cuda:7'"], "this machine has no device"),
         (["accelerate.processes=3"], "cannot be shared equally among 3 processes"),
         (["accelerate.config=fsdp-9b"], "fsdp-9b"),
+        (["parameters.ignore='('"], "the ignored names' regular expression '(' cannot be read"),
+        (["divergence.window=4000"], "Give a smaller divergence.window"),
+        (["grid.lora=true", "lora.target_modules=[nothing]"], "change lora.target_modules"),
+        (
+            ["grid.strategies=[last-layers]", "strategies.last-layers.layers=99"],
+            "strategies.last-layers: last-layers: l",
+        ),
+        (
+            ["grid.strategies=[attention-only]", "strategies.attention-only.region='re:nothing'"],
+            "strategies.attention-only: LlamaForCausalLM has no parameter in the region re:nothing",
+        ),
+        (
+            ["grid.strategies=[restoring]", "strategies.restoring.region='re:nothing'"],
+            "strategies.restoring: LlamaForCausalLM has no parameter in the region re:nothing",
+        ),
     ],
 )
 def test_refused_at_the_start(settings: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,3 +114,50 @@ def test_a_baseline_without_a_tokenizer_is_named(tmp_path: Path, tiny_model: Pat
 def test_a_chat_template_that_is_not_there_is_named(tmp_path: Path, tiny_model: Path) -> None:
     line = refused(tmp_path / "run", f"grid.baselines={{chat: {tiny_model}}}", "grid.chat_template=true")
     assert line == f"grid.chat_template: the tokenizer of {tiny_model} has none; set it to false"
+
+
+def test_too_few_rows_of_another_task(tmp_path: Path) -> None:
+    data = tmp_path / "gsm8k"
+    data.mkdir()
+    for split in ("train", "test"):
+        (data / f"{split}.jsonl").write_text('{"question": "1 + 1?", "answer": "#### 2"}\n' * 3)
+    asked = ["general.tasks=[gsm8k]", f"general.data={{gsm8k: {data}}}"]
+    line = refused(tmp_path / "run", *asked, "general.size=4")
+    assert line == "general.size: gsm8k has 3 training rows, fewer than 4; ask for fewer"
+    (data / "test.jsonl").unlink()
+    assert "has no file of the split test" in refused(tmp_path / "run", *asked, "general.size=3")
+
+
+def test_a_window_in_which_no_answer_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The completions are the lab's own; as if its answers began at the sixth token."""
+    from sftknow.divergence import base
+
+    began = base.starts_near
+    monkeypatch.setattr(
+        base, "starts_near", lambda text, head, *more: len(head.split()) >= 4 and began(text, text, *more)
+    )
+    line = refused(tmp_path / "run")
+    assert line.startswith("divergence.window: lab starts no answer within its first 3 tokens (")
+    assert line.endswith(": --set divergence.window=5") or line.endswith(": --set divergence.window=8")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_divergence_cannot_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found out after the grading: everything else is done, and a start with a wider window measures it, too."""
+    from sftknow.divergence import base
+
+    said: list[str] = []
+    settings = ("divergence.window=3", "evaluation.regrade=0", "evaluation.examples=0", "restore.controls=0")
+    with monkeypatch.context() as patch, RunDirectory(tmp_path / "run") as directory:
+        patch.setattr("sftknow.run.experiment.check_window", lambda bench: None)
+        patch.setattr(base, "starts_near", lambda *_: False)
+        Experiment(small_recipe(*settings), directory, say=said.append).run()
+    assert any(
+        line.startswith("token divergence is not measured, the rest is done: the base starts no") for line in said
+    )
+    assert (tmp_path / "run" / "report" / "report.html").is_file()
+    assert (tmp_path / "run" / "choice.json").is_file()
+    assert not (tmp_path / "run" / "divergence").exists()
+    with RunDirectory(tmp_path / "run") as directory:
+        Experiment(small_recipe(*settings), directory, say=said.append).run()
+    assert len(list((tmp_path / "run" / "divergence").iterdir())) == 2

@@ -124,6 +124,9 @@ class Strategy(Options):
     def check_recipe(self, recipe: SFTRecipe) -> None:
         """Raise OptionError where the recipe's other settings leave it nothing to do or cannot go with it."""
 
+    def fits(self, model: Any) -> None:
+        """Raise ModelError where a model, maybe without numbers (on ``meta``), has nothing that it works on."""
+
     def trainer_settings(self) -> dict[str, Any]:
         """Further arguments of TRL's SFTConfig.
 

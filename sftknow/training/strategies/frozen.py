@@ -16,21 +16,28 @@ if TYPE_CHECKING:
     import torch
 
 
-def train_only(model: Any, wanted: Callable[[str], bool], what: str) -> None:
-    """Freeze every parameter whose name is not wanted.
+class _TrainsSome(Strategy):
+    """Trains the parameters with names that it wants and freezes all others."""
 
-    Raises:
-        ModelError: none is wanted.
-    """
-    named = dict(model.named_parameters())
-    if not any(wanted(name) for name in named):
-        raise ModelError(f"{type(model).__name__} has no parameter {what}; name others")
-    for name, parameter in named.items():
-        parameter.requires_grad_(wanted(name))
+    def wanted(self, model: Any) -> tuple[Callable[[str], bool], str]:
+        """Which names, and the same in words. Raises ModelError where the model cannot have them."""
+        raise NotImplementedError
+
+    def fits(self, model: Any) -> None:
+        wanted, what = self.wanted(model)
+        if not any(wanted(name) for name, _ in model.named_parameters()):
+            raise ModelError(f"{type(model).__name__} has no parameter {what}; name others")
+
+    def start(self, scene: Scene) -> Hooks:
+        self.fits(scene.model)
+        wanted, _ = self.wanted(scene.model)
+        for name, parameter in scene.model.named_parameters():
+            parameter.requires_grad_(wanted(name))
+        return Hooks()
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRegion(Strategy):
+class TrainRegion(_TrainsSome):
     """Trains the parameters of one region and freezes all others."""
 
     region: str = "transformer"
@@ -43,10 +50,8 @@ class TrainRegion(Strategy):
         except CheckpointError as error:
             raise OptionError(f"{{key}}: {error}", ("region",)) from None
 
-    def start(self, scene: Scene) -> Hooks:
-        region = parse_region(self.region)
-        train_only(scene.model, lambda name: name in region, f"in the region {self.region}")
-        return Hooks()
+    def wanted(self, model: Any) -> tuple[Callable[[str], bool], str]:
+        return parse_region(self.region).__contains__, f"in the region {self.region}"
 
 
 @STRATEGIES.register("attention-only")
@@ -71,19 +76,18 @@ class FeedForwardOnly(TrainRegion):
 
 @STRATEGIES.register("last-layers")
 @dataclass(frozen=True, kw_only=True)
-class LastLayers(Strategy):
+class LastLayers(_TrainsSome):
     """Trains the last decoder layers, norms included, and freezes all else."""
 
     layers: Count = 1
     """How many layers are trained."""
 
-    def start(self, scene: Scene) -> Hooks:
-        depth = int(scene.model.config.get_text_config().num_hidden_layers)
+    def wanted(self, model: Any) -> tuple[Callable[[str], bool], str]:
+        depth = int(model.config.get_text_config().num_hidden_layers)
         if self.layers > depth:
             raise ModelError(f"last-layers: layers is {self.layers} and the model has {depth}; give fewer")
         last = range(depth - self.layers, depth)
-        train_only(scene.model, lambda name: place_of(name).layer in last, f"in the layers {last.start} to {depth - 1}")
-        return Hooks()
+        return lambda name: place_of(name).layer in last, f"in the layers {last.start} to {depth - 1}"
 
 
 @STRATEGIES.register("half")

@@ -89,7 +89,13 @@ class Restoring(Strategy):
             except CheckpointError as error:
                 raise OptionError(f"{{key}}: {error}", (key,)) from None
 
+    def fits(self, model: Any) -> None:
+        region = parse_region(self.region)
+        if not any(name in region for name, _ in model.named_parameters()):
+            raise ModelError(f"{type(model).__name__} has no parameter in the region {self.region}; name another")
+
     def start(self, scene: Scene) -> Hooks:
+        self.fits(scene.model)
         return Projection(scene, self) if parse_level(self.share) else Hooks()
 
 
@@ -100,10 +106,6 @@ class Projection(Hooks):
         region = parse_region(options.region)
         base, named = dict(scene.base.named_parameters()), dict(scene.model.named_parameters())
         names = natural_order([name for name in named if name in region])
-        if not names:
-            raise ModelError(
-                f"{type(scene.model).__name__} has no parameter in the region {options.region}; name another"
-            )
         self._every = options.every
         self._pairs = [(named[name], base[name].detach()) for name in names]
         self.count = math.floor(parse_level(options.share) * sum(tensor.numel() for _, tensor in self._pairs))
