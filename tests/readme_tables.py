@@ -4,12 +4,13 @@
     python -m tests.readme_tables runs/lab --full runs/lab-full
     python -m tests.readme_tables --real runs/smollm2-135m         # docs/real-models.md
     python -m tests.readme_tables runs/lab --terminal              # what commands print, shown as they print it
+    python -m tests.readme_tables --arena runs/arena               # the arena, whole or partial
     python -m tests.readme_tables --bench grading.json …           # what benchmarks wrote with --json
     python -m tests.benchmarks.machines runs/lab --docs            # how much they move from machine to machine
 
 Each part stands between two comments, ``<!-- from SOURCE: PART -->`` and ``<!-- end -->``, where a source is a run
-(lab, lab-full), the terminal, or a benchmark's file (grading.json); the rest of a page is left as it is, and so are the
-parts of what is not given. A second call changes nothing. The picture of the README is a figure of the report.
+(lab, lab-full, arena), the terminal, or a benchmark's file (grading.json); the rest of a page is left as it is, and so
+are the parts of what is not given. A second call changes nothing. The picture of the README is a figure of the report.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sftknow.report.arena.page import compose
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 PICTURE = ROOT / "docs" / "pictures" / "lab-full.svg"
+ARENA_PICTURE = ROOT / "docs" / "pictures" / "arena.svg"
 FIGURES = ("figure-2-accuracy-test",)
 """Figures of a report for the README; the first that a run has."""
 _PART = re.compile(r"(<!-- from (?P<run>[a-z0-9.-]+): (?P<part>[a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -220,7 +224,32 @@ def _simulated(result: Mapping[str, Any]) -> str:
     return _markdown(("In truth", "Contests", "Repaired", "Cannot be told", "Nothing helps"), rows)
 
 
+def _arena_says(results: Mapping[str, Any]) -> str:
+    """What an arena finds, and what it lacks."""
+    gaps = [f"Missing: {gap['what']} ({gap['where']})." for gap in results["missing"]]
+    return words({"plain_words": [results["answer"], *results["words"], *gaps]})
+
+
+def _arena_table(results: Mapping[str, Any], id: str, columns: Sequence[str] | None = None) -> str:
+    """A table of an arena; a partial one may lack it."""
+    return table(results, id, columns) if id in results["tables"] else "not measured"
+
+
+def _arena_picture(results: Mapping[str, Any]) -> str:
+    return f"![{results['alt']}](pictures/{ARENA_PICTURE.name})" if results["alt"] else "not measured"
+
+
+_RANKED = ("Method", "Kept at equal learning (points)", "Said", "Learned (points)", "Kept (%)", "Time (× plain)")
+
 PARTS: dict[str, Callable[[Any], str]] = {
+    "front": lambda results: results["front_page"],
+    "says": _arena_says,
+    "front-picture": _arena_picture,
+    "methods": lambda results: _arena_table(results, "arena-statements", _RANKED),
+    "questions": lambda results: _arena_table(results, "arena-questions", _RANKED[:5]),
+    "is-it-the-ranking": lambda results: _arena_table(results, "arena-ranking-statements"),
+    "by-the-papers-measure": lambda results: _arena_table(results, "arena-ranking-answers"),
+    "afterwards": lambda results: _arena_table(results, "arena-added"),
     "words": words,
     "accuracy": _accuracy,
     "restoration": lambda results: table(results, "table-4a-restoration-test"),
@@ -323,6 +352,7 @@ def main() -> None:
     parser.add_argument("--full", type=Path, help="a finished run of lab-full")
     parser.add_argument("--real", type=Path, metavar="RUN", help="a finished run of smollm2-135m")
     parser.add_argument("--terminal", action="store_true", help="start the commands of COMMANDS in RUN's place")
+    parser.add_argument("--arena", type=Path, help="a run of the recipe arena, finished or not")
     parser.add_argument("--bench", type=Path, nargs="+", default=[], metavar="FILE", help="JSON of benchmarks")
     asked = parser.parse_args()
     if asked.terminal and not asked.run:
@@ -334,6 +364,13 @@ def main() -> None:
         if "answer" not in results:
             parser.error(f"the report of {folders[name]} is of an earlier version: sftknow report {folders[name]}")
     sources |= {path.name: json.loads(path.read_text(encoding="utf-8")) for path in asked.bench}
+    if asked.arena:
+        if not (asked.arena / "arena").is_dir():
+            parser.error(f"{asked.arena} has no arena: sftknow run arena --out {asked.arena}")
+        arena = compose(asked.arena)
+        sources["arena"] = arena.results
+        if arena.figure:
+            ARENA_PICTURE.write_text(arena.figure.panels[0].svg, encoding="utf-8")
     if asked.terminal:
         sources["terminal"] = terminal(asked.run)
     if asked.full:

@@ -71,7 +71,7 @@ def test_the_files_name_parts_that_there_are() -> None:
         "grading.json", "grading-real.json", "early.json", "early-real.json", "evaluation.json", "restoration.json",
         "deltas.json",
     }  # fmt: skip
-    assert {run for run, _ in named} == {"lab", "lab-full", "smollm2", "terminal", *benchmarks}
+    assert {run for run, _ in named} == {"lab", "lab-full", "arena", "smollm2", "terminal", *benchmarks}
     assert {part for run, part in named if run == "terminal"} == set(COMMANDS)
     assert {part for _, part in named} == set(PARTS)
 

@@ -40,6 +40,10 @@ FORMAT = 1
 """Version of the layout of ``results.json``."""
 
 RESULTS = "results.json"
+FOOTER = (
+    "Tables and figures that the paper (arXiv 2509.16596, EMNLP 2025) has carry its numbers; the others carry letters. "
+    "Beside this page lie results.json with every number, tables/ as CSV and Markdown, and figures/ as SVG and PNG."
+)
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -165,6 +169,9 @@ def render(
     missing: Sequence[Missing],
     sections: Sequence[Section],
     pages: Mapping[str, str] | None = None,
+    glossary: Mapping[str, str] = GLOSSARY,
+    aside: str = "What to do with this model",
+    footer: str = FOOTER,
 ) -> str:
     """The page. An undefined name in the template is an error, and everything that is text is escaped.
 
@@ -178,6 +185,9 @@ def render(
         missing: what is left out.
         sections: tables and figures.
         pages: other pages beside this one, by title.
+        glossary: words with their meanings.
+        aside: heading of the advice.
+        footer: last lines.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -195,7 +205,9 @@ def render(
         subtitle=subtitle,
         sentence=sentence,
         first=first,
-        glossary=GLOSSARY,
+        glossary=glossary,
+        aside=aside,
+        footer=footer,
         words=words,
         advice=advice,
         missing=missing,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sftknow.report.aggregate import chosen_for
 from sftknow.report.cells import Cell, layer_range
 from sftknow.report.contents import BASE, Missing, Report
+
+_OF_BUCKET = re.compile(r"(?:^|-)b[0-4]$")
 
 
 def missing(report: Report) -> tuple[Missing, ...]:
@@ -72,7 +75,13 @@ def asked_cells(recipe: Mapping[str, Any] | None) -> list[str]:
     for strategy in grid.get("strategies") or ():
         on = grid.get("strategies_on") or ["mixed"]
         sources += [strategy if each == "mixed" else f"{strategy}-b{each}" for each in on]
-    return [f"{source}-n{size}-s{seed}" for source in sources for size in grid["sizes"] for seed in grid["seeds"]]
+    over_all = grid.get("mixed_sizes") or grid["sizes"]
+    return [
+        f"{source}-n{size}-s{seed}"
+        for source in sources
+        for size in (grid["sizes"] if _OF_BUCKET.search(source) else over_all)
+        for seed in grid["seeds"]
+    ]
 
 
 def _can_be_filled(report: Report, name: str) -> bool:

@@ -288,3 +288,5 @@ class Section:
     blocks: tuple[Block, ...] = ()
     points: tuple[str, ...] = ()
     """Sentences shown as a list."""
+    open: bool = False
+    """Shown unfolded."""

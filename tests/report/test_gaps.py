@@ -36,6 +36,9 @@ def test_the_cells_that_a_recipe_asks_for() -> None:
     grid = {"buckets": [4], "sizes": [60, "all"], "seeds": [3], "mixed": True, "lora": True}
     assert asked_cells({"grid": grid}) == ["b4-n60-s3", "b4-nall-s3", "mixed-n60-s3", "mixed-nall-s3", "lora-n60-s3",
                                            "lora-nall-s3"]  # fmt: skip
+    assert asked_cells({"grid": {**grid, "mixed_sizes": [60]}}) == [
+        "b4-n60-s3", "b4-nall-s3", "mixed-n60-s3", "lora-n60-s3",
+    ]  # fmt: skip
     assert asked_cells({"grid": {"sizes": [60]}}) == asked_cells(None) == []
 
 
