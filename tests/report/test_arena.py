@@ -17,7 +17,7 @@ from sftknow.report.arena.contest import Contest, contenders, contest, over_seed
 from sftknow.report.arena.field import Field, Kind, Method
 from sftknow.report.arena.line import Line, plain_line, smooth
 from sftknow.report.arena.page import compose
-from sftknow.report.arena.worth_of_ranking import rivalries, verdict
+from sftknow.report.arena.worth_of_ranking import rivalries, rivalry, same_distance, verdict
 from sftknow.report.verdicts import Verdict
 from tests.report.arena_entries import MANY, Planted, Truth, made_up
 from tests.report.browser import Site, assert_sound, find_browser
@@ -135,13 +135,22 @@ def test_is_the_ranking_worth_anything() -> None:
     assert "gains more" in ranked(-0.08)[0].why
 
 
+def test_by_the_papers_measure_at_the_levels_chosen_on_dev() -> None:
+    field = Field.of(made_up(Truth(methods={"after-relative": Planted(keeps=0.1), "after-random": Planted()}), 0))
+    found = {r.rival: r for r in rivalries(field, "answers")}
+    assert set(found) == {"random", "interpolation"}
+    mine, theirs = (field.at(Method("plain", name), Kind(None, 240)) for name in ("relative", "random"))
+    assert found["random"].found.value == pytest.approx(
+        np.mean([mine[s]["answers"] - theirs[s]["answers"] for s in mine])
+    )
+
+
 def test_equal_distance_is_the_measured_one_or_between_two_levels() -> None:
     entries = made_up(Truth(methods={"after-relative": Planted(), "after-random": Planted()}, seeds=range(2)), 0)
     kind = Kind(None, 240)
 
     def of(entries: list[Entry]) -> float:
-        found = {(r.rival, r.equal): r for r in rivalries(Field.of(entries), "answers")}
-        return found["random", "distance"].values[kind][0]
+        return rivalry(Field.of(entries), "random", "distance", same_distance, "answers")[0].values[kind][0]
 
     level = Field.of(entries).levels
     mine, theirs = (level[Method("plain", name)][kind] for name in ("relative", "random"))

@@ -127,13 +127,19 @@ def differences(
     first: Mapping[Kind, Mapping[int, float]], second: Mapping[Kind, Mapping[int, float]]
 ) -> dict[int, float]:
     """First less second where both are there: the mean over kinds of training, for each seed."""
-    return by_seed(
-        {
-            kind: {seed: value - second[kind][seed] for seed, value in seeds.items() if seed in second[kind]}
-            for kind, seeds in first.items()
-            if kind in second
-        }
-    )
+    return by_seed(differences_by_kind(first, second))
+
+
+def differences_by_kind(
+    first: Mapping[Kind, Mapping[int, float]], second: Mapping[Kind, Mapping[int, float]]
+) -> dict[Kind, dict[int, float]]:
+    """First less second, for each kind of training and seed that both have."""
+    found = {
+        kind: {seed: value - second[kind][seed] for seed, value in seeds.items() if seed in second[kind]}
+        for kind, seeds in first.items()
+        if kind in second
+    }
+    return {kind: seeds for kind, seeds in found.items() if seeds}
 
 
 def plain_line(field: Field, kind: Kind, form: str, seeds: Iterable[int]) -> Line | None:

@@ -227,8 +227,11 @@ def sentences(field: Field, found: Mapping[str, Contest], judged: Mapping[str, t
     head = found[FORMS[0]]
     by_method = {s.method: s for s in head.standings}
     said = [_forgetting(field, by_method.get(Method(PLAIN)))]
-    if best := head.winner:
+    best = head.winner
+    if best:
         said += _winner(head, best, by_method.get(Method(PLAIN)))
+    if best is None or best.found is None or best.found.few:
+        return [s for s in (*said, "One seed: nothing more can be said.") if s]
     for verb, more in (("Surely keep more", True), ("Surely keep less", False)):
         names = [s.method.title for s in head.entrants if s.found and s.found.sure and (s.found.value > 0) == more]
         said.append(f"{verb} than plain’s line: {', '.join(names) or 'none'}.")
@@ -280,7 +283,7 @@ def _winner(head: Contest, best: Standing, plain: Standing | None) -> list[str]:
             f"learns {signed(learned.value)} points{there} and keeps {percent(kept.value)} %{cost}."
         )
     level = head.level_with_winner
-    if level:
+    if level and best.found and not best.found.few:
         names = ", ".join(m.title for m in level[:6]) + (f" and {len(level) - 6} more" if len(level) > 6 else "")
         said.append(f"Not told apart from it: {names}.")
     picked = head.picked_on_others()

@@ -136,6 +136,7 @@ def rivalry_table(found: Sequence[Rivalry], verdict: Verdict) -> Table | None:
     kinds = list(dict.fromkeys(kind for rivalry in found for kind in rivalry.values))
     effects = {effect.name: effect for effect in verdict.effects}
     measure = found[0].measure
+    levels = f"; means over the levels {', '.join(found[0].levels)}" if found[0].levels else ""
 
     def pooled(rivalry: Rivalry) -> Entry:
         e = effects[rivalry.name]
@@ -159,7 +160,7 @@ def rivalry_table(found: Sequence[Rivalry], verdict: Verdict) -> Table | None:
         ),
         id=f"arena-ranking-{measure}",
         title=f"Is it the ranking? {MEASURES[measure][0].upper()}{MEASURES[measure][1:]}",
-        note=f"After plain fine-tuning; means over the levels {', '.join(found[0].levels)}. All: mean over the kinds "
+        note=f"After plain fine-tuning{levels}. All: mean over the kinds "
         "of training, with intervals over seeds that hold together with 95 % (Bonferroni). The others: ± one standard "
         f"error over seeds. {TONES}",
         stacked=True,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from sftknow.report.arena.contest import over_seeds
 from sftknow.report.arena.field import ANSWERS, FORMS, PLAIN, Field, Kind, Method, Seeds, Values, mixed
-from sftknow.report.arena.line import by_seed, differences, worth
+from sftknow.report.arena.line import by_seed, differences, differences_by_kind, worth
 from sftknow.report.verdicts import Effect, Verdict, ranking_matters, together
 from sftknow.report.words import FEW, LEAST_DRAWS, Difference
 
@@ -25,7 +25,12 @@ RIVALS = {
     "interpolation": "interpolation of all weights",
 }
 """Other ways back towards the base, in words."""
-EQUAL = ("share", "distance")
+EQUAL = {
+    "share": "at equal share",
+    "distance": "at equal distance",
+    "choice": "each at the level chosen on dev",
+}
+"""At what two ways are compared, in words."""
 MEASURES = {
     FORMS[0]: "statements kept at equal learning",
     ANSWERS: "the paper’s measure (questions answered, mean over the five buckets)",
@@ -41,7 +46,7 @@ class Rivalry:
 
     rival: str
     equal: str
-    """``share`` or ``distance``."""
+    """Of `EQUAL`."""
     measure: str
     values: ByKind
     """Mean over the levels, by kind of training and seed."""
@@ -51,7 +56,7 @@ class Rivalry:
     @property
     def name(self) -> str:
         """Such as ``at random, at equal share``."""
-        return f"{RIVALS[self.rival]}, at equal {self.equal}"
+        return f"{RIVALS[self.rival]}, {EQUAL[self.equal]}"
 
     def of(self, kind: Kind) -> Difference | None:
         """Over the seeds of one kind of training."""
@@ -65,7 +70,8 @@ class Rivalry:
 
 
 def rivalries(field: Field, measure: str) -> list[Rivalry]:
-    """The ranking against every rival that the arena has, at equal share and at equal distance.
+    """The ranking against every rival that the arena has: at equal share and at equal distance, at all levels that both
+    have; by the paper's measure, which is asked at chosen levels only, each at the level that was chosen on dev.
 
     Args:
         field: the arena.
@@ -73,15 +79,29 @@ def rivalries(field: Field, measure: str) -> list[Rivalry]:
     """
     found = []
     for rival in RIVALS:
-        for equal, partner in (("share", _same_share), ("distance", _same_distance)):
-            found += _rivalry(field, rival, equal, partner, measure)
+        if measure == ANSWERS:
+            own, other = (field.chosen.get(Method(PLAIN, name), {}) for name in (RELATIVE, rival))
+            values = differences_by_kind(_measured(field, own, measure), _measured(field, other, measure))
+            found += [Rivalry(rival=rival, equal="choice", measure=measure, values=values, levels=())] if values else []
+            continue
+        for equal, partner in (("share", _same_share), ("distance", same_distance)):
+            found += rivalry(field, rival, equal, partner, measure)
     return found
 
 
 Partner = Callable[[Field, str, Kind, str, Seeds], Seeds]
 
 
-def _rivalry(field: Field, rival: str, equal: str, partner: Partner, measure: str) -> list[Rivalry]:
+def rivalry(field: Field, rival: str, equal: str, partner: Partner, measure: str) -> list[Rivalry]:
+    """The ranking against one rival, at every level that both have; nothing where they have none.
+
+    Args:
+        field: the arena.
+        rival: of `RIVALS`.
+        equal: of `EQUAL`.
+        partner: finds the rival's models for a level of the ranking's.
+        measure: a measure of the values.
+    """
     collected: dict[Kind, dict[int, list[float]]] = {}
     levels: list[str] = []
     shares = _shares(field)
@@ -126,7 +146,7 @@ def _same_share(field: Field, rival: str, kind: Kind, level: str, own: Seeds) ->
     return field.levels.get(Method(PLAIN, rival), {}).get(kind, {}).get(level, {})
 
 
-def _same_distance(field: Field, rival: str, kind: Kind, level: str, own: Seeds) -> Seeds:
+def same_distance(field: Field, rival: str, kind: Kind, level: str, own: Seeds) -> Seeds:
     """The rival as far from the base as each model: where that was not measured, on the straight line between the two
     of its levels around that distance, plain fine-tuning among them. Nothing where the rival has no level that near to
     the base."""
