@@ -82,7 +82,7 @@ def test_the_mean_over_seeds_is_students() -> None:
 
 
 def test_a_planted_winner_is_found_and_the_first_of_nothing_is_not() -> None:
-    truth = Truth(methods={"good": Planted(keeps=0.06), "bad": Planted(keeps=-0.08), "level": Planted(place=0.6)})
+    truth = Truth(methods={"good": Planted(place=0.7, keeps=0.08), "bad": Planted(keeps=-0.08), "level": Planted(place=0.6)})
     found = judged(truth)
     assert found.winner is not None
     assert found.winner.method == Method("good")
@@ -235,8 +235,8 @@ def false_words(truth: Truth, tables: int) -> Counter[str]:
 
 def test_false_words_are_rare() -> None:
     few = {name: MANY[name] for name in ("m2", "m7", "m10", "after-relative", "after-random")}
-    found = false_words(Truth(methods=few, seeds=range(4)), 12)
-    assert max(found.values()) <= binom.ppf(0.999, 12, 0.05)
+    found = false_words(Truth(methods=few, seeds=range(4)), 8)
+    assert max(found.values()) <= binom.ppf(0.999, 8, 0.05)
 
 
 @pytest.mark.slow
