@@ -245,7 +245,7 @@ PARTS: dict[str, Callable[[Any], str]] = {
     "front": lambda results: results["front_page"],
     "says": _arena_says,
     "front-picture": _arena_picture,
-    "methods": lambda results: _arena_table(results, "arena-statements", _RANKED),
+    "ranked-methods": lambda results: _arena_table(results, "arena-statements", _RANKED),
     "questions": lambda results: _arena_table(results, "arena-questions", _RANKED[:5]),
     "is-it-the-ranking": lambda results: _arena_table(results, "arena-ranking-statements"),
     "by-the-papers-measure": lambda results: _arena_table(results, "arena-ranking-answers"),

@@ -82,7 +82,8 @@ def test_the_mean_over_seeds_is_students() -> None:
 
 
 def test_a_planted_winner_is_found_and_the_first_of_nothing_is_not() -> None:
-    truth = Truth(methods={"good": Planted(place=0.7, keeps=0.08), "bad": Planted(keeps=-0.08), "level": Planted(place=0.6)})
+    methods = {"good": Planted(place=0.7, keeps=0.1), "bad": Planted(keeps=-0.08), "level": Planted(place=0.6)}
+    truth = Truth(methods=methods, luck=0.004)
     found = judged(truth)
     assert found.winner is not None
     assert found.winner.method == Method("good")
