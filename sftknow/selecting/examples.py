@@ -159,6 +159,9 @@ def _messages(value: Any, column: str) -> list[Message]:
             if known
             else (None, None)
         )
+        if isinstance(content, list | tuple) and all(isinstance(part, Mapping) for part in content):
+            texts = [part.get("text") for part in content]  # parts, as for models that also see
+            content = "".join(texts) if all(isinstance(text, str) for text in texts) else content
         if not isinstance(role, str) or not isinstance(content, str):
             raise RowError(f"a message of the {column} has no role and content that are texts: {message!r:.80}")
         found.append({"role": _ROLES.get(role, role), "content": content})

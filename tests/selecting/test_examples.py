@@ -38,6 +38,12 @@ def example(prompt: str, completion: str, identity: str = "1") -> Example:
         ({"prompt": "x?", "completion": "y"}, "x?", "\n", 1),
         ({"prompt": "x?\n\n", "completion": "y"}, "x?", "\n\n", 1),
         ({"messages": [USER, PARIS]}, "User: Capital of France?\nAssistant:", " ", 1),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Capital of France?"}]}, PARIS]},
+            "User: Capital of France?\nAssistant:",
+            " ",
+            1,
+        ),
         ({"prompt": [USER], "completion": [PARIS]}, "User: Capital of France?\nAssistant:", " ", 1),
         (
             {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]},
@@ -66,7 +72,7 @@ def test_layouts(row: dict[str, Any], text: str | None, gap: str, messages: int)
         ({"messages": "hello"}, "must be a list of messages"),
         ({"messages": []}, "must be a list of messages"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "has no role and content that are texts"),
-        ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "x"}]}]}, "that are texts"),
+        ({"messages": [USER, {"role": "assistant", "content": [{"type": "image"}]}]}, "that are texts"),
         ({"prompt": "x", "completion": 4}, "the prompt must be a list of messages"),
         ({"prompt": [USER], "completion": [PARIS, USER]}, "the completion has several messages"),
     ],
