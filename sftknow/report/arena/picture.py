@@ -56,7 +56,7 @@ def picture(field: Field, found: Contest) -> Figure | None:
         title=_TITLE,
         xlabel="learned: training facts (points over the base)",
         ylabel=f"kept: {found.form} of buckets 1 to 4 right (%)",
-        lead=f", with 95 % intervals over {len(field.seeds)} seeds.",
+        lead=", with 95 % intervals over seeds.",
         height=4.9,
     ) as made:
         axes = made.axes
