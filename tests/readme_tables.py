@@ -91,8 +91,9 @@ def _setting(results: Mapping[str, Any]) -> str:
 
 
 def _chosen(results: Mapping[str, Any]) -> str:
-    """The sentence that answers, and the restoration that was chosen by containment and exact match."""
-    rows = [line for line in table(results, "table-h-chosen").splitlines() if "| whole word |" not in line]
+    """The sentence that answers, and the restoration that was chosen: containment, exact match, and what else moved."""
+    lines = table(results, "table-h-chosen").splitlines()
+    rows = [line for line in lines if "| whole word |" not in line and "| ±0.0 ± 0.0 |" not in line]
     return "\n".join([*textwrap.wrap(results["answer"], _WIDTH), "", *rows])
 
 
