@@ -185,7 +185,9 @@ class Harness:
         Args:
             ref: folder or Hub id.
             name: the model's name in the result.
-            work, key, chat: as for `score`.
+            work: as for `score`.
+            key: as for `score`.
+            chat: as for `score`.
 
         Raises:
             ModelError: the model or its tokenizer cannot be loaded.

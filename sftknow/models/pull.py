@@ -50,7 +50,9 @@ def pull(
         repo_type: None finds out, and asks where a model and a data set have the same name.
         local_dir: where to put it: a new or empty folder, or that of an earlier pull. None uses the Hub's cache, in a
             folder named after the commit.
-        endpoint, token, patience: of the Hub, as for `publish`.
+        endpoint: of the Hub, as for `publish`.
+        token: the same.
+        patience: the same.
 
     Returns:
         The folder with the files.

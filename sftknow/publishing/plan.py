@@ -168,7 +168,9 @@ def plan_publication(
             artifact says.
         dataset_repo: where a model's graded data set is on the Hub, so that lm-eval finds it there; None for what the
             model says.
-        endpoint, token, patience: of the Hub, as for `publish`.
+        endpoint: of the Hub, as for `publish`.
+        token: the same.
+        patience: the same.
         hashes: taken before; new ones are added.
 
     Raises:

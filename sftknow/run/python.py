@@ -280,7 +280,10 @@ def compare(
         b: the other.
         run: the run directory that holds the names.
         mastery: the graded data set; None for that of the side that has one.
-        splits, resamples, seed, out: as there.
+        splits: as there.
+        resamples: as there.
+        seed: as there.
+        out: as there.
         running: how sides without an evaluation are scored.
     """
     return compare_models(
