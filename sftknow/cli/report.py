@@ -23,7 +23,9 @@ def add_parser(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the report and print what was found."""
+    from sftknow.artifacts.arena import read_arena
     from sftknow.errors import RunError
+    from sftknow.report import arena
     from sftknow.report.compose import write_report
     from sftknow.report.side_by_side import write_side_by_side
     from sftknow.report.terminal import print_summary
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
         page = write_side_by_side(arguments.path, arguments.out)
     else:
         page = write_report(first, arguments.out or first / "report")
+        if arguments.out is None and read_arena(first):
+            arena.write(first)
         print_summary(first)
     print(f"\nreport: {page}")
     if arguments.open:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from sftknow.models.resolving import place_base
 from sftknow.recipes.load import dump_recipe
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS
+from sftknow.report import arena
 from sftknow.report.compose import write_report
 from sftknow.run.arena import base_step, in_arena, write_arena
 from sftknow.run.beside import train_beside
@@ -327,6 +327,6 @@ class Experiment:
         """Tables, figures and the page."""
         self.say("writing the report")
         page = write_report(self.path, self.path / "report")
-        if self.recipe.arena.draws and importlib.util.find_spec("sftknow.report.arena") is not None:
-            importlib.import_module("sftknow.report.arena").write(self.path)
+        if self.recipe.arena.draws:
+            arena.write(self.path)
         return page
