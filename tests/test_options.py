@@ -147,7 +147,10 @@ def test_one_message_from_a_file_from_set_and_from_a_command(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["changes", "a", "b", "--strategy", "best"], "--strategy should be 'top', 'bottom', 'random', 'absolute' or "),
+        (
+            ["changes", "a", "b", "--strategy", "best"],
+            "--strategy should be 'top', 'bottom', 'random', 'absolute', 'trim' or ",
+        ),
         (["changes", "a", "b", "--epsilon", "-1"], "--epsilon should be greater than or equal to 0, not '-1'"),
         (["divergence", "a", "b", "--mastery", "c", "--buckets", "4,5"], "--buckets should be less than or equal to 4"),
         (["evaluate", "a", "--splits", "test,valid"], "--splits should be 'train', 'dev', 'test' or 'testood', not "),

@@ -25,7 +25,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from sftknow.errors import DeviceError, FactsError, ModelError, RecipeError
+from sftknow.errors import CheckpointError, DeviceError, FactsError, ModelError, RecipeError
 from sftknow.grading.sampling import SampleRequest, uniforms
 from sftknow.grading.transformers_sampler import TransformersSampler, load_sampler
 from sftknow.records import ModelRef, SamplingPolicy
@@ -426,7 +426,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tiny_model, tmp_path):
     with pytest.raises(ModelError, match=r"lm_head\.weight"):
         load_sampler(ModelRef(path=str(folder)), device="cpu")
     (folder / "model.safetensors").write_bytes(b"\x10" * 100)
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
         load_sampler(ModelRef(path=str(folder)), device="cpu")
 
 
