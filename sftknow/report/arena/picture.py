@@ -81,7 +81,10 @@ def picture(field: Field, found: Contest) -> Figure | None:
                 label=label,
                 markersize=6.5 if colour == INK else 5,
             )
-        axes.margins(0.09)
+        # By the points: with few seeds a single bar can be longer than all that is to be seen.
+        for limits, places in ((axes.set_xlim, [d.x for d in dots]), (axes.set_ylim, [d.y for d in dots])):
+            room = 0.15 * (max(places) - min(places)) or 1.0
+            limits(min(places) - room, max(places) + room)
         made.said += [f"front: {', '.join(_said(d) for d in front)}"]
         made.said += [_said(d) for d in dots if d not in front]
         _labels(axes, dots, front)
@@ -90,8 +93,8 @@ def picture(field: Field, found: Contest) -> Figure | None:
         id=ID,
         title=_TITLE,
         note="Up and to the right is better. A method above the grey line keeps more than plain fine-tuning moved back "
-        "towards its base, which costs nothing. Bars: 95 % intervals over seeds (Student’s t). Numbers are ranks in "
-        "the table below; the green line joins those that none beats in both.",
+        "towards its base, which costs nothing. Bars: 95 % intervals over seeds (Student’s t); long ones end at the "
+        "frame. Numbers are ranks in the table below; the green line joins those that none beats in both.",
         columns=("rank", "method", "learned (points)", "low", "high", "kept (%)", "kept, low", "kept, high"),
         rows=[(d.rank, d.name, d.x, *(d.bars[0] or (None, None)), d.y, *(d.bars[1] or (None, None))) for d in dots],
     )
