@@ -47,7 +47,9 @@ ELSEWHERE = {
     r"smallest-base|pull-back|--facts NAME|--sampler NAME|--strategy NAME": "tests/run/test_plug_ins.py",
     r"sftknow .*--tasks |ability|gsm8k": "tests/evaluation/general, tests/run/test_general_ability.py",
     r"lab pretrain|small/model": "tests/lab/test_pretrain.py",
-    r"run (lab|lab-full|smollm2-135m|paper-llama-3-8b)\b(?!.*--dry-run)": "the recipes' own tests; the lab is run here",
+    r"run (lab|lab-full|arena|arena-quick|smollm2-135m|paper-llama-3-8b)\b(?!.*--dry-run)": (
+        "the recipes' own tests; the lab is run here"
+    ),
     r"org/name,revision|FOLDER|sftknow_xsum|…|--include_path$": "tests/evaluation/test_lm_eval_task.py",
 }
 """Commands that are not started here: a pattern, and the tests that do the like of them."""
