@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.records import BUCKETS, SPLITS, Fact, GradedFact, Mastery, Split
+from sftknow.resources import lab_folder
 
 PLACES = ("Arden", "Belmora", "Cestria", "Dunholm", "Eskaby", "Ferrol", "Gondar", "Halmstad")
 
@@ -113,4 +114,16 @@ def tiny_mastery_data(
         facts = tiny_facts(per_bucket * len(BUCKETS), split=split, topics=topics)
         rows += [graded(replace(fact, aliases=aliases), i // per_bucket) for i, fact in enumerate(facts)]
     write_mastery_data(folder, rows, {"graded_by": graded_by, "policy": {"samples": 10, "temperature": 0.7}})
+    return folder
+
+
+def noisy_lab(folder: Path, strength: float) -> Path:
+    """The lab's model with so many standard deviations of noise on each of its weights."""
+    model = AutoModelForCausalLM.from_pretrained(lab_folder() / "model", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += strength * weight.std() * torch.randn(weight.shape, generator=generator)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(lab_folder() / "model").save_pretrained(folder)
     return folder

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
 
 from sftknow import processes
 from sftknow.artifacts.stages import LOCK, RunDirectory
@@ -139,11 +138,10 @@ def _work(connection: Connection, recipe: Recipe, path: Path, base: BaseModel) -
 
 def _outcome(bench: Workbench, cell: Cell) -> Outcome:
     began = time.monotonic()
-    kept: dict[str, Any] = {"index": 0}
     try:
         CellSteps(bench, cell).do()
-        return Outcome(**kept, value=time.monotonic() - began)
+        return Outcome(index=0, value=time.monotonic() - began)
     except SftknowError as error:
-        return Outcome(**kept, failure=str(error))
+        return Outcome(index=0, failure=str(error))
     except Exception as error:
-        return Outcome(**kept, failure=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())
+        return Outcome(index=0, failure=f"{type(error).__name__}: {error}", traceback=traceback.format_exc())

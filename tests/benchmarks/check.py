@@ -67,22 +67,13 @@ def run(command: Sequence[str], *, codes: Sequence[int] = (0,)) -> Cost:
 
 def make(folder: Path, limit: int) -> tuple[Path, Path, int]:
     """The tuned model, the table of facts, and how many there are."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     from sftknow.answers import Synonyms
     from sftknow.facts.sources import load_facts
     from sftknow.facts.topics import load_topics
-    from sftknow.resources import lab_folder
+    from tests.tiny import noisy_lab
 
     tuned, table = folder / "tuned", folder / "facts.jsonl"
-    model = AutoModelForCausalLM.from_pretrained(lab_folder() / "model", dtype=torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.2 * weight.std() * torch.randn(weight.shape, generator=generator)
-    model.save_pretrained(tuned)
-    AutoTokenizer.from_pretrained(lab_folder() / "model").save_pretrained(tuned)
+    noisy_lab(tuned, 0.2)
     facts = load_facts("lab", topics=load_topics(), synonyms=Synonyms.load(), limit=limit).facts
     rows = [
         {"id": f.id, "relation": f.topic, "subject": f.subject, "object": f.object, "question": f.question}

@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from sftknow.answers import Synonyms
 from sftknow.artifacts.checks import read_check
@@ -31,7 +30,7 @@ from sftknow.run.asking import Asking, Side
 from sftknow.run.checking import check
 from sftknow.training.recipe import SFTRecipe
 from sftknow.training.train import fine_tune
-from tests.tiny import tiny_llama, tiny_tokenizer
+from tests.tiny import noisy_lab, tiny_llama, tiny_tokenizer
 
 QUICK = CheckOptions(templates=4, samples=2, block=40, retry=5, precision=50.0, max_new_tokens=6)
 
@@ -53,14 +52,7 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lab's model with noise on its weights, so strong that it has forgotten nearly everything."""
     folder = tmp_path_factory.mktemp("noisy") / "<b>noisy|model</b>"
-    model = AutoModelForCausalLM.from_pretrained(lab_folder() / "model", dtype=torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += 0.7 * weight.std() * torch.randn(weight.shape, generator=generator)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(lab_folder() / "model").save_pretrained(folder)
-    return folder
+    return noisy_lab(folder, 0.7)
 
 
 def test_the_base_against_itself(facts: Path, tmp_path: Path) -> None:
