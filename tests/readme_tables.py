@@ -87,7 +87,10 @@ def _setting(results: Mapping[str, Any]) -> str:
     packages = ", ".join(f"{name} {at[f'packages.{name}']['text']}" for name in ("torch", "transformers", "trl"))
     parts = {"grading": "mastery", "training": "models", "scoring": "evaluation", "all that was timed": "all stages"}
     seconds = ", ".join(f"{name} {times[stage]['value']:,.0f} s" for name, stage in parts.items())
-    return textwrap.fill(f"Made on: {at['device']['text']}, {packages}. {seconds[0].upper()}{seconds[1:]}.", _WIDTH)
+    devices = [cell["text"] for name, cell in at.items() if re.fullmatch(r"(earlier\[\d+\]\.)?device", name)]
+    # A run that went on elsewhere names where it was last before where it had been.
+    where = " and ".join(dict.fromkeys(devices))
+    return textwrap.fill(f"Made on: {where}, {packages}. {seconds[0].upper()}{seconds[1:]}.", _WIDTH)
 
 
 def _chosen(results: Mapping[str, Any]) -> str:

@@ -71,7 +71,7 @@ NAMES = {
     "DATA": "graded",
     "RECIPE": "lab",
     **dict.fromkeys(("RUN", "runs/a", "runs/b"), "runs/lab"),
-    "pretrained=MODEL": "pretrained=tuned",
+    "pretrained=MODEL": "pretrained=runs/lab/models/b2-n48-s0",
     "pretrained=runs/lab/models/b3-n60-s0": "pretrained=runs/lab/models/b3-n24-s0",
     "b3-n60-s0": "b3-n24-s0",
 }

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from sftknow.artifacts.choice import BESIDE, Measured, choose, choose_level
-from sftknow.artifacts.files import write_json, write_text
+from sftknow.artifacts.files import read_json, write_json, write_text
 from sftknow.artifacts.levels import UNTOUCHED
 from sftknow.artifacts.scores import read_scores
 from sftknow.artifacts.stages import RunDirectory
@@ -126,7 +126,9 @@ class Experiment:
             self.say(line)
         write_text(self.path / "recipe.yaml", dump_recipe(self.recipe))
         hashes = {"topics": topics_sha256(bench.topics), "synonyms": bench.synonyms.sha256}
-        write_json(self.path / PROVENANCE, provenance(self.recipe, base, facts, hashes))
+        noted = self.path / PROVENANCE
+        before = read_json(noted) if noted.is_file() else None
+        write_json(noted, provenance(self.recipe, base, facts, hashes, before))
         write_exposures(self.path / "facts" / "exposures.parquet", facts)
 
     def check(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,13 +19,37 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def provenance(recipe: Recipe, base: BaseModel, facts: FactSet, hashes: dict[str, str]) -> dict[str, Any]:
-    """Everything that a reader needs to repeat the run. No path of this machine but the user's own words."""
+def surroundings() -> dict[str, Any]:
+    """Versions and machine of this start."""
     return {
         "packages": {name: installed(name) or "not installed" for name in _PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def provenance(
+    recipe: Recipe,
+    base: BaseModel,
+    facts: FactSet,
+    hashes: dict[str, str],
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that a reader needs to repeat the run. No path of this machine but the user's own words.
+
+    Args:
+        before: what the run's last start recorded. Where its versions or machine were others, they are kept under
+            ``earlier``: part of the numbers may be from there.
+    """
+    here = surroundings()
+    earlier = list(before.get("earlier", ())) if before else []
+    then = {name: before[name] for name in here if name in before} if before else here
+    if then not in (here, *earlier):
+        earlier.append(then)
+    return {
+        **here,
+        **({"earlier": earlier} if earlier else {}),
         "threads": torch.get_num_threads(),
         "base": {"name": base.name, "weights_sha256": base.sha256},
         "facts": {

@@ -1,8 +1,8 @@
 """Deciding early: how often it agrees with the whole grading, and what it saves.
 
     python -m tests.benchmarks.early --source lab --facts 120 --work early-lab --json early.json
-    python -m tests.benchmarks.early --model FOLDER --source quick --facts 200 --device cuda
-    python -m tests.benchmarks.early --graded tests/data/smollm2-135m --json early-real.json
+    python -m tests.benchmarks.early --model FOLDER --source FACTS --facts 300 --device cuda --json early-real.json
+    python -m tests.benchmarks.early --graded tests/data/smollm2-135m --json early-graded.json
 
 The facts are graded whole, with their continuations, and whole with another seed (how well the whole grading agrees
 with itself). A fact that is asked in rounds has the first of the same continuations, so what it would have had early is
@@ -79,7 +79,7 @@ def measure(
     sampler = load_sampler(ModelRef(path=model), device=device)
     report: dict[str, Any] = {
         "model": Path(model).name,
-        "source": source,
+        "source": Path(source).name,
         "facts": len(chosen),
         "samples": policy.samples,
         "max_new_tokens": policy.max_new_tokens,

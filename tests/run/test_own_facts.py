@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sftknow.artifacts.files import read_json
+from sftknow.artifacts.files import read_json, write_json
 from sftknow.artifacts.stages import RunDirectory
 from sftknow.errors import FactsError
 from sftknow.recipes.load import load_recipe
@@ -53,6 +53,24 @@ def test_the_hashes_are_in_the_provenance(own: Path) -> None:
     assert other_topics["hashes"]["synonyms"] != other_synonyms["hashes"]["synonyms"]
     assert other_topics["facts"]["sha256"] != other_synonyms["facts"]["sha256"], "the answers are"
     assert first["facts"]["official_release"] is None
+
+
+def test_a_run_that_went_on_elsewhere_says_where_it_began(own: Path) -> None:
+    def recorded() -> dict[str, Any]:
+        experiment(own, "moved", facts__limit="null").write_inputs()
+        found: dict[str, Any] = read_json(own / "moved" / "provenance.json")
+        return found
+
+    here = recorded()
+    assert recorded() == here
+    assert "earlier" not in here
+    for device in ("some card", "another card", "some card"):
+        write_json(own / "moved" / "provenance.json", recorded() | {"device": device})
+    moved = recorded()
+    assert [start["device"] for start in moved["earlier"]] == ["some card", "another card"]
+    assert moved["earlier"][0]["packages"] == here["packages"]
+    assert moved["device"] == here["device"]
+    assert recorded() == moved
 
 
 def test_what_decides_about_a_hit_redoes_the_grading(own: Path) -> None:
