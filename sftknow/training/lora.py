@@ -5,6 +5,7 @@ The result is a whole checkpoint like any other, so that it can be scored, compa
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +57,8 @@ def prepare(model: Any, settings: LoraSettings | None, seed: int) -> Adapters:
     """
     if settings is None:
         return Adapters(model=model, settings=None, transposed=frozenset())
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
-    set_seed(seed)
     targets = settings.target_modules
     config = LoraConfig(
         r=settings.rank,
@@ -68,7 +68,7 @@ def prepare(model: Any, settings: LoraSettings | None, seed: int) -> Adapters:
         task_type="CAUSAL_LM",
     )
     try:
-        adapted = get_peft_model(model, config)
+        adapted = with_adapters(model, config, seed)
     except ValueError as error:
         raise ModelError(
             f"LoRA cannot be put onto {type(model).__name__}: {first_line(error)}; change sft.lora.target_modules"
@@ -79,6 +79,21 @@ def prepare(model: Any, settings: LoraSettings | None, seed: int) -> Adapters:
         if hasattr(module, "lora_A") and getattr(module, "fan_in_fan_out", False)
     }
     return Adapters(model=adapted, settings=settings, transposed=frozenset(transposed), wrapped=True)
+
+
+def with_adapters(model: Any, config: Any, seed: int) -> Any:
+    """peft's model with the adapters of a config in it, whose numbers are drawn by the seed.
+
+    Raises:
+        ValueError: they cannot be put onto this model.
+    """
+    from peft import get_peft_model
+
+    set_seed(seed)
+    with warnings.catch_warnings():
+        # peft asks models by a name that transformers is about to drop; whoever trains can do nothing about it.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(model, config)
 
 
 def merge_weights(

@@ -68,6 +68,8 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
             tokens=torch.as_tensor(counted, device=loss.device).clamp(min=1) / self.accelerator.num_processes,
             passes=self.current_gradient_accumulation_steps,
         )
+        if self.hooks.plain_share != 1:
+            loss = self.hooks.plain_share * loss
         penalty = self.hooks.penalty(here)
         return loss if penalty is None else loss + penalty
 

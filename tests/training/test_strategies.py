@@ -23,6 +23,7 @@ from sftknow.training.recipe import LoraSettings, SFTRecipe, TrainingOptions
 from sftknow.training.strategies import STRATEGIES, Strategy
 from sftknow.training.strategies.adapters import OSF
 from sftknow.training.strategies.data import MasterySampling, Replay
+from sftknow.training.strategies.distillation import SelfDistillation
 from sftknow.training.strategies.frozen import (
     AttentionOnly,
     FeedForwardOnly,
@@ -67,6 +68,7 @@ def plain(ref: ModelRef, loaded: LoadedBase, tmp_path_factory: pytest.TempPathFa
         L2SP(strength=0),
         EWC(strength=0),
         KLToBase(strength=0),
+        SelfDistillation(strength=0),
         AttentionOnly(region="all"),
         HalfFineTuning(share=0),
         MoFO(share=1),
@@ -118,7 +120,16 @@ def test_plain_fine_tuning_is_noted_as_ever() -> None:
 
 @pytest.mark.parametrize(
     "strategy",
-    [HalfFineTuning(round_steps=2), MoFO(), Restoring(every=2), EWC(statements=4), Flow(), Replay(), OSF()],
+    [
+        HalfFineTuning(round_steps=2),
+        MoFO(),
+        Restoring(every=2),
+        EWC(statements=4),
+        Flow(),
+        Replay(),
+        OSF(),
+        SelfDistillation(),
+    ],
     ids=lambda strategy: type(strategy).__name__,
 )
 def test_a_training_goes_on_from_its_snapshot_to_the_same_bytes(

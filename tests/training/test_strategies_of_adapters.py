@@ -39,6 +39,8 @@ def changes(
     return {name: (before[name].double(), after[name].double()) for name in inside}
 
 
+# As a user sees it, who has not switched off what peft says of names of transformers.
+@pytest.mark.filterwarnings("error:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_dora_learns_lengths_of_rows_apart(ref: ModelRef, loaded: LoadedBase, tmp_path: Path) -> None:
     """LoRA's change has the adapters' rank; a factor for each row besides makes it a change of all directions."""
     for base, tuned_ in changes(ref, loaded, tmp_path / "out", DoRA(rank=2, alpha=4)).values():

@@ -7,6 +7,7 @@ docs/extending/training-strategy.md adds one. Importing this package loads no to
 from sftknow.training.strategies import (  # each registers its own
     adapters,
     data,
+    distillation,
     frozen,
     losses,
     penalties,
@@ -24,6 +25,7 @@ __all__ = [
     "Strategy",
     "adapters",
     "data",
+    "distillation",
     "frozen",
     "losses",
     "penalties",

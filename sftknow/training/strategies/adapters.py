@@ -37,17 +37,13 @@ class Adapter(Strategy):
         return {}
 
     def adapt(self, scene: Scene) -> Adapters:
-        from peft import get_peft_model
-        from transformers import set_seed
+        from sftknow.training.lora import Adapters, with_adapters
 
-        from sftknow.training.lora import Adapters
-
-        set_seed(scene.seed)
         with needs("peft"):
             config = self.config()
         try:
             self.ready(scene, config)
-            adapted = get_peft_model(scene.model, config)
+            adapted = with_adapters(scene.model, config, scene.seed)
         except ValueError as error:
             raise ModelError(
                 f"{self.name} cannot be put onto {type(scene.model).__name__}: {first_line(error)}; change its options"

@@ -80,6 +80,9 @@ class Hooks:
     Steps are counted from 1: the step is that of the update that is being made.
     """
 
+    plain_share: float = 1.0
+    """Factor of plain fine-tuning's loss."""
+
     def penalty(self, here: Pass) -> torch.Tensor | None:
         """What is added to the loss of one pass, a scalar; None for nothing.
 
