@@ -51,6 +51,11 @@ def progress(total: int, description: str, *, unit: str, done: int = 0, steady: 
         yield bar
 
 
+def counted(count: int | None, noun: str) -> str:
+    """Such as ``1 model``, ``1,200 models``; ``? models`` where it is not known how many."""
+    return f"{'?' if count is None else format(count, ',')} {noun}{'' if count == 1 else 's'}"
+
+
 def time_text(seconds: float) -> str:
     """A duration for people, two digits at most."""
     if seconds < 1:

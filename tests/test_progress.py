@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from sftknow.progress import progress
+from sftknow.progress import counted, progress
 
 
 def work(total: int = 3, done: int = 0) -> None:
@@ -62,3 +62,7 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_left_to_say_of_no_work(capsys: pytest.CaptureFixture[str]) -> None:
     work(0)
     assert capsys.readouterr().err == ""
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(n, "model") for n in (0, 1, 1200, None)] == ["0 models", "1 model", "1,200 models", "? models"]

@@ -241,7 +241,7 @@ def _no_artifact(folder: Path) -> str:
     inside = sorted(place.parent for place in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
     if inside:
         names = ", ".join(place.name for place in inside[:4]) + (" …" if len(inside) > 4 else "")
-        return f"{folder} holds {len(inside)} models or data sets ({names}); give one of them, such as {inside[0]}"
+        return f"{folder} holds models or data sets ({names}); give one of them, such as {inside[0]}"
     return f"{folder} has no sftknow.json: it is not finished, or was not made by sftknow"
 
 

@@ -20,6 +20,7 @@ from sftknow.models.identity import weights_sha256
 from sftknow.models.loading import find_device, load_config
 from sftknow.models.look import UnreachableError, look
 from sftknow.models.resolving import BaseModel, resolve_base
+from sftknow.progress import counted
 from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.report.paper import recognise
@@ -324,18 +325,23 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
     else:
         count, total = sum(plan.facts.values()), plan.statements * samples
         upto = "at most " if recipe.grading.certainty else ""
-        work = f"{count:,} facts, {upto}{plan.statements:,} statements × {samples} samples = {total:,}"
+        work = (
+            f"{counted(count, 'fact')}, {upto}{counted(plan.statements, 'statement')} × {counted(samples, 'sample')} "
+            f"= {total:,}"
+        )
         yield "grading", "grading", work, 1, total
     left = now.cells_left
     training = [cell for cell in left if cell.name not in now.trained]
     steps = [plan.steps(cell) for cell in training]
     examples = [plan.examples(cell) for cell in training]
-    known = None if None in steps else sum(step or 0 for step in steps)
+    known, shown = (None if None in each else sum(one or 0 for one in each) for each in (steps, examples))
     words = (
-        f"{len(training)} cells" if len(training) == len(now.cells) else f"{len(training)} of {len(now.cells)} cells"
+        counted(len(training), "cell")
+        if len(training) == len(now.cells)
+        else f"{len(training)} of {counted(len(now.cells), 'cell')}"
     )
     if training:
-        words += f", {_total(examples)} examples, {_total(steps)} steps"
+        words += f", {counted(shown, 'example')}, {counted(known, 'step')}"
     yield "training", "training", words, len(training), known
     levels = now.levels - now.restored
     others = len(recipe.grid.asked) + 1 - len(now.scored)
@@ -343,18 +349,20 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
     per_model = plan.questions
     own = sum(plan.examples(cell) or 0 for cell in left) if "train" in recipe.evaluation.splits else 0
     asked = None if per_model is None else models * per_model + own
-    words = f"{models} models × {'?' if per_model is None else format(per_model, ',')} questions"
+    words = f"{counted(models, 'model')} × {counted(per_model, 'question')}"
     words += f" + {own:,} of their own training" if own else ""
     yield "evaluation", "evaluation", words, models, asked
-    yield "divergence", "divergence", f"{len(left)} models", 0, len(left)
-    yield "changes", "changes", f"{len(left)} models, {len(recipe.parameters.levels)} levels", 0, len(left)
+    yield "divergence", "divergence", counted(len(left), "model"), 0, len(left)
+    words = f"{counted(len(left), 'model')}, {counted(len(recipe.parameters.levels), 'level')}"
+    yield "changes", "changes", words, 0, len(left)
     each = len(levels_of(recipe))
-    words = f"{levels // each if each else 0} models × {each} levels" if not now.restored else f"{levels} checkpoints"
+    of_each = f"{counted(levels // each if each else 0, 'model')} × {counted(each, 'level')}"
+    words = counted(levels, "checkpoint") if now.restored else of_each
     yield "restoring", "restoring", words, 0, levels
     if recipe.restore.controls and levels_of(recipe):
         cells, each = restored_cells(recipe), sum(1 for _ in control_names(UNTOUCHED, recipe.restore.controls))
         test = plan.facts["test"] if plan.facts else None
-        words = f"{cells} models × {each} controls × {'?' if test is None else format(test, ',')} questions"
+        words = f"{counted(cells, 'model')} × {counted(each, 'control')} × {counted(test, 'question')}"
         yield "controls", "evaluation", words, cells, None if test is None else cells * each * test
     if recipe.restore.layers:
         named = recipe.restore.layer_cells
@@ -362,7 +370,7 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
         ranges = None if plan.layers is None else math.ceil(plan.layers / recipe.restore.layers)
         test = plan.facts["test"] if plan.facts else None
         units = None if ranges is None or test is None else cells * ranges * test
-        words = f"{cells} models × {ranges or '?'} ranges × {'?' if test is None else format(test, ',')} questions"
+        words = f"{counted(cells, 'model')} × {counted(ranges, 'range')} × {counted(test, 'question')}"
         yield "layer ranges", "evaluation", words, cells, units
     yield from _arena(plan)
     yield from _format(plan)
@@ -377,7 +385,9 @@ def _arena(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
     if left:
         counts = {cell: asked_of(recipe, cell, plan.examples(cell), plan.facts) for cell in left}
         units = None if None in counts.values() else sum(count or 0 for count in counts.values())
-        words = f"{len(left)} models, {'?' if units is None else format(units, ',')} questions and statements"
+        words = (
+            f"{counted(len(left), 'model')}, {'?' if units is None else format(units, ',')} questions and statements"
+        )
         yield "arena", "evaluation", words, len(left), units
 
 
@@ -386,15 +396,11 @@ def _format(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
     section, facts = plan.recipe.evaluation, plan.facts
     if section.examples and plan.now.cells and not (plan.path / "evaluation" / EXAMPLES / SCORES).is_file():
         questions = None if facts is None else sum(facts[s] for s in ("test", "testood") if s in section.splits)
-        words = f"{'?' if questions is None else format(questions, ',')} questions, {section.examples} before each"
+        words = f"{counted(questions, 'question')}, {section.examples} before each"
         yield "base with examples", "evaluation", words, 1, questions
     if section.regrade and plan.now.cells and not any((plan.path / "knowledge").glob(f"*/{KNOWLEDGE}")):
         count = None if facts is None else min(section.regrade, facts["test"])
         units = None
         if facts is not None and count is not None and plan.statements is not None:
             units = 2 * count * plan.statements / sum(facts.values()) * plan.recipe.grading.samples
-        yield "grading again", "grading", f"2 models × {'?' if count is None else count} facts", 2, units
-
-
-def _total(counts: list[int | None]) -> str:
-    return "?" if None in counts else f"{sum(count or 0 for count in counts):,}"
+        yield "grading again", "grading", f"2 models × {counted(count, 'fact')}", 2, units

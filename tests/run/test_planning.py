@@ -92,7 +92,7 @@ def test_the_text_says_what_rests_on_what(tmp_path: Path, capsys: pytest.Capture
     for words in (
         "nothing is written there",
         "base model: lab, 3.8 M parameters stored as bfloat16",
-        "210 facts, 4,410 statements × 1 samples = 4,410",
+        "210 facts, 4,410 statements × 1 sample = 4,410",
         "2 cells, 16 examples, 2 steps",
         "5 models × 90 questions",
         ON_THE_SPOT,
