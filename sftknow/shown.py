@@ -34,7 +34,10 @@ def wrapped(text: str, stream: TextIO) -> str:
         if len(line) <= width or line.startswith(" ") or "  " in line:
             return [line]
         hanging = "  " if line.startswith("• ") else ""
-        return textwrap.wrap(line, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
+        # A number and its unit or error stay together.
+        tied = line.replace(" %", "\u00a0%").replace(" ± ", "\u00a0±\u00a0")
+        found = textwrap.wrap(tied, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
+        return [part.replace("\u00a0", " ") for part in found]
 
     return "\n".join(part for line in text.split("\n") for part in lines(line))
 

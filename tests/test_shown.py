@@ -75,3 +75,6 @@ def test_prose_is_wrapped_to_the_terminal_and_tables_and_files_are_not(monkeypat
     assert all(line.startswith("  ") for line in shown[1:-2])
     assert " ".join(line.strip() for line in shown[:-2]) == prose
     assert wrapped(prose, io.StringIO()) == prose
+    numbers = wrapped("gains 21.3 % ± 4.0 points " * 40, Terminal()).split("\n")
+    assert not any(line.startswith(("%", "±")) or line.endswith("±") for line in numbers)
+    assert " ".join(numbers) == ("gains 21.3 % ± 4.0 points " * 40).strip()

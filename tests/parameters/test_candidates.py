@@ -274,8 +274,11 @@ def adapter(folder: Path, **settings: Any) -> tuple[Path, Path]:
     return base, folder / "adapter"
 
 
-def test_an_adapter_of_the_old_rank(tmp_path: Path) -> None:
-    base, tuned = adapter(tmp_path)
+@pytest.mark.parametrize(
+    "settings", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 8}}], ids=str
+)
+def test_an_adapter_of_the_old_rank(tmp_path: Path, settings: dict[str, Any]) -> None:
+    base, tuned = adapter(tmp_path, **settings)
     wanted = [Candidate("interpolation", "50%"), Candidate("lines", "100%"), Candidate("relative", "40%")]
     candidates = Candidates(base, tuned, wanted)
     errors = {}
