@@ -214,9 +214,8 @@ def _repairs(result: Mapping[str, Any]) -> str:
 def _points(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "–"
-    return f"{found['value']:+.1f}" + (
-        "" if found["low"] is None else f" ({found['low']:+.1f} to {found['high']:+.1f})"
-    )
+    within = "" if found["low"] is None else f" ({found['low']:+.1f} to {found['high']:+.1f})"
+    return f"{found['value']:+.1f}{within}".replace("-", "−")
 
 
 def _simulated(result: Mapping[str, Any]) -> str:

@@ -103,14 +103,21 @@ def _bucket(report: Report, order: Sequence[Training]) -> list[str]:
     here = [g for g in order if g.size == size and not g.all]
     if len({g.source for g in here}) < 2:
         return ["From which bucket: at that size one kind of data was tried, so none can be preferred."]
-    good = [g for g in here if g in equal]
-    bad = [g for g in here if g not in equal]
+    good = [g for g in here if g in equal and not _surely_behind(g, here)]
+    bad = [g for g in here if g not in good]
     names = in_a_row([g.trained_on for g in good])
     sentence = f"From which bucket: at {size:,} facts, {names}"
     sentence += " did best" if len(good) == 1 else " do equally well as far as this run can tell"
     if bad:
         sentence += f"; {in_a_row([g.trained_on for g in bad])} {'is' if len(bad) == 1 else 'are'} surely worse"
     return [f"{sentence}. Bucket 0 is what the base does not know, bucket 4 what it knows best."]
+
+
+def _surely_behind(training: Training, others: Sequence[Training]) -> bool:
+    """Whether one of the others does surely better in-domain; nothing is chosen by it, so the test set may say it."""
+    looks = len(others) * (len(others) - 1) // 2
+    leads = [compare(other.models, training.models, "test") for other in others if other is not training]
+    return any(lead.among(looks).sure and lead.value > 0 for lead in leads if lead)
 
 
 def _level(found: Mapping[str, Any]) -> list[str]:

@@ -56,7 +56,7 @@ class Truth:
     """Bucket-4 accuracy lost for each tenth of a nat."""
 
 
-class _Drawn(Questions):
+class Drawn(Questions):
     def __init__(self, answers: dict[str, Answers]) -> None:
         self._answers = answers
 
@@ -112,7 +112,7 @@ class Experiment:
                 scores[split, bucket, "acc"] = Score(leaves[bucket].mean(), errors[bucket], PER_BUCKET)
             scores[split, None, "acc"] = Score(leaves.mean(), float((errors**2).sum() ** 0.5) / 5, found.size)
         answers = {s: Answers(self.ids[s], self.buckets, found, found) for s, found in right.items()}
-        return Model(name=name, scores=scores, questions=_Drawn(answers))
+        return Model(name=name, scores=scores, questions=Drawn(answers))
 
     def restored(
         self, name: str, right: dict[str, npt.NDArray[np.bool_]], more: bool, unknown: bool

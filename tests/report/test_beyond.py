@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from sftknow.report.advice import advice
 from sftknow.report.claims import judge
 from sftknow.report.collect import collect
 from sftknow.report.compose import write_report
+from sftknow.report.contents import BASE, Model
 from sftknow.report.findings import findings
 from sftknow.report.mastery import bucket_of
 from sftknow.stats import holm
+from tests.report.simulated import Drawn, Truth, simulated_report
 from tests.report.synthetic import synthetic_run
 
 
@@ -145,6 +148,26 @@ def test_advice(rich_results: Any, results: Any) -> None:
     assert "3 training draws" in rich_results["advice"][-1]
     assert "surely better" in rich_results["advice"][starts.index("Which level to restore")]
     assert "2 training draws" in results["advice"][-1]
+
+
+def test_the_advice_on_buckets_does_not_contradict_the_test_set() -> None:
+    """Where dev cannot tell buckets apart and the test set surely can, the one behind is not said to do as well."""
+    drawn = simulated_report(Truth(seeds=5, unknown=-0.6), 0)
+    cells = {name: cell for name, cell in drawn.cells.items() if cell.size == 240}
+    base = drawn.models[BASE]
+    same = {key: score for key, score in base.scores.items() if key[0] == "dev"}
+
+    def blind_on_dev(model: Model) -> Model:
+        assert model.questions is not None
+        answers = {s: (base if s == "dev" else model).questions.split(s) for s in ("dev", "test", "testood")}  # type: ignore[union-attr]
+        return replace(model, scores={**model.scores, **same}, questions=Drawn({k: v for k, v in answers.items() if v}))
+
+    report = replace(drawn, cells=cells, models={name: blind_on_dev(m) for name, m in drawn.models.items()})
+    said = next(line for line in advice(report, findings(report)) if line.startswith("From which bucket"))
+    assert "bucket 1, bucket 2, bucket 3 and bucket 4 do equally well as far as this run can tell" in said
+    assert "; bucket 0 is surely worse" in said
+    alike = next(line for line in advice(drawn, findings(drawn)) if line.startswith("From which bucket"))
+    assert "bucket 0" in alike.partition(" do equally well")[0], "with 60 facts nothing is behind"
 
 
 def test_no_advice_without_models(rich: Path, tmp_path: Path) -> None:
