@@ -133,8 +133,8 @@ class RestoreSection(Options):
     """Which fine-tuned models are restored, and how far."""
 
     cells: tuple[str, ...] | Literal["best", "all"] = "best"
-    """Which fine-tuned models are restored: the best on dev, all, or cells by name such as ``b2-n240-s0``.
-    A list may hold ``best`` as well.
+    """Which fine-tuned models are restored: the best on dev, all, or cells by name such as ``b2-n240-s0``,
+    or ``b2-n240`` for those of all seeds. A list may hold ``best`` as well.
 
     The paper restores one model of each kind (Table 4) and does not say which draw; the recipes take the first. It
     reports the best level on the test set; here the level is chosen on the dev split and told on the test split."""

@@ -97,6 +97,13 @@ def _can_be_filled(report: Report, name: str) -> bool:
     return max(cell.size, 1) <= (sum(counts.values()) if cell.bucket is None else counts[cell.bucket])
 
 
+def _meant(report: Report, named: Sequence[str]) -> list[str]:
+    """The cells that a recipe names; a name without a seed stands for those of all seeds."""
+    asked = asked_cells(report.recipe)
+    found = [[c for c in asked if c == name or c.startswith(f"{name}-s")] or [name] for name in named if name != "best"]
+    return [cell for cells in found for cell in cells]
+
+
 def _unrestored(report: Report) -> list[str]:
     """Levels that the recipe asks for and a restored cell lacks, and cells it names that have none."""
     if not report.restored_cells:
@@ -104,8 +111,8 @@ def _unrestored(report: Report) -> list[str]:
     section = _section(report.recipe, "restore")
     levels = section.get("levels") or _section(report.recipe, "parameters").get("levels") or []
     named = section.get("cells")
-    cells = asked_cells(report.recipe) if named == "all" else [c for c in named or [] if c != "best"]
-    cells = sorted({*report.restored_cells, *(cells if named != "best" else [])}, key=report.order)
+    cells = asked_cells(report.recipe) if named == "all" else [] if named == "best" else _meant(report, named or [])
+    cells = sorted({*report.restored_cells, *cells}, key=report.order)
     lacking = []
     for cell in cells:
         found = report.restored(cell)
@@ -120,7 +127,7 @@ def _layers_unscored(report: Report) -> list[str]:
     if not section.get("layers"):
         return []
     named = section.get("layer_cells")
-    cells = report.restored_cells if named is None else [c for c in named if c != "best"]
+    cells = report.restored_cells if named is None else _meant(report, named)
     return [cell for cell in cells if not report.layer_ranges(cell)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,6 +75,31 @@ def grid_cells(grid: GridSection) -> list[Cell]:
         for size in (grid.sizes if bucket is not None or grid.mixed_sizes is None else grid.mixed_sizes)
         for seed in grid.seeds
     ]
+
+
+def names_of(grid: GridSection, wanted: Collection[str], option: str) -> set[str]:
+    """The cells that names stand for: a name without its seed, such as ``b2-n240``, for those of all seeds.
+
+    Args:
+        grid: whose cells they are.
+        wanted: names; ``best`` stays as it is.
+        option: that holds them, for the message.
+
+    Raises:
+        RecipeError: the grid has no such cell.
+    """
+    names = [cell.name for cell in grid_cells(grid)]
+    found = {"best"} & set(wanted)
+    for name in sorted(set(wanted) - found):
+        meant = {each for each in names if each == name or each.startswith(f"{name}-s")}
+        if not meant:
+            raise RecipeError(f"{option}: {name} is not in the grid; it has {some_of(names)}")
+        found |= meant
+    return found
+
+
+def some_of(names: Sequence[str]) -> str:
+    return ", ".join(names[:12]) + (f" … ({len(names)} in all)" if len(names) > 12 else "")
 
 
 def fitting(grid: GridSection, counts: Sequence[int]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from sftknow.progress import progress
 from sftknow.prompts import CHAT
 from sftknow.recipes.schema import Recipe, RestoreSection
 from sftknow.records import BUCKETS, ModelRef
-from sftknow.run.cells import fitting, grid_cells
+from sftknow.run.cells import fitting, grid_cells, names_of, some_of
 from sftknow.run.general_ability import check_tasks
 from sftknow.run.workbench import Workbench
 from sftknow.training.arguments import check_trackers
@@ -112,7 +111,7 @@ def check_facts(bench: Workbench) -> None:
         fits = f"--set grid.sizes=[{','.join(map(str, sizes or [counts['train'] // len(BUCKETS)]))}]"
         if len(beyond) == len(cells):
             raise RecipeError(f"{there}, too few for every cell of the grid; what fits: {fits}")
-        bench.say(f"left out: {_some([cell.name for cell in beyond])}; {there}; without them: {fits}")
+        bench.say(f"left out: {some_of([cell.name for cell in beyond])}; {there}; without them: {fits}")
     if cells and not counts["test"]:
         raise RecipeError(f"{facts.source} has no test fact, on which models are scored and divergence is measured")
     asked = [split for split in recipe.evaluation.splits if counts[split]]
@@ -144,7 +143,7 @@ def check_graded(bench: Workbench) -> None:
     recipe = bench.recipe
     if bench.left_out:
         names = [cell.name for cell in bench.left_out]
-        bench.say(f"left out: {_some(names)}; {fitting(recipe.grid, bench.train_counts)}")
+        bench.say(f"left out: {some_of(names)}; {fitting(recipe.grid, bench.train_counts)}")
         lost = sorted(({*cells_named(recipe), *cells_to_sweep(recipe)}) & {*names})
         if lost and recipe.restore.cells != "all":
             bench.say(f"  so {', '.join(lost)} cannot be restored (restore.cells)")
@@ -173,14 +172,10 @@ def cells_named(recipe: Recipe) -> set[str]:
     Raises:
         RecipeError: it names a cell that is not in the grid.
     """
-    wanted, names = recipe.restore.cells, [cell.name for cell in grid_cells(recipe.grid)]
+    wanted = recipe.restore.cells
     if wanted == "all":
-        return {*names, "best"}
-    asked = {"best"} if wanted == "best" else set(wanted)
-    for name in sorted(asked - {"best"}):
-        if name not in names:
-            raise RecipeError(f"restore.cells: {name} is not in the grid; it has {_some(names)}")
-    return asked
+        return {*(cell.name for cell in grid_cells(recipe.grid)), "best"}
+    return names_of(recipe.grid, ["best"] if wanted == "best" else wanted, "restore.cells")
 
 
 def cells_to_sweep(recipe: Recipe) -> set[str]:
@@ -194,11 +189,7 @@ def cells_to_sweep(recipe: Recipe) -> set[str]:
     wanted = recipe.restore.layer_cells
     if wanted is None:
         return cells_named(recipe)
-    names = [cell.name for cell in grid_cells(recipe.grid)]
-    for name in wanted:
-        if name != "best" and name not in names:
-            raise RecipeError(f"restore.layer_cells: {name} is not in the grid; it has {', '.join(names)}")
-    return set(wanted)
+    return names_of(recipe.grid, wanted, "restore.layer_cells")
 
 
 def check_other_tasks(recipe: Recipe) -> None:
@@ -235,7 +226,3 @@ def _check_base(base: BaseModel, recipe: Recipe) -> None:
     if not any(name in region for name in index.tensors):
         layers = f" with layers {recipe.parameters.layers}" if recipe.parameters.layers else ""
         raise RecipeError(f"parameters.region: {base.name} has no tensor in {recipe.parameters.region}{layers}")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:12]) + (f" … ({len(names)} in all)" if len(names) > 12 else "")

@@ -25,7 +25,7 @@ from sftknow.recipes.schema import Recipe
 from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.report.paper import recognise
 from sftknow.run.arena import asked_of, in_arena
-from sftknow.run.cells import Cell, levels_of
+from sftknow.run.cells import Cell, levels_of, names_of
 from sftknow.run.checks import check_machine, check_words
 from sftknow.run.controls import control_names
 from sftknow.run.rates import (
@@ -366,7 +366,7 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
         yield "controls", "evaluation", words, cells, None if test is None else cells * each * test
     if recipe.restore.layers:
         named = recipe.restore.layer_cells
-        cells = restored_cells(recipe) if named is None else len(set(named))
+        cells = restored_cells(recipe) if named is None else len(names_of(recipe.grid, named, "restore.layer_cells"))
         ranges = None if plan.layers is None else math.ceil(plan.layers / recipe.restore.layers)
         test = plan.facts["test"] if plan.facts else None
         units = None if ranges is None or test is None else cells * ranges * test

@@ -14,7 +14,7 @@ from sftknow.checkpoints.dtypes import stored_dtype, stored_values
 from sftknow.errors import RunError
 from sftknow.machine import free_space
 from sftknow.recipes.schema import Recipe
-from sftknow.run.cells import grid_cells
+from sftknow.run.cells import grid_cells, names_of
 
 DELTA_SHARES = {"gentle": 0.20, "strong": 0.45, "own": 0.85}
 """Bytes of a delta ÷ bytes of the whole checkpoint, rounded up from what `python -m tests.benchmarks.deltas` measures:
@@ -102,7 +102,7 @@ def restored_cells(recipe: Recipe) -> int:
     cells, wanted = len(grid_cells(recipe.grid)), recipe.restore.cells
     if wanted == "all":
         return cells
-    return min(cells, 1 if wanted == "best" else len(set(wanted)))
+    return min(cells, 1 if wanted == "best" else len(names_of(recipe.grid, wanted, "restore.cells")))
 
 
 def parts(recipe: Recipe, model: ModelSize, left: Left, *, delta_share: float | None = None) -> Iterator[Part]:

@@ -6,7 +6,7 @@ import pytest
 
 from sftknow.errors import RecipeError
 from sftknow.recipes.schema import GridSection
-from sftknow.run.cells import Cell, by_seed, grid_cells
+from sftknow.run.cells import Cell, by_seed, grid_cells, names_of
 
 
 def test_grid_has_every_combination_once() -> None:
@@ -56,3 +56,14 @@ def test_mixed_draws_have_sizes_of_their_own_and_an_arena_goes_seed_by_seed() ->
     assert ordered[:3] == ["mixed-n24-s0", "kl-n24-s0", "b0-n8-s0"]
     assert sorted(ordered) == sorted(names)
     assert [name[-1] for name in ordered] == ["0"] * 6 + ["1"] * 6
+
+
+def test_a_name_without_a_seed_stands_for_all_seeds() -> None:
+    grid = GridSection(buckets=(0, 2), sizes=(24, 240), seeds=(0, 1), mixed=True, strategies=("dft",))
+    assert names_of(grid, ["best", "b0-n24", "mixed-n240-s1", "dft-n24"], "x") == {
+        "best", "b0-n24-s0", "b0-n24-s1", "mixed-n240-s1", "dft-n24-s0", "dft-n24-s1",
+    }  # fmt: skip
+    assert names_of(grid, ["b0-n240", "b0-n240-s1"], "x") == {"b0-n240-s0", "b0-n240-s1"}, "each once"
+    for wrong in ("b0", "b0-n2", "b0-n24-", "n24", "b1-n24", "b0-n24-s2"):
+        with pytest.raises(RecipeError, match=f"restore.cells: {wrong} is not in the grid; it has b0-n24-s0"):
+            names_of(grid, [wrong], "restore.cells")
