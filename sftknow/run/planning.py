@@ -35,6 +35,7 @@ from sftknow.run.rates import (
     STATED,
     Rate,
     matrix_rate,
+    pass_rate,
     rates_of_run,
     stated_rates,
 )
@@ -272,26 +273,54 @@ def _rates(
         flops["float16"] = flops["bfloat16"]
         measured = ", ".join(f"{flops[name] / 1e9:,.0f} GFLOP/s in {name}" for name in ("float32", "bfloat16"))
         plan.notes.append(f"a matrix product does {measured} here (measured just now)")
-    shares = ", ".join(f"{share:.0%} in {name}" for name, share in EFFICIENCY.items())
+    own: dict[str, float] = {}
+    here_is_all = bench is not None and not away and plan.facts is not None and not plan.unread
+    tried = bench if here_is_all and _fits(plan) else None
+    if tried is not None:
+        own = _own_efficiency(plan, tried, flops, say)
+    shares = ", ".join(f"{share:.0%} in {name}" for name, share in EFFICIENCY.items() if name not in own)
+    of_pass = f" ({' and '.join(own)}: that of the pass)" if own else ""
     plan.notes.append(
-        f"{STATED}: 2 FLOP a parameter and token, 6 in training; assumed efficiency {shares}; 1.2 GB/s of disk"
+        f"{STATED}: 2 FLOP a parameter and token, 6 in training; assumed efficiency {shares}{of_pass}; 1.2 GB/s of disk"
     )
     test = plan.facts["test"] if plan.facts else 0
-    stated = stated_rates(recipe, plan.model, facts=test, flops=flops)
-    if bench is not None and not away and plan.facts is not None and not plan.unread and "grading" in missing:
-        stated["grading"] = _grading_rate(plan, bench, say) or stated["grading"]
+    stated = stated_rates(recipe, plan.model, facts=test, flops=flops, efficiency=EFFICIENCY | own)
+    if tried is not None and "grading" in missing:
+        stated["grading"] = _grading_rate(plan, tried, say)
     return stated | known
 
 
-def _grading_rate(plan: RunPlan, bench: Workbench, say: Callable[[str], None]) -> Rate | None:
-    """A few statements graded; None where the model does not fit into memory beside what is there."""
+def _fits(plan: RunPlan) -> bool:
+    """Whether the model fits into memory beside what is there; says where it does not."""
+    assert plan.model is not None
+    free = free_memory()
+    on_cpu = find_device(plan.recipe.model.device).type == "cpu"
+    if on_cpu and free is not None and 4 * plan.model.parameters > free / 2:
+        plan.notes.append("the model fills more than half of the free memory, so that nothing was tried with it")
+        return False
+    return True
+
+
+def _own_efficiency(
+    plan: RunPlan, bench: Workbench, flops: Mapping[str, float], say: Callable[[str], None]
+) -> dict[str, float]:
+    """What share of a matrix product's rate the model's own passes reach: of scoring and of training."""
+    assert plan.model is not None
+    model = plan.recipe.model
+    say("a few forward passes of the model")
+    dtype = model.named_dtype or plan.model.dtype or "float32"
+    found = pass_rate(ModelRef(path=bench.base.ref.path, dtype=dtype), model.device, min(model.batch_size, 16))
+    share = found / flops[dtype]
+    plan.notes.append(f"a forward pass of the model does {found / 1e9:,.0f}, {share:.0%} of it ({ON_THE_SPOT})")
+    # Backward passes are matrix products of the same shapes.
+    return {"training": share, "evaluation": share}
+
+
+def _grading_rate(plan: RunPlan, bench: Workbench, say: Callable[[str], None]) -> Rate:
+    """A few statements graded."""
     from sftknow.run.grading import statement_seconds
 
-    assert plan.model is not None
-    section, device, free = plan.recipe.grading, plan.recipe.model.device, free_memory()
-    if find_device(device).type == "cpu" and free is not None and 4 * plan.model.parameters > free / 2:
-        plan.notes.append("the model fills more than half of the free memory, so that no statement was tried")
-        return None
+    section, device = plan.recipe.grading, plan.recipe.model.device
     say(f"grading a few statements, at most {SECONDS:.0f} s")
     each = statement_seconds(bench.base, bench.facts, bench.topics, section, device=device)
     plan.notes.append(f"grading: {1 / each:,.2f} statements a second ({ON_THE_SPOT}, with this model on this machine)")

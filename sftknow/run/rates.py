@@ -13,7 +13,9 @@ import torch
 from sftknow.artifacts.files import read_json
 from sftknow.artifacts.levels import CONTROLS
 from sftknow.errors import RunError
+from sftknow.models.loading import load_model, quiet_libraries
 from sftknow.recipes.schema import Recipe
+from sftknow.records import ModelRef
 from sftknow.run.space import ModelSize, saved_dtype
 
 IN_THIS_RUN = "measured in this run"
@@ -96,7 +98,14 @@ def rates_of_run(path: Path, questions: int) -> dict[str, Rate]:
     return {stage: fit(_typical(points), IN_THIS_RUN) for stage, points in found.items()}
 
 
-def stated_rates(recipe: Recipe, model: ModelSize, *, facts: int, flops: Mapping[str, float]) -> dict[str, Rate]:
+def stated_rates(
+    recipe: Recipe,
+    model: ModelSize,
+    *,
+    facts: int,
+    flops: Mapping[str, float],
+    efficiency: Mapping[str, float] = EFFICIENCY,
+) -> dict[str, Rate]:
     """Rates from the number of parameters: 2 FLOP a parameter and token forward, 6 in training.
 
     Args:
@@ -104,6 +113,7 @@ def stated_rates(recipe: Recipe, model: ModelSize, *, facts: int, flops: Mapping
         model: the base.
         facts: test facts that divergence looks at.
         flops: FLOP/s in matrix products, by dtype.
+        efficiency: what share of that each stage reaches.
     """
     forward = 2.0 * model.parameters
     whole = model.whole(saved_dtype(recipe, model))
@@ -112,12 +122,12 @@ def stated_rates(recipe: Recipe, model: ModelSize, *, facts: int, flops: Mapping
     sampled = TOKENS["grading"] + TOKENS["prompt"] / recipe.grading.samples
     pack = whole / PACK_RATE if recipe.grid.storage == "delta" else 0.0
     load = whole / DISK_RATE
-    example = 3 * forward * TOKENS["example"] / (flops[recipe.sft.compute_dtype] * EFFICIENCY["training"])
-    answered = forward * (TOKENS["prompt"] + TOKENS["answer"]) / (asked * EFFICIENCY["evaluation"])
+    example = 3 * forward * TOKENS["example"] / (flops[recipe.sft.compute_dtype] * efficiency["training"])
+    answered = forward * (TOKENS["prompt"] + TOKENS["answer"]) / (asked * efficiency["evaluation"])
     # The fine-tuned model is shown two prompts; the base's pass is shared by all.
-    first_tokens = 2 * facts * forward * TOKENS["prompt"] / (flops[recipe.divergence.dtype] * EFFICIENCY["evaluation"])
+    first_tokens = 2 * facts * forward * TOKENS["prompt"] / (flops[recipe.divergence.dtype] * efficiency["evaluation"])
     return {
-        "grading": Rate(each=forward * sampled / (asked * EFFICIENCY["grading"])),
+        "grading": Rate(each=forward * sampled / (asked * efficiency["grading"])),
         "training": Rate(fixed=load + pack, each=example * recipe.sft.batch_size),
         "evaluation": Rate(fixed=load, each=answered),
         "divergence": Rate(each=load + first_tokens),
@@ -145,6 +155,34 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.4) 
         if count == 0:
             began = time.monotonic()  # the first product warms up
     return 2.0 * side**3 * count / (time.monotonic() - began)
+
+
+def pass_rate(ref: ModelRef, device: str, rows: int, seconds: float = 3.0) -> float:
+    """FLOP/s of a model's own forward passes over so many questions at once, measured.
+
+    Args:
+        ref: the model; loaded in its dtype, that of its config where it has none.
+        device: to compute on.
+        rows: questions in one pass.
+        seconds: how long to try.
+
+    Raises:
+        ModelError, DeviceError: as `sftknow.models.loading.load_model`.
+    """
+    with quiet_libraries():
+        model = load_model(ref, device=device)
+    place = next(model.parameters()).device
+    texts = torch.randint(3, 100, (rows, TOKENS["prompt"]), generator=torch.Generator().manual_seed(0)).to(place)
+    count, began = -1, time.monotonic()
+    with torch.inference_mode():
+        while count < 1 or time.monotonic() - began < seconds:
+            model(input_ids=texts, use_cache=False).logits[0, 0, 0].item()  # waits for the device
+            count += 1
+            if count == 0:
+                began = time.monotonic()
+    spent = time.monotonic() - began
+    parameters: int = sum(p.numel() for p in model.parameters())
+    return 2.0 * parameters * texts.numel() * count / spent
 
 
 def _typical(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

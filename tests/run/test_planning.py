@@ -16,6 +16,7 @@ from sftknow.grading.estimate import seconds_each
 from sftknow.progress import time_text
 from sftknow.recipes.load import load_recipe
 from sftknow.recipes.schema import Recipe
+from sftknow.records import ModelRef
 from sftknow.report.paper import distributions, table
 from sftknow.run.calibrating import calibrate, small_enough
 from sftknow.run.cells import Cell
@@ -28,6 +29,7 @@ from sftknow.run.rates import (
     Rate,
     fit,
     matrix_rate,
+    pass_rate,
     rates_of_run,
     stated_rates,
 )
@@ -274,4 +276,26 @@ def test_a_model_that_is_not_small_grades_a_few_statements(tmp_path: Path, monke
     found = plan_run(small_recipe(), tmp_path / "run")
     assert found.stages[0].rate is not None
     assert found.stages[0].rate.basis == STATED
-    assert any("no statement was tried" in note for note in found.notes)
+    assert any("nothing was tried with it" in note for note in found.notes)
+    assert any("assumed efficiency 15% in grading, 35% in training, 15% in evaluation;" in note for note in found.notes)
+
+
+def test_training_and_scoring_are_estimated_from_a_pass_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sftknow.run.calibrating.SMALL", {"cpu": 0})
+    monkeypatch.setattr("sftknow.run.grading.seconds_each", lambda *_, **__: 0.1)
+    monkeypatch.setattr("sftknow.run.planning.matrix_rate", lambda *_: 4e10)
+    seconds = {}
+    for rate in (1e10, 2e10):
+        monkeypatch.setattr("sftknow.run.planning.pass_rate", lambda *_, rate=rate: rate)
+        found = plan_run(small_recipe(), tmp_path / "run")
+        assert any(f"does {rate / 1e9:.0f}, {rate / 4e10:.0%} of it (measured just now)" in n for n in found.notes)
+        assert any("15% in grading (training and evaluation: that of the pass)" in note for note in found.notes)
+        seconds[rate] = {stage.name: stage.rate.each for stage in found.stages if stage.rate}
+    for stage in ("training", "evaluation"):
+        assert seconds[1e10][stage] == pytest.approx(2 * seconds[2e10][stage])
+
+
+def test_a_pass_of_the_model_is_measured(tiny_model: Path) -> None:
+    assert pass_rate(ModelRef(path=str(tiny_model)), "cpu", 4, seconds=0.05) > 1e6
