@@ -145,10 +145,9 @@ def _grading(result: Mapping[str, Any]) -> str:
         for name, side in result.get(end, {}).get("sides", {}).items():
             per_second = sum(side["samples_per_second"]) / len(side["samples_per_second"])
             tokens = f"{side['tokens_per_sample']:.1f}" if "tokens_per_sample" in side else "-"
-            by_cpu = statistics.median(side.get("cpu_ratios") or [side["ratio"]])
-            rows.append(
-                (f"end token {end}: {name}", f"{per_second:,.0f}", f"{side['ratio']:.1f}", f"{by_cpu:.1f}", tokens)
-            )
+            rate = f"{per_second:,.{0 if per_second > 100 else 1}f}"
+            by_cpu = f"{statistics.median(side['cpu_ratios']):.1f}" if side.get("cpu_ratios") else "-"
+            rows.append((f"end token {end}: {name}", rate, f"{side['ratio']:.1f}", by_cpu, tokens))
     threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
     said = f"By {_model(result)}, {result['dtype']}, {threads}, at most {result['max_new_tokens']} tokens."
     head = ("", "Samples a second", "sftknow is faster by", "by processor time", "Tokens a sample")
