@@ -104,7 +104,7 @@ def test_benchmarks_are_shown() -> None:
     graded = {"model": "smollm2", "dtype": "float32", "threads": 2, "max_new_tokens": 32}
     graded["allowed"] = {"sides": {"generate, batch 8": {"samples_per_second": [300, 400], "ratio": 9.71}}}
     assert PARTS["sides"](graded).startswith("By smollm2, float32, 2 threads, at most 32 tokens.")
-    assert PARTS["sides"](graded).splitlines()[-1] == "| end token allowed: generate, batch 8 | 350 | 9.7 | 9.7 | - |"
+    assert PARTS["sides"](graded).splitlines()[-1] == "| end token allowed: generate, batch 8 | 350 | 9.7 | - | - |"
     early = {
         "model": "model", "source": "lab", "facts": 8, "samples": 10, "another_seed": {"agreement": 0.875},
         "early": {"0.95": {"agreement": 1.0, "samples_saved": 0.654}},
