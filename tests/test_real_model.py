@@ -68,9 +68,13 @@ def test_it_knows_what_everybody_knows(real: Path, graded: Path) -> None:
     assert known["France"].hits > known["Palau"].hits
     tokenizer, model = load_tokenizer(ModelRef(path=str(real))), load_model(ModelRef(path=str(real)))
     assert model.dtype == torch.float32
-    ids = tokenizer("The capital of France is", return_tensors="pt")
-    new = model.generate(**ids, max_new_tokens=1, do_sample=False)[0, -1]
-    assert tokenizer.decode(new).strip() == "Paris"
+    paris = tokenizer(" Paris", add_special_tokens=False).input_ids[0]
+    with torch.inference_mode():
+        likely = {
+            land: model(**tokenizer(f"The capital of {land} is", return_tensors="pt")).logits[0, -1].softmax(-1)[paris]
+            for land in ("France", "Palau")
+        }
+    assert likely["France"] > 2 * likely["Palau"]
 
 
 @pytest.mark.real_model
