@@ -272,7 +272,7 @@ def test_a_model_that_is_not_small_grades_a_few_statements(tmp_path: Path, monke
     assert (grading.rate.basis, training.rate and training.rate.basis) == (ON_THE_SPOT, STATED)
     assert any(line.startswith("grading a few statements, at most ") for line in said)
     assert any("statements a second (measured just now, with this model on this machine)" in n for n in found.notes)
-    monkeypatch.setattr("sftknow.run.planning.free_memory", lambda: 10**6)
+    monkeypatch.setattr("sftknow.run.estimating.free_memory", lambda: 10**6)
     found = plan_run(small_recipe(), tmp_path / "run")
     assert found.stages[0].rate is not None
     assert found.stages[0].rate.basis == STATED
@@ -285,10 +285,10 @@ def test_training_and_scoring_are_estimated_from_a_pass_of_the_model(
 ) -> None:
     monkeypatch.setattr("sftknow.run.calibrating.SMALL", {"cpu": 0})
     monkeypatch.setattr("sftknow.run.grading.seconds_each", lambda *_, **__: 0.1)
-    monkeypatch.setattr("sftknow.run.planning.matrix_rate", lambda *_: 4e10)
+    monkeypatch.setattr("sftknow.run.estimating.matrix_rate", lambda *_: 4e10)
     seconds = {}
     for rate in (1e10, 2e10):
-        monkeypatch.setattr("sftknow.run.planning.pass_rate", lambda *_, rate=rate: rate)
+        monkeypatch.setattr("sftknow.run.estimating.pass_rate", lambda *_, rate=rate: rate)
         found = plan_run(small_recipe(), tmp_path / "run")
         assert any(f"does {rate / 1e9:.0f}, {rate / 4e10:.0%} of it (measured just now)" in n for n in found.notes)
         assert any("15% in grading (training and evaluation: that of the pass)" in note for note in found.notes)
