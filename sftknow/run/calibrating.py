@@ -17,6 +17,7 @@ import torch
 from sftknow.artifacts.mastery_data import write_mastery_data
 from sftknow.checkpoints.deltas import write_delta
 from sftknow.divergence.forward import load_for_logits
+from sftknow.errors import MasteryDataError
 from sftknow.evaluation.harness import Harness
 from sftknow.facts.prompts import Statements
 from sftknow.grading.mastery import grade
@@ -176,7 +177,10 @@ def _divergence(bench: Workbench, rows: Sequence[GradedFact], ref: ModelRef) -> 
     if not buckets:
         return Rate(each=0.0, basis=ON_THE_SPOT)
     options = replace(bench.divergence, buckets=tuple(buckets))
-    view = view_base(replace(bench.base.ref, dtype=options.dtype), test, bench.topics, options)
+    try:
+        view = view_base(replace(bench.base.ref, dtype=options.dtype), test, bench.topics, options)
+    except MasteryDataError:  # the base starts no answer: a run goes on without divergence, and says so
+        return Rate(each=0.0, basis=ON_THE_SPOT)
     tuned, load = _timed(lambda: load_for_logits(replace(ref, dtype=options.dtype), device=options.device))
     _, seconds = _timed(lambda: measure(view, *tuned, options))
     facts = bench.facts.counts()["test"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -92,15 +93,14 @@ def check_models(bench: Workbench) -> None:
             raise ModelError(f"grid.chat_template: the tokenizer of {model.name} has none; set it to false")
 
 
-def check_facts(bench: Workbench) -> None:
-    """Whether there are facts for the grid and for questions, and every training fact can be trained on.
+def check_counts(bench: Workbench, say: Callable[[str], None]) -> None:
+    """Whether there are facts for the grid and for questions.
 
     Cells that would need more training facts than there are in all are told, and left out later.
 
     Raises:
         RecipeError: there are too few facts for every cell; no test fact to measure divergence on; a split without a
             question.
-        ModelError: a fact without answer tokens, or with a special token in its text.
     """
     recipe, facts = bench.recipe, bench.facts
     counts, cells = facts.counts(), grid_cells(recipe.grid)
@@ -108,10 +108,12 @@ def check_facts(bench: Workbench) -> None:
     if beyond:
         there = f"{facts.source} has {counts['train']:,} training facts in all"
         sizes = [size for size in recipe.grid.sizes if size == "all" or size <= counts["train"]]
+        if not sizes and counts["train"] < len(BUCKETS):
+            raise RecipeError(f"{there}, too few to train on; give at least {len(BUCKETS)}, one for each bucket")
         fits = f"--set grid.sizes=[{','.join(map(str, sizes or [counts['train'] // len(BUCKETS)]))}]"
         if len(beyond) == len(cells):
             raise RecipeError(f"{there}, too few for every cell of the grid; what fits: {fits}")
-        bench.say(f"left out: {some_of([cell.name for cell in beyond])}; {there}; without them: {fits}")
+        say(f"left out: {some_of([cell.name for cell in beyond])}; {there}; without them: {fits}")
     if cells and not counts["test"]:
         raise RecipeError(f"{facts.source} has no test fact, on which models are scored and divergence is measured")
     asked = [split for split in recipe.evaluation.splits if counts[split]]
@@ -119,7 +121,18 @@ def check_facts(bench: Workbench) -> None:
         raise RecipeError(
             f"{facts.source} has no fact in {', '.join(recipe.evaluation.splits)}; change evaluation.splits"
         )
-    if not cells:
+
+
+def check_facts(bench: Workbench) -> None:
+    """As `check_counts`, and whether every training fact can be trained on.
+
+    Raises:
+        RecipeError: as `check_counts`.
+        ModelError: a fact without answer tokens, or with a special token in its text.
+    """
+    check_counts(bench, bench.say)
+    recipe, facts = bench.recipe, bench.facts
+    if not grid_cells(recipe.grid):
         return
     ref = ModelRef(path=bench.base.ref.path)
     positions = most_positions(load_config(ref))

@@ -23,7 +23,7 @@ from sftknow.records import BUCKETS, ModelRef, Split
 from sftknow.report.paper import recognise
 from sftknow.run.arena import asked_of, in_arena
 from sftknow.run.cells import Cell, levels_of, names_of
-from sftknow.run.checks import check_machine, check_words
+from sftknow.run.checks import check_counts, check_machine, check_words
 from sftknow.run.controls import control_names
 from sftknow.run.estimating import best_rates
 from sftknow.run.rates import Rate
@@ -139,7 +139,9 @@ def plan_run(
     _read_facts(plan, bench or Workbench(recipe, RunDirectory(path), say))
     if bench is not None and plan.facts is not None and not plan.unread:
         plan.now = standing(bench)
-        if plan.now.graded:
+        if not plan.now.graded:
+            check_counts(bench, plan.notes.append)
+        else:
             plan.bucket_counts = tuple(bench.dataset.count("train", bucket) for bucket in BUCKETS)
     _, plan.free = free_space(path)
     if plan.model is not None:

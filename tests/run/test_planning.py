@@ -107,6 +107,11 @@ def test_the_text_says_what_rests_on_what(tmp_path: Path, capsys: pytest.Capture
 def test_a_mistake_in_the_recipe_stays_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RecipeError, match="is not in the grid"):
         plan(tmp_path, "restore.cells=[b1-n8-s0]")
+    with pytest.raises(RecipeError, match=r"too few for every cell of the grid; what fits: --set grid\.sizes="):
+        plan(tmp_path, "grid.sizes=[5000]")
+    (tmp_path / "few.csv").write_text("subject;relation;object\nFrance;capital;Paris\nJapan;capital;Tokyo\n")
+    with pytest.raises(RecipeError, match="training facts in all, too few to train on; give at least 5, one for each"):
+        plan(tmp_path, f"facts.source={tmp_path / 'few.csv'}")
     with pytest.raises(FactsError, match=r"no facts at 'nowhere\.jsonl'"):
         plan(tmp_path, "facts.source=nowhere.jsonl")
     assert main(["run", "lab", "--dry-run", "--set", "model.path=/nowhere", "--out", str(tmp_path / "x")]) == 2
@@ -260,6 +265,19 @@ def test_a_few_real_batches_of_every_stage(tmp_path: Path) -> None:
         assert rate.basis == ON_THE_SPOT
         assert 0 < rate.seconds(1) < 60, stage
     assert not (tmp_path / "run").exists()
+    facts = tmp_path / "unknown.csv"  # of the real world, of which the lab's model knows nothing
+    lands = {
+        "France": "Paris",
+        "Japan": "Tokyo",
+        "Italy": "Rome",
+        "Peru": "Lima",
+        "Chile": "Santiago",
+        "Mali": "Bamako",
+    }
+    rows = [f"{land};capital;{city};{split}" for land, city in lands.items() for split in ("train", "test")]
+    facts.write_text("\n".join(["subject;relation;object;split", *rows[::2], rows[1]]) + "\n")
+    plain = load_recipe("any-model", ["model.path=lab", f"facts.source={facts}", "grid.sizes=[1]"])
+    assert calibrate(Workbench(plain, RunDirectory(tmp_path / "run"), lambda line: None))["divergence"].each == 0
 
 
 def test_a_model_that_is_not_small_grades_a_few_statements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
