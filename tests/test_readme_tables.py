@@ -68,7 +68,7 @@ def test_the_files_name_parts_that_there_are() -> None:
     texts = [path.read_text("utf-8") for path in FILES]
     named = [match for text in texts for match in re.findall(r"<!-- from ([a-z0-9.-]+): ([a-z0-9-]+) -->", text)]
     benchmarks = {
-        "grading.json", "grading-real.json", "early.json", "early-real.json", "early-graded.json",
+        "grading.json", "grading-real.json", "grading-bf16.json", "early.json", "early-real.json", "early-graded.json",
         "evaluation.json", "restoration.json",
         "deltas.json", "repairs.json",
     }  # fmt: skip
