@@ -70,11 +70,14 @@ def test_it_knows_what_everybody_knows(real: Path, graded: Path) -> None:
     assert model.dtype == torch.float32
     paris = tokenizer(" Paris", add_special_tokens=False).input_ids[0]
     with torch.inference_mode():
-        likely = {
-            land: model(**tokenizer(f"The capital of {land} is", return_tensors="pt")).logits[0, -1].softmax(-1)[paris]
+        after = {
+            land: model(**tokenizer(f"The capital of {land} is", return_tensors="pt")).logits[0, -1].softmax(-1)
             for land in ("France", "Palau")
         }
-    assert likely["France"] > 2 * likely["Palau"]
+    assert after["France"][paris] > 2 * after["Palau"][paris]
+    made = real / script.NOTE
+    if made.is_file() and "SmolLM2" in read_json(made)["model"]:  # others may go on with another word first
+        assert tokenizer.decode(after["France"].argmax()).strip() == "Paris"
 
 
 @pytest.mark.real_model

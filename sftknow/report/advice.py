@@ -6,6 +6,7 @@ The words come from the findings' numbers alone. Sizes are those tried; nothing 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import comb
 from typing import Any
 
 from sftknow.report.aggregate import broken_form, compare, estimate, measured, ranked
@@ -36,7 +37,7 @@ def _equals(report: Report, order: Sequence[Training]) -> list[Training]:
     They have to keep up in exact match, too, and to keep the form of answers.
     """
     best, split = order[0], report.choosing_split
-    looks = len(order) * (len(order) - 1) // 2  # the best was picked by looking
+    looks = comb(len(order), 2)  # the best was picked by looking
 
     def keeps_up(training: Training) -> bool:
         leads = [compare(best.models, training.models, split, metric=metric) for metric in ("acc", "exact_match")]
@@ -115,7 +116,7 @@ def _bucket(report: Report, order: Sequence[Training]) -> list[str]:
 
 def _surely_behind(training: Training, others: Sequence[Training]) -> bool:
     """Whether one of the others does surely better in-domain; nothing is chosen by it, so the test set may say it."""
-    looks = len(others) * (len(others) - 1) // 2
+    looks = comb(len(others), 2)
     leads = [compare(other.models, training.models, "test") for other in others if other is not training]
     return any(lead.among(looks).sure and lead.value > 0 for lead in leads if lead)
 

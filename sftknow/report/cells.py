@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _CELL = re.compile(r"(?P<source>.+)-n(?P<size>\d+|all)-s(?P<seed>\d+)")
 _BUCKET_SOURCE = re.compile(r"b([0-4])")
 _STRATEGY_SOURCE = re.compile(r"(?P<strategy>.+?)(?:-b(?P<bucket>[0-4]))?")
 _LAYERS = re.compile(r"layers-(\d+(?:-\d+)?)")
+
+
+def named(cells: Sequence[str], name: str) -> list[str]:
+    """The cells that a recipe's word means: the one of that name, or, without its seed, those of all seeds."""
+    return [cell for cell in cells if cell == name or cell.startswith(f"{name}-s")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ Accuracies and differences are shares between 0 and 1.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def _best_training(report: Report) -> dict[str, Any]:
             if gain:
                 part[f"{split}_over_base"] = gain.among(len(found)).part()
     # The best and the weakest were picked by looking: they stand for every pair of trainings.
-    looks = _pairs(len(found))
+    looks = comb(len(found), 2)
     rivals = []
     for group, rival in found[1:]:
         lead = compare(models, group.models, "test")
@@ -104,10 +105,6 @@ def _best_training(report: Report) -> dict[str, Any]:
         if behind:
             part["worst"]["behind"] = behind.among(looks).part()
     return part
-
-
-def _pairs(number: int) -> int:
-    return number * (number - 1) // 2
 
 
 def _more_data(report: Report) -> list[dict[str, Any]]:
@@ -141,7 +138,7 @@ def _source_effect(report: Report) -> dict[str, Any]:
         lead = compare(unknown.models, second.models, "test")
         if lead is None:
             return {}
-        lead = lead.among(_pairs(len(values)))
+        lead = lead.among(comb(len(values), 2))
         return {"size": unknown.size, "best": best.trained_on, "bucket_0_is_best": True, "lead": lead.part()}
     part: dict[str, Any] = {"size": unknown.size, "best": best.trained_on, "bucket_0_is_best": False}
     for name, bucket in (("mean", None), ("bucket_4", BUCKETS[-1])):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sftknow.report.aggregate import chosen_for
-from sftknow.report.cells import Cell, layer_range
+from sftknow.report.cells import Cell, layer_range, named
 from sftknow.report.contents import BASE, Missing, Report
 
 _OF_BUCKET = re.compile(r"(?:^|-)b[0-4]$")
@@ -97,11 +97,10 @@ def _can_be_filled(report: Report, name: str) -> bool:
     return max(cell.size, 1) <= (sum(counts.values()) if cell.bucket is None else counts[cell.bucket])
 
 
-def _meant(report: Report, named: Sequence[str]) -> list[str]:
+def _meant(report: Report, names: Sequence[str]) -> list[str]:
     """The cells that a recipe names; a name without a seed stands for those of all seeds."""
     asked = asked_cells(report.recipe)
-    found = [[c for c in asked if c == name or c.startswith(f"{name}-s")] or [name] for name in named if name != "best"]
-    return [cell for cells in found for cell in cells]
+    return [cell for name in names if name != "best" for cell in named(asked, name) or [name]]
 
 
 def _unrestored(report: Report) -> list[str]:

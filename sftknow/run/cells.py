@@ -9,6 +9,7 @@ from typing import Any
 
 from sftknow.errors import RecipeError
 from sftknow.recipes.schema import GridSection, Recipe
+from sftknow.report.cells import named
 from sftknow.training.recipe import STRATEGIES
 
 _NAME = re.compile(
@@ -91,10 +92,10 @@ def names_of(grid: GridSection, wanted: Collection[str], option: str) -> set[str
     names = [cell.name for cell in grid_cells(grid)]
     found = {"best"} & set(wanted)
     for name in sorted(set(wanted) - found):
-        meant = {each for each in names if each == name or each.startswith(f"{name}-s")}
+        meant = named(names, name)
         if not meant:
             raise RecipeError(f"{option}: {name} is not in the grid; it has {some_of(names)}")
-        found |= meant
+        found.update(meant)
     return found
 
 

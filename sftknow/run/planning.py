@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -241,6 +241,11 @@ def add_times(plan: RunPlan, rates: Mapping[str, Rate]) -> None:
     ]
 
 
+def _total(counts: Collection[int | None]) -> int | None:
+    """Their sum; None where one is not known."""
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
 def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
     """Of each stage: its name, the kind of its rate, how much is left in words, how often it starts, and units."""
     recipe, now = plan.recipe, plan.now
@@ -261,14 +266,14 @@ def _stages(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
     training = [cell for cell in left if cell.name not in now.trained]
     steps = [plan.steps(cell) for cell in training]
     examples = [plan.examples(cell) for cell in training]
-    known, shown = (None if None in each else sum(one or 0 for one in each) for each in (steps, examples))
+    known = _total(steps)
     words = (
         counted(len(training), "cell")
         if len(training) == len(now.cells)
         else f"{len(training)} of {counted(len(now.cells), 'cell')}"
     )
     if training:
-        words += f", {counted(shown, 'example')}, {counted(known, 'step')}"
+        words += f", {counted(_total(examples), 'example')}, {counted(known, 'step')}"
     yield "training", "training", words, len(training), known
     levels = now.levels - now.restored
     others = len(recipe.grid.asked) + 1 - len(now.scored)
@@ -311,10 +316,8 @@ def _arena(plan: RunPlan) -> Iterator[tuple[str, str, str, int, float | None]]:
     left = [cell for cell in plan.now.cells_left if in_arena(recipe, cell)]
     if left:
         counts = {cell: asked_of(recipe, cell, plan.examples(cell), plan.facts) for cell in left}
-        units = None if None in counts.values() else sum(count or 0 for count in counts.values())
-        words = (
-            f"{counted(len(left), 'model')}, {'?' if units is None else format(units, ',')} questions and statements"
-        )
+        units = _total(counts.values())
+        words = f"{counted(len(left), 'model')}, {counted(units, 'question')} and statements"
         yield "arena", "evaluation", words, len(left), units
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,15 +146,13 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.4) 
     """
     side = 4096 if device.type == "cuda" else 768
     one = torch.randn(side, side, device=device).to(dtype)
-    count, began = -1, time.monotonic()
-    while count < 1 or time.monotonic() - began < seconds:
+
+    def product() -> None:
         one @ one
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        count += 1
-        if count == 0:
-            began = time.monotonic()  # the first product warms up
-    return 2.0 * side**3 * count / (time.monotonic() - began)
+
+    return 2.0 * side**3 * _times_a_second(product, seconds)
 
 
 def pass_rate(ref: ModelRef, device: str, rows: int, seconds: float = 3.0) -> float:
@@ -173,16 +171,23 @@ def pass_rate(ref: ModelRef, device: str, rows: int, seconds: float = 3.0) -> fl
         model = load_model(ref, device=device)
     place = next(model.parameters()).device
     texts = torch.randint(3, 100, (rows, TOKENS["prompt"]), generator=torch.Generator().manual_seed(0)).to(place)
-    count, began = -1, time.monotonic()
-    with torch.inference_mode():
-        while count < 1 or time.monotonic() - began < seconds:
-            model(input_ids=texts, use_cache=False).logits[0, 0, 0].item()  # waits for the device
-            count += 1
-            if count == 0:
-                began = time.monotonic()
-    spent = time.monotonic() - began
     parameters: int = sum(p.numel() for p in model.parameters())
-    return 2.0 * parameters * texts.numel() * count / spent
+    with torch.inference_mode():
+        passes = _times_a_second(
+            lambda: model(input_ids=texts, use_cache=False).logits[0, 0, 0].item(),  # waits for the device
+            seconds,
+        )
+    return 2.0 * parameters * texts.numel() * passes
+
+
+def _times_a_second(work: Callable[[], object], seconds: float) -> float:
+    """How often some work is done in a second, tried for so long; the first time warms up."""
+    work()
+    count, began = 0, time.monotonic()
+    while count < 1 or time.monotonic() - began < seconds:
+        work()
+        count += 1
+    return count / (time.monotonic() - began)
 
 
 def _typical(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

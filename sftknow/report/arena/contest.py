@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from math import comb
 
 import numpy as np
 
@@ -170,7 +171,7 @@ class Contest:
             return None
         one, two = self.entrants[:2]
         values = differences(one.worth.values, two.worth.values)
-        looks = len(self.entrants) * (len(self.entrants) - 1) // 2
+        looks = comb(len(self.entrants), 2)
         if not values:
             return None
         found = over_seeds(list(values.values())).among(looks)

@@ -8,6 +8,7 @@ number, so that a training that goes on from a snapshot ends in the same bytes.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -59,6 +60,10 @@ class Scene:
     knowledge: Knowledge | None = None
     """What the base was found to know; None where the training data are no graded facts."""
 
+    def teacher(self) -> Any:
+        """A copy of the base that answers and is not trained."""
+        return copy.deepcopy(self.base).requires_grad_(False).eval()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
@@ -72,6 +77,11 @@ class Pass:
     """Tokens that count in the loss, over all passes of the update, divided by the number of processes; a scalar."""
     passes: int
     """Passes of the update."""
+
+    @property
+    def inner(self) -> Any:
+        """The model past the wrapper of several processes, which expects one forward pass for each backward one."""
+        return getattr(self.model, "module", self.model)
 
 
 class Hooks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +94,7 @@ class Distillation(Hooks):
         self._options = options
         self._seed = scene.seed
         self._teaching = Teaching(scene.tokenizer)
-        self._base = copy.deepcopy(scene.base).requires_grad_(False).eval()
+        self._base = scene.teacher()
 
     def penalty(self, here: Pass) -> torch.Tensor | None:
         import torch
@@ -110,9 +109,7 @@ class Distillation(Hooks):
         rows = [row for row in rows if row[1]]
         if not rows:
             return None
-        # Past the wrapper of several processes, which expects one forward pass for each backward one.
-        model = getattr(here.model, "module", here.model)
-        prompts = [prompt for prompt, _ in rows]
+        model, prompts = here.inner, [prompt for prompt, _ in rows]
         drawn = self._answers(model, prompts)
         self._base.to(here.inputs["labels"].device)  # where the model is by now
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -127,7 +126,7 @@ class Divergence(Hooks):
 
     def __init__(self, scene: Scene, options: KLToBase) -> None:
         self._options = options
-        self._base = copy.deepcopy(scene.base).requires_grad_(False).eval()
+        self._base = scene.teacher()
 
     def penalty(self, here: Pass) -> torch.Tensor | None:
         import torch
@@ -142,7 +141,5 @@ class Divergence(Hooks):
         self._base.to(where.device)  # where the model is by now
         with torch.no_grad():
             before = self._base(**rows, use_cache=False).logits[:, :-1][where].float().log_softmax(-1)
-        # Past the wrapper of several processes, which expects one forward pass for each backward one.
-        model = getattr(here.model, "module", here.model)
-        now = model(**rows, use_cache=False).logits[:, :-1][where].float().log_softmax(-1)
+        now = here.inner(**rows, use_cache=False).logits[:, :-1][where].float().log_softmax(-1)
         return self._options.strength * kl_div(now, before, log_target=True, reduction="sum") / here.tokens
