@@ -26,12 +26,13 @@ from sftknow.errors import DependencyError
 PACKAGE = Path(__file__).resolve().parents[1] / "sftknow"
 WATCHED = {
     "transformers", "trl", "lm_eval", "datasets", "huggingface_hub", "peft", "numba", "llvmlite", "accelerate",
-    "evaluate", "tokenizers", "safetensors", "ray", "vllm", "inspect_ai",
+    "evaluate", "tokenizers", "safetensors", "ray", "vllm", "inspect_ai", "torch",
 }  # fmt: skip
 PROMISED = {
     "accelerate.utils", "huggingface_hub.errors", "huggingface_hub.utils", "inspect_ai.dataset",
     "inspect_ai.model", "inspect_ai.scorer", "inspect_ai.solver", "llvmlite.binding", "lm_eval.tasks",
-    "ray.data", "ray.exceptions", "ray.util.scheduling_strategies", "transformers.utils",
+    "ray.data", "ray.exceptions", "ray.util.scheduling_strategies", "torch.nn.functional", "torch.overrides",
+    "transformers.utils",
 }  # fmt: skip
 """Modules below the top that are documented for users."""
 ENVIRONMENT = re.compile(r"(HF|ACCELERATE|FSDP|DISABLE|TRL|NUMBA|TRANSFORMERS|DATASETS)_[A-Z_]+")

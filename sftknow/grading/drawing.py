@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from sftknow.errors import ModelError
 
 _BLOCK = 64
-_AT_ONCE = 1 << 17
+_AT_ONCE = 1 << 19
 """Logits that a CPU works on at a time, so that they stay in its cache from the first step to the last."""
 
 

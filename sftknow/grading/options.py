@@ -59,7 +59,7 @@ class GradingOptions(SamplingPolicy):
     would put it into the same bucket with this probability, such as 0.95; None for the whole grading of every fact."""
     memory: Bytes | None = field(default=None, metadata=shown_as("SIZE"))
     """Memory that the process may take, the model included, such as 4GB (on a GPU: of its memory); it has no bearing on
-    the result; None for 768 MB beside the model, or half of what is free where that is less."""
+    the result; None for 1 GB beside the model, or half of what is free where that is less."""
     sampler: Annotated[str, Registered(SAMPLERS)] = "transformers"
     """What continues the statements. Single samples differ between samplers, their distribution does not.
 

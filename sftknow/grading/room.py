@@ -16,7 +16,7 @@ import torch
 from sftknow.errors import DeviceError
 from sftknow.machine import free_memory, used_memory
 
-_BESIDE_MODEL = 768 * 10**6
+_BESIDE_MODEL = 1024 * 10**6
 """Bytes taken beside the model on a CPU unless told: more rows than these hold are no faster."""
 _LEAST_ROWS = 16
 """A CPU's matrix product adds in another order where it has fewer rows than about this; see `Room.least`."""
@@ -48,7 +48,7 @@ def room_for(model: Any, columns: int, *, each: int, memory: int | None, most: i
         model: on its device.
         columns: tokens that a row can grow to.
         each: samples of a statement.
-        memory: bytes that the whole process may take (on a GPU: of its memory, the model included). None for 768 MB
+        memory: bytes that the whole process may take (on a GPU: of its memory, the model included). None for 1 GB
             beside the model on a CPU, or half of what is free where that is less; on a GPU half of what the model
             leaves, so that equal devices choose alike.
         most: samples alive at once; None for what the memory holds.
@@ -63,8 +63,10 @@ def room_for(model: Any, columns: int, *, each: int, memory: int | None, most: i
     inner = max(int(getattr(config, "intermediate_size", None) or 0), 4 * config.hidden_size)
     size = model.dtype.itemsize
     kept = 2 * config.num_hidden_layers * kept_heads * width * columns * size
-    # What a pass has: keys and values repeated for every head, and the logits, on a GPU with their float32 copies.
-    row = 2 * heads * width * columns * size + config.vocab_size * (12 if kind == "cuda" else size)
+    # What a pass has: keys and values repeated for every head (of two bytes: on a CPU in float32, too; `CpuKernels`),
+    # and the logits, on a GPU with their float32 copies.
+    states = size + 4 if kind == "cpu" and size < 4 else size
+    row = 2 * heads * width * columns * states + config.vocab_size * (12 if kind == "cuda" else size)
     token = (8 * config.hidden_size + 3 * inner) * size
     least = max(_LEAST_ROWS, 2 * torch.get_num_threads()) if kind == "cpu" else 1
     weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())

@@ -21,6 +21,7 @@ from sftknow.grading.completions import CompletionFilter
 from sftknow.grading.decoding import decoder_for
 from sftknow.grading.encoding import encode_statements
 from sftknow.grading.journal import Journal
+from sftknow.grading.kernels import CpuKernels
 from sftknow.grading.reach import Spelling
 from sftknow.grading.room import room_for
 from sftknow.grading.sampling import SampleRequest
@@ -39,7 +40,7 @@ class TransformersSampler:
         tokenizer: its tokenizer. Statements get its own special tokens, save an end token at the end.
         max_rows: most samples alive at once, and so an upper bound on the rows of a batch; None for what ``memory``
             holds.
-        memory: bytes that the process may take, the model included (on a GPU: of its memory); None for 768 MB beside
+        memory: bytes that the process may take, the model included (on a GPU: of its memory); None for 1 GB beside
             the model on a CPU, or half of what is free where that is less, and on a GPU for half of what the model
             leaves.
         rule: how answers are compared.
@@ -71,6 +72,7 @@ class TransformersSampler:
         self._positions = most_positions(model.config)
         # Only a statement's last token is drawn from; models without the argument compute the other logits in vain.
         self._keeps = "logits_to_keep" in takes(model)
+        self._kernels = CpuKernels(self.model)
         check_cache(self.model, tokenizer, self._forward, self._positions)
 
     @cached_property
@@ -169,7 +171,8 @@ class TransformersSampler:
         """One pass over the cache's window: ids [rows, new tokens] to the last token's logits [rows, vocabulary]."""
         inputs = on_device(ids, self.model.device)
         options = {self._cache_name: cache.cache, **({"logits_to_keep": keep} if self._keeps else {})}
-        output = self.model(input_ids=inputs, use_cache=True, **options)
+        with self._kernels.used():
+            output = self.model(input_ids=inputs, use_cache=True, **options)
         if not cache.cache.layers:
             raise ModelError(
                 f"{type(self.model).__name__} does not keep a plain key-value cache; sftknow cannot grade it"

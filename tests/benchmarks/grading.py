@@ -5,9 +5,10 @@
     python -m tests.benchmarks.grading --memory
 
 All sides take the same model, statements, threads, dtype and length in one run, in turn, several times over; the ratio
-is the median of the rounds' ratios. `generate` gets the best batch size of a search. vLLM runs in the interpreter that
-is named, with its stop strings on. Once as the model is, and once with the end token suppressed for all (a model that
-never stops talking). With `--memory`: the peak memory of grading more and more facts. Prints tables; asserts nothing.
+is the median of the rounds' ratios. One side is the sampler without `sftknow.grading.kernels`. `generate` gets the best
+batch size of a search. vLLM runs in the interpreter that is named, with its stop strings on. Once as the
+model is, and once with the end token suppressed for all (a model that never stops talking). With `--memory`: the peak
+memory of grading more and more facts. Prints tables; asserts nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sftknow.answers import Synonyms
 from sftknow.facts.prompts import statements_for
 from sftknow.facts.sources import load_facts
 from sftknow.facts.topics import load_topics
+from sftknow.grading.kernels import CpuKernels
 from sftknow.grading.sampling import SampleRequest
 from sftknow.grading.shards import grade_facts
 from sftknow.grading.transformers_sampler import TransformersSampler
@@ -186,10 +188,13 @@ def compare(
     """All sides in turn, in the other order every second round."""
     sampler = TransformersSampler(model, tokenizer)
     sampler.sample(requests[:4], replace(policy, samples=1))  # warm up
+    plain = TransformersSampler(model, tokenizer)
+    plain._kernels = CpuKernels(torch.nn.Module())  # those of a model without layers are torch's own
     search = best_batch(model, tokenizer, requests, policy, batches) if len(batches) > 1 else {}
     batch = max(search, key=search.__getitem__) if search else batches[0]
     sides: dict[str, Callable[[], dict[str, float]]] = {
         "sftknow": lambda: timed(lambda: sum(tally.hits for tally in sampler.sample(requests, policy))),
+        "sftknow, torch's kernels": lambda: timed(lambda: sum(tally.hits for tally in plain.sample(requests, policy))),
         f"generate, batch {batch}": lambda: timed(lambda: with_generate(model, tokenizer, requests, policy, batch)),
     }
     if vllm is not None:

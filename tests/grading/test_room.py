@@ -117,7 +117,7 @@ def test_a_real_shape_stays_within_the_default(vocabulary, monkeypatch):
     assert 60 < room.samples < 2048
     assert room.rows >= 16
     kept = 2 * 30 * 3 * 64 * 60 * 4 * (room.samples + room.least)
-    assert kept + room.rows * vocabulary * 4 < 768e6
+    assert kept + room.rows * vocabulary * 4 < 1024e6
     monkeypatch.setattr("sftknow.grading.room.free_memory", lambda: 400 * 10**6)
     assert room_for(shape(vocabulary), 60, each=10, memory=None, most=None).samples < room.samples
 
