@@ -132,6 +132,8 @@ class Batch:
             np.array([len(ids) for i, ids in enumerate(encoded) if i not in self.known], dtype=np.int64),
             policy.max_new_tokens,
             policy.samples,
+            at_once=self.limit,
+            idle=room.idle,
         )
         self.hits = np.zeros(len(requests), dtype=np.int64)
         self.alive = np.full(len(requests), policy.samples, dtype=np.int64)

@@ -22,6 +22,8 @@ _LEAST_ROWS = 16
 """A CPU's matrix product adds in another order where it has fewer rows than about this; see `Room.least`."""
 _MOST_ROWS = {"cpu": 512, "cuda": 8192}
 _MOST_SAMPLES = {"cpu": 2048, "cuda": 16384}
+_IDLE = {"cpu": 30, "cuda": 250}
+"""Multiplications that a device does while it reads one weight from memory, about: see `Room.idle`."""
 _PASS_WORK = 1e12
 """FLOP of one pass on a CPU, about: seconds, so that progress is seen whatever the size of the model."""
 
@@ -39,6 +41,8 @@ class Room:
     least: int
     """Rows that every pass has, filled up where there are fewer. A row's numbers are then the same bits in any company:
     matrix products of MKL and oneDNN on x86 add alike from so many rows on (tested from 1 to 16 threads)."""
+    idle: int
+    """Tokens that a pass could have had beside its own in the time that it takes to read the weights, about."""
 
 
 def room_for(model: Any, columns: int, *, each: int, memory: int | None, most: int | None) -> Room:
@@ -84,7 +88,7 @@ def room_for(model: Any, columns: int, *, each: int, memory: int | None, most: i
     tokens = int(max(4 * least, min(work, budget // 4 // token)))
     left = budget - max(rows * (row + token), tokens * token)
     samples = max(each, min(_MOST_SAMPLES.get(kind, 2048), left // kept - least))
-    return Room(samples=int(most or samples), rows=rows, tokens=tokens, least=least)
+    return Room(samples=int(most or samples), rows=rows, tokens=tokens, least=least, idle=_IDLE.get(kind, 30))
 
 
 def _budget(device: torch.device, weights: int, memory: int | None) -> int:

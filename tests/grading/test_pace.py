@@ -9,8 +9,12 @@ from sftknow.records import SamplingPolicy
 from tests.grading.test_transformers_sampler import TOKENIZER, build, requests
 
 
-def simulated(pace, rng, *, at_once, count, steps, samples, hit, part, prompt=12):
-    """Work off made-up statements; gives (work so far, what was told so far) after each pass, and all work."""
+def simulated(pace, rng, *, at_once, count, steps, samples, hit, part, join, prompt=12, idle=0):
+    """Work off made-up statements; gives (work so far, what was told so far) after each pass, and all work.
+
+    At most ``join`` of them begin in one step, as those of one length. Work is what takes time: tokens, and ``idle`` of
+    them more for every pass.
+    """
     waiting, alive = count, []
     """Of each statement: its age, and how many samples each of its rows has."""
     work, told, seen = 0, 0.0, []
@@ -18,14 +22,14 @@ def simulated(pace, rng, *, at_once, count, steps, samples, hit, part, prompt=12
         if alive:
             rows = sum(len(sizes) for _, sizes in alive)
             pace.rows(rows)
-            work += rows
+            work += rows + idle
             told += pace.done()
             seen.append((work, told))
-        joined = min(waiting, at_once - len(alive))
+        joined = min(waiting, join, (at_once * samples - sum(sum(sizes) for _, sizes in alive)) // samples)
         if joined:
             waiting -= joined
             pace.prompts(prompt * joined)
-            work += prompt * joined
+            work += prompt * joined + idle
             pace.joined(np.full(joined, prompt))
             alive += [(0, [samples])] * joined
         after = []
@@ -48,16 +52,27 @@ def simulated(pace, rng, *, at_once, count, steps, samples, hit, part, prompt=12
 
 
 @pytest.mark.parametrize(("hit", "part"), [(0.0, 0.2), (0.04, 0.25), (0.15, 0.1), (0.02, 0.5)])
-@pytest.mark.parametrize("at_once", [8, 120])
-def test_the_estimate_is_right_within_a_third_from_early_on(hit, part, at_once):
-    count, steps, samples = 120, 32, 10
-    pace = Pace(np.full(count, 12), steps, samples)
-    seen, work = simulated(
-        pace, np.random.default_rng(0), at_once=at_once, count=count, steps=steps, samples=samples, hit=hit, part=part
-    )
+@pytest.mark.parametrize(
+    ("count", "at_once", "join"), [(120, 8, 120), (120, 120, 120), (21, 21, 21), (84, 84, 12), (700, 25, 9)]
+)
+@pytest.mark.parametrize("idle", [0, 30])
+def test_the_estimate_is_right_within_a_third_from_early_on(hit, part, count, at_once, join, idle):
+    steps, samples = 32, 10
+    pace = Pace(np.full(count, 12), steps, samples, at_once=at_once * samples, idle=idle)
+    made = {
+        "at_once": at_once,
+        "count": count,
+        "steps": steps,
+        "samples": samples,
+        "hit": hit,
+        "part": part,
+        "join": join,
+    }
+    seen, work = simulated(pace, np.random.default_rng(0), **made, idle=idle)
     assert seen[-1][1] + pace.rest() == count
-    # From the third step on, which shows how samples leave and rows part.
-    for done, told in seen[6:]:
+    # From the third step on, which shows how samples leave and rows part; of few statements only more steps do.
+    begun = 6 if join > 20 else 20
+    for done, told in seen[begun:]:
         assert told / count == pytest.approx(done / work, rel=1 / 3)
 
 
