@@ -133,6 +133,7 @@ class Batch:
             policy.max_new_tokens,
             policy.samples,
             at_once=self.limit,
+            most=room.rows,
             idle=room.idle,
         )
         self.hits = np.zeros(len(requests), dtype=np.int64)

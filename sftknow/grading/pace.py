@@ -30,10 +30,11 @@ class Pace:
         steps: most tokens of a continuation.
         samples: of each statement.
         at_once: most samples that are alive at once.
+        most: rows of a pass.
         idle: tokens that a pass costs beside its own.
     """
 
-    def __init__(self, prompts: Ints, steps: int, samples: int, *, at_once: int, idle: float) -> None:
+    def __init__(self, prompts: Ints, steps: int, samples: int, *, at_once: int, most: int, idle: float) -> None:
         self._count, self._steps = len(prompts), steps
         self._prompts_left, self._prompts_seen = int(prompts.sum()), 0
         self._waiting = len(prompts)
@@ -47,7 +48,7 @@ class Pace:
         """Rows and samples there are now, by their last step."""
         self._now, self._samples, self._told = 0, samples, 0
         self._run, self._prompts_run, self._prompt_passes = 0.0, 0, 0
-        self._at_once, self._idle = max(at_once, samples), idle
+        self._at_once, self._most, self._idle = max(at_once, samples), most, idle
 
     def prompts(self, tokens: int) -> None:
         """A pass ran so many tokens of statements."""
@@ -89,7 +90,7 @@ class Pace:
         after = np.cumsum(expected[::-1])[::-1]
         rest = self._waiting * after[0] + float((self._alive * after / np.maximum(expected, 1e-9)).sum())
         seen = self._prompts_run / self._prompts_seen if self._prompts_seen else 1.0
-        rest += self._prompts_left * seen + self._idle * self._passes(samples, expected)
+        rest += self._prompts_left * seen + self._idle * self._passes(samples, expected, rest)
         share = self._run / (self._run + rest) if self._run + rest else 0.0
         told = max(self._told, int(share * self._count * _PARTS))
         new, self._told = told - self._told, told
@@ -99,17 +100,18 @@ class Pace:
         """What `done` has not told yet, once all is over."""
         return self._count - self._told / _PARTS
 
-    def _passes(self, samples: Floats, rows: Floats) -> float:
-        """Passes to come, by what a statement has after each of its steps: one a step, and those of new statements.
+    def _passes(self, samples: Floats, rows: Floats, left_to_run: float) -> float:
+        """Passes to come, by what a statement has after each of its steps, and those of new statements.
 
-        Steps there are until the last statement ends, and as many as are needed for all samples with so much room.
+        There is one a step until the last statement ends, and as many as are needed for all samples with so much room,
+        and for all rows.
         """
         left = np.cumsum(samples[::-1])[::-1]
         sample_steps = float((self._samples_alive * left / np.maximum(samples, 1e-9)).sum())
         sample_steps += self._waiting * (self._samples + float(left[0]))
         steps = float(self._steps) if self._waiting else self._until_none(rows)
         new = self._waiting * self._prompt_passes / max(1, self._count - self._waiting)
-        return float(max(steps, sample_steps / self._at_once) + new)
+        return float(max(steps, sample_steps / self._at_once, left_to_run / self._most) + new)
 
     def _until_none(self, rows: Floats) -> float:
         """Steps until less than half a row is expected of those there are."""

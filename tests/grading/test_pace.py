@@ -9,7 +9,7 @@ from sftknow.records import SamplingPolicy
 from tests.grading.test_transformers_sampler import TOKENIZER, build, requests
 
 
-def simulated(pace, rng, *, at_once, count, steps, samples, hit, part, join, prompt=12, idle=0):
+def simulated(pace, rng, *, at_once, count, steps, samples, hit, part, join, most, prompt=12, idle=0):
     """Work off made-up statements; gives (work so far, what was told so far) after each pass, and all work.
 
     At most ``join`` of them begin in one step, as those of one length. Work is what takes time: tokens, and ``idle`` of
@@ -21,10 +21,12 @@ def simulated(pace, rng, *, at_once, count, steps, samples, hit, part, join, pro
     while waiting or alive:
         if alive:
             rows = sum(len(sizes) for _, sizes in alive)
-            pace.rows(rows)
-            work += rows + idle
-            told += pace.done()
-            seen.append((work, told))
+            for start in range(0, rows, most):
+                run = min(most, rows - start)
+                pace.rows(run)
+                work += run + idle
+                told += pace.done()
+                seen.append((work, told))
         joined = min(waiting, join, (at_once * samples - sum(sum(sizes) for _, sizes in alive)) // samples)
         if joined:
             waiting -= joined
@@ -53,22 +55,18 @@ def simulated(pace, rng, *, at_once, count, steps, samples, hit, part, join, pro
 
 @pytest.mark.parametrize(("hit", "part"), [(0.0, 0.2), (0.04, 0.25), (0.15, 0.1), (0.02, 0.5)])
 @pytest.mark.parametrize(
-    ("count", "at_once", "join"), [(120, 8, 120), (120, 120, 120), (21, 21, 21), (84, 84, 12), (700, 25, 9)]
-)
+    ("count", "at_once", "join", "most"),
+    [
+        (120, 8, 120, 512), (120, 120, 120, 9999), (21, 21, 21, 512), (84, 84, 12, 512), (700, 25, 9, 512),
+        (120, 120, 120, 100), (700, 25, 9, 70),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("idle", [0, 30])
-def test_the_estimate_is_right_within_a_third_from_early_on(hit, part, count, at_once, join, idle):
+def test_the_estimate_is_right_within_a_third_from_early_on(hit, part, count, at_once, join, most, idle):
     steps, samples = 32, 10
-    pace = Pace(np.full(count, 12), steps, samples, at_once=at_once * samples, idle=idle)
-    made = {
-        "at_once": at_once,
-        "count": count,
-        "steps": steps,
-        "samples": samples,
-        "hit": hit,
-        "part": part,
-        "join": join,
-    }
-    seen, work = simulated(pace, np.random.default_rng(0), **made, idle=idle)
+    pace = Pace(np.full(count, 12), steps, samples, at_once=at_once * samples, most=most, idle=idle)
+    made = {"at_once": at_once, "count": count, "steps": steps, "samples": samples, "hit": hit, "part": part}
+    seen, work = simulated(pace, np.random.default_rng(0), **made, join=join, most=most, idle=idle)
     assert seen[-1][1] + pace.rest() == count
     # From the third step on, which shows how samples leave and rows part; of few statements only more steps do.
     begun = 6 if join > 20 else 20
