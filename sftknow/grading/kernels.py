@@ -21,21 +21,23 @@ from torch.overrides import TorchFunctionMode
 _HALVES = (torch.bfloat16, torch.float16)
 
 
+def available() -> bool:
+    """Whether this is an x86 processor, and torch has oneDNN with the product that is used here."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and bool(torch.backends.mkldnn.enabled) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 class CpuKernels:
-    """The kernels of one model. Elsewhere than on an x86 processor with oneDNN they are torch's own.
+    """The kernels of one model. Where they are not `available`, they are torch's own.
 
     Args:
         model: as it is; `used` changes nothing of it that outlasts its block.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        here = (
-            platform.machine().lower() in ("x86_64", "amd64")
-            and torch.backends.mkldnn.enabled
-            and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        )
-        linear = (each for each in model.modules() if isinstance(each, torch.nn.Linear))
-        self._layers = [each for each in linear if here and _is_plain(each)]
+        here = available()
+        own = (each for each in model.modules() if type(each) is torch.nn.Linear)
+        self._layers = [each for each in own if here and _is_plain(each)]
         self._products = [partial(_product, layer) for layer in self._layers]
         halves = (weight.is_cpu and weight.dtype in _HALVES for weight in model.parameters())
         self._attention = _Attention if here and any(halves) else nullcontext
@@ -54,14 +56,9 @@ class CpuKernels:
 
 
 def _is_plain(layer: torch.nn.Linear) -> bool:
-    """Whether it is torch's own and in float32: not quantized, not spread over processes or moved on use."""
-    return (
-        type(layer) is torch.nn.Linear
-        and "forward" not in vars(layer)
-        and all(
-            type(each) is torch.nn.Parameter and each.is_cpu and each.dtype == torch.float32
-            for each in layer.parameters()
-        )
+    """Whether a layer of torch's own is in float32: not quantized, not spread over processes or moved on use."""
+    return "forward" not in vars(layer) and all(
+        type(each) is torch.nn.Parameter and each.is_cpu and each.dtype == torch.float32 for each in layer.parameters()
     )
 
 

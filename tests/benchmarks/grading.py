@@ -6,9 +6,9 @@
 
 All sides take the same model, statements, threads, dtype and length in one run, in turn, several times over; the ratio
 is the median of the rounds' ratios. One side is the sampler without `sftknow.grading.kernels`. `generate` gets the best
-batch size of a search. vLLM runs in the interpreter that is named, with its stop strings on. Once as the
-model is, and once with the end token suppressed for all (a model that never stops talking). With `--memory`: the peak
-memory of grading more and more facts. Prints tables; asserts nothing.
+batch size of a search. vLLM runs in the interpreter that is named, with its stop strings on. Once as the model is, and
+once with the end token suppressed for all (a model that never stops talking). With `--memory`: the peak memory of
+grading more and more facts. Prints tables; asserts nothing.
 """
 
 from __future__ import annotations

@@ -8,13 +8,12 @@ from hypothesis import given, settings, strategies as st
 from torch.nn import Linear, Parameter
 from torch.nn.functional import scaled_dot_product_attention
 
-from sftknow.grading.kernels import CpuKernels
+from sftknow.grading.kernels import CpuKernels, available
 from sftknow.grading.transformers_sampler import TransformersSampler
 from sftknow.records import SamplingPolicy
 from tests.grading.test_transformers_sampler import TOKENIZER, build, requests
 
-X86 = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.enabled
-pytestmark = pytest.mark.skipif(not X86, reason="torch's own kernels are used on this processor")
+pytestmark = pytest.mark.skipif(not available(), reason="torch's own kernels are used on this processor")
 
 
 def by(model, *rows):
